@@ -1,0 +1,214 @@
+"""From a YAML file to a valid `Config`, with one line for each thing that is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from evolve.config.messages import describe_errors
+from evolve.config.schema import Config
+from evolve.errors import ConfigError
+
+__all__ = ["dump_config", "load_config", "parse_config"]
+
+
+_MERGE_TAG = "tag:yaml.org,2002:merge"
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML in which a key given twice is an error and not a silent choice of the last."""
+
+
+def _construct_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[str, int] = {}
+    for key_node, _ in node.value:  # before merge keys (<<) are resolved: what a mapping merges in, it may override
+        key = loader.construct_object(key_node, deep=True) if key_node.tag != _MERGE_TAG else None
+        line = key_node.start_mark.line + 1
+        if not isinstance(key, str):
+            if key_node.tag == _MERGE_TAG:
+                continue
+            shown = key_node.value if isinstance(key_node, yaml.ScalarNode) else key
+            raise ConfigError(f"line {line}: the key {shown} is not a text; put it in quotes")
+        if key in seen:
+            raise ConfigError(f"line {line}: key {key!r} stands already in line {seen[key]}; keep one of the two")
+        seen[key] = line
+    loader.flatten_mapping(node)
+    return {
+        loader.construct_object(key_node, deep=True): loader.construct_object(value_node, deep=True)
+        for key_node, value_node in node.value
+    }
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read and validate a configuration file.
+
+    Args:
+        path: The YAML file. Relative paths in it are relative to its folder.
+        overrides: `key=value` settings that replace those of the file; nested keys are joined by dots, values are YAML.
+
+    Raises:
+        ConfigError: One line for each thing that is wrong, naming file, key, value and mend.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file; give the path of a configuration") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder; give the path of a configuration file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a readable file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not a UTF-8 text; give the path of a YAML file") from None
+    raw = _read_mapping(text, str(path))
+    for override in overrides:
+        _apply_override(raw, override)
+    raw.setdefault("name", _as_name(path.stem))
+    return parse_config(raw, where=str(path), folder=path.parent)
+
+
+def parse_config(raw: Mapping[str, Any], *, where: str, folder: Path) -> Config:
+    """Validate a raw mapping; `where` names its origin in messages, `folder` is what relative paths are relative to."""
+    try:
+        return Config.model_validate(_with_absolute_paths(dict(raw), folder))
+    except ValidationError as error:
+        raise ConfigError("\n".join(describe_errors(error, where))) from None
+
+
+def dump_config(config: Config) -> str:
+    """The whole configuration as YAML, every default spelt out."""
+    data = config.model_dump(mode="json")
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _read_mapping(text: str, where: str) -> dict[str, Any]:
+    try:
+        raw = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be parsed"
+        problem = problem.removeprefix("but ").replace("\n", " ")
+        raise ConfigError(f"{where}: {line}not valid YAML: {problem}; mend the syntax there") from None
+    except ValueError as error:  # a date such as 2024-13-45
+        raise ConfigError(f"{where}: not valid YAML: {error}; put a text that looks like a date in quotes") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: not valid YAML: it is nested too deep; mend the brackets") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"{where}: holds {_kind(raw)} and not a mapping; it needs at least base_model and foundation_models"
+        )
+    return raw
+
+
+def _kind(value: Any) -> str:
+    names = {type(None): "nothing", list: "a list", str: "a text", int: "a number", float: "a number"}
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def _as_name(stem: str) -> str:
+    """A file's name made into a valid name for the run."""
+    return re.sub(r"[^A-Za-z0-9._-]+|\.\.+", "-", stem).strip("-._") or "run"
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not sign or not all(parts):
+        raise ConfigError(f"--set {override}: is not of the form key=value; write for example strategy.top_k=4")
+    try:
+        value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ConfigError, ValueError, RecursionError):
+        raise ConfigError(f"--set {override}: the value is not valid YAML; quote it") from None
+    target = raw
+    while (parent := _next_key(target, parts)) != ".".join(parts):
+        parts = parts[parent.count(".") + 1 :]
+        inner = target.get(parent)
+        if inner is not None and not isinstance(inner, dict):
+            raise ConfigError(f"--set {override}: {parent} is not a mapping; set it as a whole")
+        target[parent] = dict(inner or {})  # a copy: another key may share the mapping by a YAML alias
+        target = target[parent]
+    target[".".join(parts)] = value
+
+
+def _next_key(target: Mapping[str, Any], parts: Sequence[str]) -> str:
+    """The longest key that is there, for names have dots in them; else what stands before the first dot."""
+    joined = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((key for key in joined if key in target), parts[0])
+
+
+# ----------------------------------------------------------------------------------------------------------- paths
+
+
+def _with_absolute_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Replace relative paths by absolute ones; what is malformed is left for the schema to refuse."""
+    if isinstance(raw.get("base_model"), str):
+        raw["base_model"] = _model_source(raw["base_model"], folder)
+    if isinstance(raw.get("foundation_models"), dict):
+        raw["foundation_models"] = {
+            name: _foundation_source(source, folder) for name, source in raw["foundation_models"].items()
+        }
+    evaluation = raw.get("evaluation")
+    if isinstance(evaluation, dict):
+        evaluation = raw["evaluation"] = dict(evaluation)
+        if isinstance(evaluation.get("datasets"), dict):
+            evaluation["datasets"] = {
+                task: _absolute(path, folder) if isinstance(path, str) else path
+                for task, path in evaluation["datasets"].items()
+            }
+        if isinstance(evaluation.get("task_dirs"), list):
+            evaluation["task_dirs"] = [
+                _absolute(path, folder) if isinstance(path, str) else path for path in evaluation["task_dirs"]
+            ]
+    merge = raw.get("merge")
+    if isinstance(merge, dict) and "recipe" in merge:
+        merge = raw["merge"] = dict(merge)
+        recipe = merge["recipe"]
+        many = recipe if isinstance(recipe, list) else [recipe]
+        resolved = [_recipe_source(item, folder) if isinstance(item, str) else item for item in many]
+        merge["recipe"] = resolved if isinstance(recipe, list) else resolved[0]
+    return raw
+
+
+def _absolute(text: str, folder: Path) -> str:
+    try:
+        return str((folder.absolute() / Path(text).expanduser()).resolve())
+    except (OSError, RuntimeError, ValueError):  # no such user's home, a loop of links, a NUL: no folder can be there
+        return text
+
+
+def _foundation_source(source: Any, folder: Path) -> Any:
+    if isinstance(source, str):
+        return _model_source(source, folder)
+    if isinstance(source, dict):
+        return {key: _model_source(part, folder) if isinstance(part, str) else part for key, part in source.items()}
+    return source
+
+
+def _model_source(text: str, folder: Path) -> str:
+    """A folder as an absolute path; a hub id as it is. A folder that exists wins over a hub id of the same spelling."""
+    if not text:
+        return text
+    looks_like_path = text.startswith((".", "/", "~")) or text.count("/") > 1
+    return _absolute(text, folder) if looks_like_path or _is_folder(folder / text) else text
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name too long for this disk
+        return False
+
+
+def _recipe_source(text: str, folder: Path) -> str:
+    """A path where it ends like a YAML file or has a folder in it; else the name of a template."""
+    return _absolute(text, folder) if text.endswith((".yaml", ".yml")) or "/" in text else text
