@@ -1,0 +1,61 @@
+"""The lineage of a run, pure: events, the family tree that is a fold of them, selection, stopping and plan."""
+
+from evolve.lineage.events import (
+    SCHEMA,
+    CheckpointRemade,
+    Event,
+    FoundationEntry,
+    GenerationPlanned,
+    Kinship,
+    KinshipMeasured,
+    LeftOut,
+    ModelEvaluated,
+    ModelFailed,
+    ModelMerged,
+    PlannedMerge,
+    RunStarted,
+    RunStopped,
+    Score,
+    SettingsChanged,
+    StepRetried,
+    event_adapter,
+)
+from evolve.lineage.model import Model, Pair, pair
+from evolve.lineage.node_link import to_graph, to_node_link
+from evolve.lineage.plan import EvaluateStep, MeasureStep, MergeStep, Plan, Step, Work, plan
+from evolve.lineage.tree import FamilyTree, fold
+
+__all__ = [
+    "SCHEMA",
+    "CheckpointRemade",
+    "EvaluateStep",
+    "Event",
+    "FamilyTree",
+    "FoundationEntry",
+    "GenerationPlanned",
+    "Kinship",
+    "KinshipMeasured",
+    "LeftOut",
+    "MeasureStep",
+    "MergeStep",
+    "Model",
+    "ModelEvaluated",
+    "ModelFailed",
+    "ModelMerged",
+    "Pair",
+    "Plan",
+    "PlannedMerge",
+    "RunStarted",
+    "RunStopped",
+    "Score",
+    "SettingsChanged",
+    "Step",
+    "StepRetried",
+    "Work",
+    "event_adapter",
+    "fold",
+    "pair",
+    "plan",
+    "to_graph",
+    "to_node_link",
+]

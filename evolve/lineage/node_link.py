@@ -1,0 +1,68 @@
+"""The family tree as plain networkx data, as it is kept in `family_tree.json`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networkx as nx
+
+from evolve.lineage.events import SCHEMA
+from evolve.lineage.model import Model
+from evolve.lineage.tree import FamilyTree
+
+__all__ = ["to_graph", "to_node_link"]
+
+
+def to_graph(tree: FamilyTree) -> nx.DiGraph[str]:
+    """A graph whose node, edge and graph attributes are JSON values only; edges go from parent to child."""
+    strategy = tree.config.strategy
+    top = tree.top(strategy.top_k)
+    graph: nx.DiGraph[str] = nx.DiGraph(
+        schema=SCHEMA,
+        run=tree.config.name,
+        strategy=strategy.name,
+        metric=strategy.metric,
+        top=list(top),
+        best=top[0] if top else None,
+        stop=tree.stop.model_dump(include={"reason", "generation", "detail"}) if tree.stop else None,
+        kinships=[{"a": a, "b": b, **kinship.model_dump()} for (a, b), kinship in sorted(tree.kinships.items())],
+    )
+    for model in tree.models:
+        graph.add_node(model.name, **_node(tree, model))
+    for model in tree.models:
+        for parent in model.parents:
+            graph.add_edge(parent, model.name)
+    return graph
+
+
+def to_node_link(tree: FamilyTree) -> dict[str, Any]:
+    """The graph in networkx's node-link form: `networkx.node_link_graph(data, edges="edges")` reads it."""
+    data: dict[str, Any] = nx.node_link_data(to_graph(tree), edges="edges")
+    return data
+
+
+def _node(tree: FamilyTree, model: Model) -> dict[str, Any]:
+    kinship = tree.kinship(*model.parents) if model.parents else None
+    return {
+        "generation": model.generation,
+        "kind": model.kind,
+        "parents": list(model.parents),
+        "identity": model.identity,
+        "status": model.status,
+        "scores": {task: score.model_dump() for task, score in model.scores.items()},
+        "average": model.average,
+        "average_stderr": model.average_stderr,
+        "gain": tree.gain(model.name),
+        "kinship": kinship.model_dump() if kinship else None,
+        "recipe": model.recipe,
+        "recipe_name": model.recipe_name,
+        "checkpoint": model.checkpoint,
+        "seconds": {"merge": model.seconds.get("merge"), "evaluate": model.seconds.get("evaluate")},
+        "bytes": model.bytes,
+        "batch_size": model.batch_size,
+        "reused": model.reused,
+        "decision": model.decision,
+        "reason": model.reason,
+        "retries": list(model.retries),
+        "remade": list(model.remade),
+    }

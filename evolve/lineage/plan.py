@@ -1,0 +1,188 @@
+"""What comes next: a pure function of the family tree and the settings.
+
+A run is a loop of `plan` and of what it asks for, so to resume is to fold the journal and to plan again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from evolve.config import StrategyConfig
+from evolve.lineage.events import GenerationPlanned, PlannedMerge, RunStopped
+from evolve.lineage.model import Pair, pair
+from evolve.lineage.selection import Couple, exploration_candidates, fresh_pairs, least_akin
+from evolve.lineage.tree import FamilyTree
+
+__all__ = ["EvaluateStep", "MeasureStep", "MergeStep", "Plan", "Step", "Work", "plan"]
+
+
+@dataclass(frozen=True)
+class MergeStep:
+    """Make the checkpoint of a planned child."""
+
+    model: str
+
+
+@dataclass(frozen=True)
+class EvaluateStep:
+    """Score a model whose checkpoint is there."""
+
+    model: str
+
+
+@dataclass(frozen=True)
+class MeasureStep:
+    """Measure the kinship of these pairs."""
+
+    pairs: tuple[Pair, ...]
+
+
+Step = MergeStep | EvaluateStep | MeasureStep
+
+
+@dataclass(frozen=True)
+class Work:
+    """Steps that can be taken now, in any order and all at once; plan again after any of them."""
+
+    steps: tuple[Step, ...]
+
+
+Plan = Work | GenerationPlanned | RunStopped
+
+
+def plan(tree: FamilyTree) -> Plan:
+    """The next thing to do: steps to take, or a decision to record.
+
+    Args:
+        tree: A tree with its foundations; the settings are those of its configuration.
+
+    Returns:
+        `Work` with at least one step; or the next generation; or the end of the run, which is `tree.stop` where the
+        run is over already.
+    """
+    if tree.stop is not None:
+        return tree.stop
+    steps = _open_steps(tree)
+    if steps:
+        return Work(steps)
+    strategy = tree.config.strategy
+    stop = _stop_before_planning(tree, strategy)
+    return stop if stop is not None else _next_generation(tree, strategy)
+
+
+def _open_steps(tree: FamilyTree) -> tuple[Step, ...]:
+    """What the planned generations still lack: kinships of parents, merges, evaluations, oldest first."""
+    steps: list[Step] = []
+    # Parents of failed children too: whether a child fails before or after must not change what is known.
+    unmeasured = _unmeasured(tree, [pair(*model.parents) for model in tree.models if model.parents])
+    if unmeasured:
+        steps.append(MeasureStep(unmeasured))
+    for model in tree.models:
+        if model.status == "planned":
+            steps.append(MergeStep(model.name))
+        elif model.status == "merged":
+            steps.append(EvaluateStep(model.name))
+    return tuple(steps)
+
+
+def _unmeasured(tree: FamilyTree, pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    return tuple(sorted({p for p in pairs if p not in tree.kinships}))
+
+
+def _stop_before_planning(tree: FamilyTree, strategy: StrategyConfig) -> RunStopped | Work | None:
+    """Whether the generation that is now complete ended the run (DESIGN: failed, converged, saturated)."""
+    generation = tree.generation
+    if generation == 0:
+        return None
+    children = tree.children_of(generation)
+    if all(child.status == "failed" for child in children):
+        detail = f"every child of generation {generation} failed: {children[0].reason}"
+        return RunStopped(reason="failed", generation=generation, detail=detail)
+    top = tree.top(strategy.top_k)
+    if set(top) == set(tree.tops[generation]):
+        detail = f"the best {len(top)} models are the same as before generation {generation}: {', '.join(top)}"
+        return RunStopped(reason="converged", generation=generation, detail=detail)
+    return _saturation(tree, strategy, top)
+
+
+def _saturation(tree: FamilyTree, strategy: StrategyConfig, top: Sequence[str]) -> RunStopped | Work | None:
+    threshold = strategy.stop_at_kinship
+    if threshold is None:
+        return None
+    unmeasured = _unmeasured(tree, [pair(a, b) for a, b in combinations(top, 2)])
+    if unmeasured:
+        return Work((MeasureStep(unmeasured),))
+    kinship = tree.mean_kinship(top, strategy.metric)
+    if kinship is None:
+        return None
+    beyond = kinship < threshold if strategy.metric == "ed" else kinship > threshold
+    if not beyond:
+        return None
+    word = "below" if strategy.metric == "ed" else "above"
+    detail = f"the kinship of {', '.join(top)} is {kinship:.4f} ({strategy.metric}), {word} {threshold:g}"
+    return RunStopped(reason="saturated", generation=tree.generation, detail=detail)
+
+
+def _next_generation(tree: FamilyTree, strategy: StrategyConfig) -> Plan:
+    generation = tree.generation + 1
+    top = tree.top(strategy.top_k)
+    if generation == 1:
+        couples = fresh_pairs(tree, [model.name for model in tree.models])
+        return _generation(tree, generation, top, couples, None)
+    couples = fresh_pairs(tree, top)[: strategy.pair_limit]
+    candidates = exploration_candidates(tree, top[0], couples) if strategy.name == "kinship" else []
+    if not couples and not candidates:
+        detail = f"no pair of {', '.join(top)} is left to merge"
+        return RunStopped(reason="exhausted", generation=tree.generation, detail=detail)
+    if generation > strategy.max_generations:
+        detail = f"strategy.max_generations is {strategy.max_generations}"
+        return RunStopped(reason="budget", generation=tree.generation, detail=detail)
+    if not candidates:
+        return _generation(tree, generation, top, couples, None)
+    unmeasured = _unmeasured(tree, [pair(top[0], model.name) for model in candidates])
+    if unmeasured:
+        return Work((MeasureStep(unmeasured),))
+    partner, value = least_akin(tree, top[0], candidates, strategy.metric)
+    first, second = sorted((tree.model(top[0]), partner), key=lambda m: (-(m.average or 0.0), m.age))
+    decision = (
+        f"exploration: of {len(candidates)} models, {partner.name} is the least akin to {top[0]}, the best "
+        f"({strategy.metric} {value:.4f})"
+    )
+    return _generation(tree, generation, top, couples, (Couple(first, second), decision))
+
+
+def _generation(
+    tree: FamilyTree,
+    generation: int,
+    top: tuple[str, ...],
+    couples: Sequence[Couple],
+    exploration: tuple[Couple, str] | None,
+) -> GenerationPlanned:
+    """Name the children in the order planned; with several recipes, each pair has one child by each."""
+    recipes = tree.config.merge.recipes
+    merges: list[PlannedMerge] = []
+    for couple in couples:
+        rank = "every pair of foundations" if generation == 1 else f"pair of the best {len(top)}"
+        decision = f"{rank}, never merged before; mean of the parents' averages {100 * couple.mean_average:.2f} points"
+        for recipe in recipes:
+            merges.append(_planned(f"model-{generation}-{len(merges) + 1}", couple, "merge", recipe, decision))
+    if exploration is not None:
+        couple, decision = exploration
+        for number, recipe in enumerate(recipes, start=1):
+            suffix = "" if number == 1 else f"-{number}"
+            merges.append(_planned(f"model-{generation}-exp{suffix}", couple, "exploration", recipe, decision))
+    return GenerationPlanned(generation=generation, top=top, merges=tuple(merges))
+
+
+def _planned(name: str, couple: Couple, kind: str, recipe: str, decision: str) -> PlannedMerge:
+    return PlannedMerge.model_validate(
+        {
+            "name": name,
+            "parents": (couple.first.name, couple.second.name),
+            "kind": kind,
+            "recipe": recipe,
+            "decision": decision,
+        }
+    )
