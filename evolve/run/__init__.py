@@ -1,0 +1,1 @@
+"""Running: the loop, the journal, the run folder and the executors."""

@@ -1,0 +1,188 @@
+"""The loop of a run: plan, do what the plan asks for, write down what came of it, and plan again.
+
+There is no code to resume: the tree is folded from the journal, and the plan goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from evolve.errors import DiskError, EvolveError, RunError
+from evolve.lineage import (
+    EvaluateStep,
+    Event,
+    FamilyTree,
+    MeasureStep,
+    MergeStep,
+    ModelFailed,
+    RunStopped,
+    Step,
+    StepRetried,
+    Work,
+    plan,
+)
+from evolve.run.executors import Done, Executor, Failed
+from evolve.run.faults import fault_point
+from evolve.run.interrupts import Interrupts
+from evolve.run.journal import Journal
+from evolve.run.observer import Observer
+from evolve.run.steps import Task, Workshop, begin, restore_recipe
+
+__all__ = ["Driver"]
+
+_LOG = logging.getLogger("evolve.run")
+_POLL_S = 0.2
+
+
+class Driver:
+    """Drives one run to its end; the caller holds the lock of its folder and owns all parts."""
+
+    def __init__(
+        self, shop: Workshop, journal: Journal, executor: Executor, observer: Observer, interrupts: Interrupts
+    ) -> None:
+        self._shop = shop
+        self._journal = journal
+        self._executor = executor
+        self._observer = observer
+        self._interrupts = interrupts
+        self._in_flight: dict[str, Task] = {}
+        self._deaths = 0
+
+    @property
+    def tree(self) -> FamilyTree:
+        """The tree as it stands."""
+        return self._shop.tree
+
+    def run(self) -> RunStopped:
+        """Go on until the run is over.
+
+        Raises:
+            RunError: The run cannot go on.
+            Interrupted: The user asked to stop; what was recorded stays.
+        """
+        while True:
+            self._interrupts.check()
+            decision = plan(self.tree)
+            if isinstance(decision, RunStopped):
+                if self.tree.stop is None:
+                    self.record(decision)
+                return decision
+            if isinstance(decision, Work):
+                self._work(decision.steps)
+            else:
+                self.record(decision)
+
+    def restore_files(self) -> None:
+        """Write again what follows from the journal: the configuration, the family tree and the recipes."""
+        folder = self._shop.folder
+        folder.write_config(self.tree.config)
+        folder.write_tree(self.tree)
+        for model in self.tree.models:
+            if model.recipe is not None:
+                restore_recipe(self._shop, model)
+
+    def record(self, event: Event) -> None:
+        """Write an event down, then let the tree and whoever watches know."""
+        self._journal.append(event)
+        self.tree.apply(event)
+        self._shop.folder.write_tree(self.tree)
+        _LOG.info("%s", event.model_dump_json(exclude={"config", "recipes", "data"}))
+        self._observer.recorded(event, self.tree)
+
+    def _work(self, steps: tuple[Step, ...]) -> None:
+        """Begin what can be begun, then wait for one outcome."""
+        for step in steps:
+            if len(self._in_flight) >= self._executor.capacity:
+                break
+            if any(_serves(task, step) for task in self._in_flight.values()):
+                continue
+            begun = begin(self._shop, step)
+            if not isinstance(begun, Task):
+                for event in begun:
+                    self.record(event)
+                return
+            if begun.call.id not in self._in_flight:
+                fault_point("step.before_call")
+                self._in_flight[begun.call.id] = begun
+                self._observer.working(begun.call.id, "starting", 0, 1)
+                self._executor.submit(begun.call)
+        self._await_outcome()
+
+    def _await_outcome(self) -> None:
+        while True:
+            outcome = self._executor.wait(_POLL_S)
+            if outcome is not None:
+                break
+            self._interrupts.check(abandon=self._may_be_abandoned())
+        fault_point("step.after_call")
+        task = self._in_flight.pop(outcome.id)
+        if isinstance(outcome, Done):
+            for event in task.finish(outcome.result):
+                self.record(event)
+        else:
+            self._fail(task, outcome)
+
+    def _may_be_abandoned(self) -> bool:
+        """An evaluation goes on from its request cache; a merge or a kinship is short and is waited for."""
+        return all(task.step == "evaluate" for task in self._in_flight.values())
+
+    def _fail(self, task: Task, failure: Failed) -> None:
+        """A failure costs an attempt of its candidate; after the last one the candidate has failed."""
+        _LOG.warning("%s: %s (%s)", task.call.id, failure.reason, failure.cause)
+        if failure.cause == "disk":
+            raise DiskError(
+                f"{task.call.id}: {failure.reason}; make room, then go on with `evolve resume {self._shop.folder.root}`"
+            )
+        attempts = self.tree.config.attempts
+        if task.model is None:
+            self._fail_run(task, failure, attempts)
+            return
+        model = self.tree.model(task.model)
+        attempt = sum(1 for retry in model.retries if retry.startswith(f"{task.step}: ")) + 1
+        # What an engine refuses with reasons, it refuses again: only accidents are worth another attempt.
+        if attempt < attempts and failure.cause != "error":
+            batch_size = self._smaller_batch(task, failure)
+            self.record(
+                StepRetried.model_validate(
+                    {
+                        "model": model.name,
+                        "step": task.step,
+                        "reason": failure.reason,
+                        "attempt": attempt,
+                        "batch_size": batch_size,
+                    }
+                )
+            )
+        elif model.kind == "foundation" or model.status == "evaluated":
+            raise failure.error or RunError(f"{task.call.id}: {failure.reason}; the log is {self._shop.folder.log}")
+        else:
+            self.record(
+                ModelFailed.model_validate(
+                    {"model": model.name, "step": task.step, "reason": failure.reason, "attempts": attempt}
+                )
+            )
+
+    def _fail_run(self, task: Task, failure: Failed, attempts: int) -> None:
+        self._deaths += 1
+        if failure.cause == "error" or self._deaths >= attempts:
+            error: EvolveError = failure.error or RunError(
+                f"{task.call.id}: {failure.reason}; the log is {self._shop.folder.log}"
+            )
+            raise error
+
+    def _smaller_batch(self, task: Task, failure: Failed) -> int | None:
+        """Half the batch where an evaluation ran out of memory."""
+        if task.step != "evaluate" or failure.cause != "memory" or task.model is None:
+            return None
+        model = self.tree.model(task.model)
+        return max(1, (model.batch_size or self.tree.config.evaluation.batch_size) // 2)
+
+
+def _serves(task: Task, step: Step) -> bool:
+    match step:
+        case MergeStep(model):
+            return task.model == model and task.step == "merge"
+        case EvaluateStep(model):
+            return task.model == model and task.step == "evaluate"
+        case MeasureStep():
+            return task.step == "kinship"

@@ -1,0 +1,42 @@
+"""Named points at which a test may kill this process, to show that nothing is lost there.
+
+The points stand around every durable step. They do nothing unless the environment variable `EVOLVE_FAULT` names one
+as `<point>` or `<point>:<n>`, which kills the process with SIGKILL when it passes that point for the n-th time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+
+__all__ = ["POINTS", "fault_point"]
+
+POINTS = (
+    "journal.before_write",
+    "journal.after_write",
+    "journal.after_fsync",
+    "replace.before_write",
+    "replace.after_write",
+    "replace.after_fsync",
+    "replace.after_rename",
+    "publish.before_fsync",
+    "publish.after_fsync",
+    "publish.after_rename",
+    "store.before_rename",
+    "store.after_rename",
+    "step.before_call",
+    "step.after_call",
+)
+
+_passed: Counter[str] = Counter()
+
+
+def fault_point(name: str) -> None:
+    """Die here if the environment says so."""
+    wanted, _, nth = os.environ.get("EVOLVE_FAULT", "").partition(":")
+    if wanted != name:
+        return
+    _passed[name] += 1
+    if _passed[name] == int(nth or 1):
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,70 @@
+"""Ctrl-C and SIGTERM: the first asks to stop at a safe moment, the second stops at once.
+
+A handler only notes the signal. An exception raised from it could fall between a rename and its event.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+from evolve.errors import EvolveError
+
+__all__ = ["Interrupted", "Interrupts"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(EvolveError):
+    """The user asked to stop; `exit_code` is that of the signal, 130 or 143."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+class Interrupts:
+    """Listens to the signals while it is entered; must be entered in the main thread.
+
+    Args:
+        on_first: Called when the first signal comes, to tell the user that it was heard.
+        on_second: Called before the process ends at the second signal: ends the workers.
+    """
+
+    def __init__(self, on_first: Callable[[], None], on_second: Callable[[], None]) -> None:
+        self._on_first = on_first
+        self._on_second = on_second
+        self._number: int | None = None
+        self._told = False
+        self._before: dict[int, Any] = {}
+
+    def check(self, *, abandon: bool = True) -> None:
+        """Raise `Interrupted` if a signal came and what is under way may be given up."""
+        if self._number is None:
+            return
+        if not self._told:
+            self._told = True
+            self._on_first()
+        if abandon:
+            raise Interrupted(self._number)
+
+    def __enter__(self) -> Interrupts:
+        for number in _SIGNALS:
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self._number is not None:
+            self._on_second()
+            os._exit(128 + number)
+        self._number = number

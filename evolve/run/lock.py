@@ -1,0 +1,92 @@
+"""One driver a run folder.
+
+The lock is the operating system's, on the file `.lock`, so that it ends with its process. Beside it, `driver.json`
+says who holds it, for messages and for file systems on which another host's lock is not seen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import filelock
+
+from evolve.errors import RunFolderError
+from evolve.run.durable import replace_json
+
+__all__ = ["Holder", "driver_lock", "live_holder"]
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that drives a run."""
+
+    host: str
+    pid: int
+    started: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, started {self.started}"
+
+
+@contextmanager
+def driver_lock(folder: Path, *, force: bool = False) -> Iterator[Holder]:
+    """Hold the run folder as its only driver.
+
+    Args:
+        folder: The run folder, which exists.
+        force: Take over from a driver on another host, which cannot be seen from here.
+
+    Raises:
+        RunFolderError: Another driver holds it, or one on another host did not let go of it.
+    """
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise RunFolderError(
+            f"{folder}: is being driven by {_read_holder(folder) or 'another process'}; wait for it or stop it"
+        ) from None
+    try:
+        before = _read_holder(folder)
+        if before is not None and before.host != socket.gethostname() and not force:
+            raise RunFolderError(
+                f"{folder}: is held by {before}, which cannot be seen from this host; make sure that it has ended, "
+                "then give --force"
+            )
+        holder = Holder(socket.gethostname(), os.getpid(), datetime.now(UTC).isoformat(timespec="seconds"))
+        replace_json(folder / "driver.json", asdict(holder))
+        try:
+            yield holder
+        finally:
+            (folder / "driver.json").unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def live_holder(folder: Path) -> Holder | None:
+    """Who drives the run just now, without waiting and without disturbing it; None where nobody is known to."""
+    holder = _read_holder(folder)
+    if holder is None or holder.host != socket.gethostname():
+        return holder
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return holder
+
+
+def _read_holder(folder: Path) -> Holder | None:
+    try:
+        data = json.loads((folder / "driver.json").read_text(encoding="utf-8"))
+        return Holder(host=str(data["host"]), pid=int(data["pid"]), started=str(data["started"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

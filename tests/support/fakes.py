@@ -1,0 +1,168 @@
+"""Engines that are fast and exact: for tests that are about the run and not about merging or scoring.
+
+Models are real folders with real safetensors files, of a few numbers. A merge is the mean of the parents, a score is
+drawn from the weights' hash, a kinship is computed for real. All are module-level, so that a worker can import them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import yaml
+from safetensors.numpy import load_file, save_file
+
+from evolve.engines.protocols import (
+    Engines,
+    EvaluateJob,
+    EvaluateResult,
+    InspectJob,
+    InspectResult,
+    KinshipJob,
+    KinshipResult,
+    MergeJob,
+    MergeResult,
+    PairKinship,
+    Report,
+    TaskFacts,
+    TaskScore,
+)
+from evolve.errors import EvaluationError, MergeError
+from evolve.run.durable import hash_file
+
+SIZE = 24
+
+
+def write_model(folder: Path, seed: int, *, base: np.ndarray | None = None, scale: float = 0.3) -> np.ndarray:
+    """A checkpoint of one tensor in a folder; its values differ from `base` by a seeded draw."""
+    draw = np.random.default_rng(seed).normal(size=(4, SIZE // 4)).astype(np.float32)
+    values = draw if base is None else base + scale * draw
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"model.layers.0.mlp.weight": values}, folder / "model.safetensors")
+    config = {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "num_hidden_layers": 1, "hidden_size": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    return values
+
+
+def write_family(folder: Path, names: tuple[str, ...] = ("A", "B", "C"), *, seed: int = 0) -> Path:
+    """A base, some foundations and a configuration that names them; gives the configuration's path."""
+    base = write_model(folder / "base", 1000 + seed)
+    for number, name in enumerate(names):
+        write_model(folder / name, 100 * seed + number, base=base)
+    config = {
+        "name": "fake",
+        "base_model": "./base",
+        "foundation_models": {name: f"./{name}" for name in names},
+        "strategy": {"max_generations": 4, "stop_at_kinship": None},
+        "merge": {"recipe": "slerp", "tokenizer": "base"},
+        "evaluation": {"tasks": [{"task": "alpha"}, {"task": "beta"}]},
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return path
+
+
+def _weights(folder: Path) -> np.ndarray:
+    return load_file(folder / "model.safetensors")["model.layers.0.mlp.weight"]
+
+
+def _obey(kind: str, subject: str) -> None:
+    """Do what the environment asks for: `EVOLVE_FAKE=<kind>:<subject>:<what>[:<times>]`, several joined by commas."""
+    for wish in filter(None, os.environ.get("EVOLVE_FAKE", "").split(",")):
+        wanted_kind, wanted, what, times, counter = (wish.split(":") + ["", ""])[:5]
+        if wanted_kind != kind or wanted not in {subject, "*"}:
+            continue
+        if times:
+            tally = Path(counter)
+            passed = len(tally.read_text()) if tally.exists() else 0
+            if passed >= int(times):
+                continue
+            tally.write_text("x" * (passed + 1))
+        _misbehave(what, subject)
+
+
+def _misbehave(what: str, subject: str) -> None:
+    if what == "refuse":
+        raise MergeError(f"{subject} is refused") if "merge" in what else EvaluationError(f"{subject} is refused")
+    if what == "bug":
+        raise LookupError(f"a bug about {subject}")
+    if what == "memory":
+        raise MemoryError
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "disk":
+        raise OSError(28, "No space left on device", subject)
+    if what.startswith("sleep"):
+        time.sleep(float(what.removeprefix("sleep")))
+
+
+def _count(kind: str, subject: str) -> None:
+    """Leave a trace of each call that began, so that a test can see what was done twice."""
+    tally = os.environ.get("EVOLVE_FAKE_TALLY")
+    if tally:
+        with Path(tally).open("a") as file:
+            file.write(f"{kind} {subject}\n")
+
+
+def merge(job: MergeJob, report: Report) -> MergeResult:
+    name = job.output.name.removeprefix("merge-")
+    _count("merge", name)
+    report("merging", 0, 1)
+    save_file(
+        {"model.layers.0.mlp.weight": sum(_weights(p) for p in job.parents) / len(job.parents)},
+        job.output / "model.safetensors",
+    )
+    _obey("merge", name)
+    (job.output / "config.json").write_text((job.parents[0] / "config.json").read_text())
+    files = {p.name: (p.stat().st_size, hash_file(p)) for p in job.output.iterdir()}
+    report("merging", 1, 1)
+    return MergeResult(bytes=sum(size for size, _ in files.values()), seconds=0.25, files=files)
+
+
+def evaluate(job: EvaluateJob, report: Report) -> EvaluateResult:
+    name = job.output.name.removeprefix("evaluate-")
+    _count("evaluate", name)
+    report("scoring", 0, 1)
+    (job.output / "results.json").write_text("{}")
+    _obey("evaluate", name)
+    digest = hashlib.sha256(_weights(job.checkpoint).tobytes()).digest()
+    scores = {
+        spec.task: TaskScore(spec.metric, digest[number] / 256, 0.01 + digest[number + 8] / 10000, 100)
+        for number, spec in enumerate(job.tasks)
+    }
+    report("scoring", 1, 1)
+    return EvaluateResult(scores=scores, seconds=0.5, batch_size=job.batch_size)
+
+
+def measure(job: KinshipJob, report: Report) -> KinshipResult:
+    _count("measure", " ".join(sorted("-".join(sorted(pair)) for pair in job.pairs)))
+    report("measuring", 0, 1)
+    _obey("measure", "kinship")
+    base = _weights(job.base).astype(np.float64).ravel()
+    deltas = {name: _weights(path).astype(np.float64).ravel() - base for name, path in job.models.items()}
+    return KinshipResult(pairs=tuple(_pair(a, b, deltas) for a, b in job.pairs), seconds=0.01)
+
+
+def _pair(a: str, b: str, deltas: dict[str, np.ndarray]) -> PairKinship:
+    x, y = deltas[a], deltas[b]
+    return PairKinship(
+        a,
+        b,
+        pcc=float(np.corrcoef(x, y)[0, 1]),
+        cs=float(x @ y / np.linalg.norm(x) / np.linalg.norm(y)),
+        ed=float(np.linalg.norm(x - y)),
+        parameters=SIZE,
+    )
+
+
+def inspect(job: InspectJob, report: Report) -> InspectResult:
+    _obey("inspect", "*")
+    return InspectResult({spec.task: TaskFacts(100, "multiple_choice", True, False) for spec in job.tasks})
+
+
+FAKE = Engines(merge=merge, evaluate=evaluate, measure=measure, inspect=inspect)
