@@ -1,0 +1,80 @@
+"""How numbers are written in every view: scores in points, signed gains, times, sizes, kinships.
+
+Values come as they are kept (scores in 0..1, seconds, bytes). What is not known is written as `UNKNOWN`.
+"""
+
+from __future__ import annotations
+
+__all__ = ["UNKNOWN", "duration", "kinship_number", "measured", "points", "signed", "signed_measured", "size"]
+
+UNKNOWN = "-"
+
+
+def points(value: float | None) -> str:
+    """A score of 0..1 in points with two decimals: `68.72`."""
+    return UNKNOWN if value is None else _unsigned_zero(f"{100 * value:.2f}")
+
+
+def measured(value: float | None, stderr: float | None) -> str:
+    """A score of 0..1 in points with its standard error, where it has one: `68.72 ±0.42`."""
+    return _with_error(points(value), None if value is None else stderr)
+
+
+def signed(value: float | None) -> str:
+    """A difference of scores of 0..1 in points: `+2.16`, `-0.60`, `0.00`."""
+    return UNKNOWN if value is None else _unsigned_zero(f"{100 * value:+.2f}")
+
+
+def signed_measured(value: float | None, stderr: float | None) -> str:
+    """A difference of scores in points with its standard error, where it has one: `+2.16 ±0.59`."""
+    return _with_error(signed(value), None if value is None else stderr)
+
+
+def kinship_number(value: float | None, metric: str, digits: int = 3) -> str:
+    """A kinship; `ed` is a distance without a bound, of which one decimal is enough from 100 on."""
+    if value is None:
+        return UNKNOWN
+    if metric == "ed" and abs(value) >= 100:
+        digits = 1
+    return _unsigned_zero(f"{value:.{digits}f}")
+
+
+def duration(seconds: float | None) -> str:
+    """A time in its two largest units: `0.4 s`, `12 s`, `2 min 05 s`, `1 h 02 min`, `2 d 03 h`."""
+    if seconds is None:
+        return UNKNOWN
+    if 0 < seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24:02d} h"
+
+
+def size(count: int | None) -> str:
+    """A number of bytes in decimal units, as the model hub counts them: `14.5 GB`."""
+    if count is None:
+        return UNKNOWN
+    if count < 1000:
+        return f"{count} B"
+    value = float(count)
+    for unit in ("kB", "MB", "GB"):
+        value /= 1000
+        if value < 999.95:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1000:.1f} TB"
+
+
+def _with_error(text: str, stderr: float | None) -> str:
+    return text if stderr is None else f"{text} ±{100 * stderr:.2f}"
+
+
+def _unsigned_zero(text: str) -> str:
+    """A value that rounds to nothing has no sign."""
+    return text if float(text) else text.lstrip("+-")

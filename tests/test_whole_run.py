@@ -1,0 +1,175 @@
+"""`evolve run` whole, on real engines, held against an independent recomputation of everything it decided."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pytest
+
+from evolve.nursery import Family
+from tests.conftest import Evolve, write_config
+
+METRIC = "pcc"
+K = 3
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, family: Family, evolve: Evolve) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    config = write_config(folder / "whole.yaml", family)
+    done = evolve("run", config, "--run-dir", folder / "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "evolve tree" in done.stdout
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def tree(run: Path) -> nx.DiGraph:
+    with (run / "family_tree.json").open() as file:
+        return nx.node_link_graph(json.load(file), edges="edges")
+
+
+def _deltas(folder: Path, base: Path) -> np.ndarray:
+    ours, theirs = _tensors(folder), _tensors(base)
+    return np.concatenate([(ours[name] - theirs[name]).ravel() for name in sorted(theirs)])
+
+
+def _tensors(folder: Path) -> dict[str, np.ndarray]:
+    from safetensors.torch import load_file as load_torch
+
+    tensors = load_torch(folder / "model.safetensors")
+    return {name: tensor.double().numpy() for name, tensor in tensors.items()}
+
+
+def _key(tree: nx.DiGraph, name: str) -> tuple[float, int, str]:
+    node = tree.nodes[name]
+    return (-node["average"], node["generation"], name)
+
+
+def _top(tree: nx.DiGraph, before: int) -> list[str]:
+    known = [name for name, node in tree.nodes.items() if node["generation"] < before]
+    return sorted(known, key=lambda name: _key(tree, name))[:K]
+
+
+def test_every_model_is_scored_on_all_tasks_with_standard_errors(tree: nx.DiGraph) -> None:
+    for node in tree.nodes.values():
+        assert node["status"] == "evaluated"
+        assert set(node["scores"]) == {"winogrande", "gsm8k", "truthfulqa_mc2"}
+        assert all(score["stderr"] is not None for score in node["scores"].values())
+        assert node["average"] == pytest.approx(np.mean([score["value"] for score in node["scores"].values()]))
+        errors = [score["stderr"] for score in node["scores"].values()]
+        assert node["average_stderr"] == pytest.approx(math.sqrt(sum(e * e for e in errors)) / 3)
+
+
+def test_gain_is_the_average_minus_the_mean_of_the_parents(tree: nx.DiGraph) -> None:
+    for name, node in tree.nodes.items():
+        assert sorted(tree.predecessors(name)) == sorted(node["parents"])
+        if node["kind"] == "foundation":
+            assert node["gain"] is None
+        else:
+            parents = [tree.nodes[parent]["average"] for parent in node["parents"]]
+            assert node["gain"] == pytest.approx(node["average"] - sum(parents) / 2)
+
+
+def test_kinships_are_those_of_the_weights(tree: nx.DiGraph, run: Path, family: Family) -> None:
+    folders = {name: run / node["checkpoint"] for name, node in tree.nodes.items()}
+    measured = {(k["a"], k["b"]): k for k in tree.graph["kinships"]}
+    assert measured
+    for (a, b), kinship in measured.items():
+        x, y = _deltas(folders[a], family.base), _deltas(folders[b], family.base)
+        assert kinship["pcc"] == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-6)
+        assert kinship["cs"] == pytest.approx(x @ y / np.linalg.norm(x) / np.linalg.norm(y), abs=1e-6)
+        assert kinship["ed"] == pytest.approx(np.linalg.norm(x - y), rel=1e-6)
+    for node in tree.nodes.values():
+        if node["parents"]:
+            expected = measured[tuple(sorted(node["parents"]))]
+            assert node["kinship"] == {metric: expected[metric] for metric in ("pcc", "cs", "ed")}
+
+
+def test_the_children_are_those_that_the_algorithm_asks_for(tree: nx.DiGraph) -> None:
+    kinships = {frozenset((k["a"], k["b"])): k[METRIC] for k in tree.graph["kinships"]}
+    merged: set[frozenset[str]] = set()
+    last = max(node["generation"] for node in tree.nodes.values())
+    for generation in range(1, last + 1):
+        children = {n: v for n, v in tree.nodes.items() if v["generation"] == generation}
+        pairs = {frozenset(v["parents"]) for v in children.values() if v["kind"] == "merge"}
+        pool = [n for n, v in tree.nodes.items() if v["generation"] < generation]
+        top = pool if generation == 1 else _top(tree, generation)
+        fresh = {frozenset(p) for p in combinations(top, 2)} - merged
+        assert pairs == fresh
+        explored = [frozenset(v["parents"]) for v in children.values() if v["kind"] == "exploration"]
+        best = min(pool, key=lambda name: _key(tree, name))
+        allowed = [n for n in pool if n != best and frozenset((n, best)) not in merged | pairs]
+        if generation == 1 or not allowed:
+            assert not explored
+        else:
+            partner = min(allowed, key=lambda n: (kinships[frozenset((n, best))], tree.nodes[n]["generation"], n))
+            assert explored == [frozenset((best, partner))]
+        for node in children.values():
+            first, second = node["parents"]
+            assert _key(tree, first) < _key(tree, second)
+        merged |= pairs | set(explored)
+
+
+def test_the_run_stopped_for_its_reason(tree: nx.DiGraph) -> None:
+    last = max(node["generation"] for node in tree.nodes.values())
+    stop = tree.graph["stop"]
+    assert stop["generation"] == last
+    unchanged = set(_top(tree, last + 1)) == set(_top(tree, last))
+    assert stop["reason"] == ("converged" if unchanged else "budget")
+    assert tree.graph["top"] == _top(tree, last + 1)
+    assert tree.graph["best"] == tree.graph["top"][0]
+
+
+def test_the_run_folder_holds_what_it_should(tree: nx.DiGraph, run: Path) -> None:
+    for name, node in tree.nodes.items():
+        assert (run / "evals" / name / "results.json").is_file()
+        assert len(list((run / "evals" / name).glob("samples_*.jsonl"))) == 3
+        if node["kind"] != "foundation":
+            assert (run / node["recipe"]).is_file()
+            assert (run / node["checkpoint"] / "model.safetensors").is_file()
+            assert node["bytes"] == sum(
+                p.stat().st_size for p in (run / node["checkpoint"]).iterdir() if p.name != "evolve.json"
+            )
+    assert not any(path for path in (run / "staging").iterdir())
+
+
+def test_a_finished_run_is_shown_and_not_run_again(run: Path, evolve: Evolve) -> None:
+    before = (run / "journal.jsonl").read_bytes()
+    again = evolve("resume", run)
+    assert again.returncode == 0
+    assert "finished already" in again.stdout
+    assert (run / "journal.jsonl").read_bytes() == before
+
+
+def test_scores_are_shared_with_a_run_beside_it(run: Path, family: Family, evolve: Evolve) -> None:
+    strategy = {"name": "greedy", "top_k": 3, "max_generations": 1, "stop_at_kinship": None}
+    config = write_config(run.parent / "greedy.yaml", family, strategy=strategy)
+    done = evolve("run", config, "--run-dir", run.parent / "greedy")
+    assert done.returncode == 0, done.stderr
+    data: dict[str, Any] = json.loads(evolve("tree", run.parent / "greedy", "--format", "json").stdout)
+    assert all(node["reused"] for node in data["nodes"])
+
+
+def test_check_says_what_the_run_will_ask_for(run: Path, evolve: Evolve) -> None:
+    done = evolve("check", run.parent / "whole.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "All is well" in done.stdout
+
+
+def test_kinship_command_gives_what_the_run_measured(
+    run: Path, tree: nx.DiGraph, family: Family, evolve: Evolve
+) -> None:
+    done = evolve(
+        "kinship", "--base", family.base, family.specialists["facts"], family.specialists["arithmetic"], "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)["pairs"]
+    (known,) = (k for k in tree.graph["kinships"] if {k["a"], k["b"]} == {"facts", "arithmetic"})
+    assert [found[m] for m in ("pcc", "cs", "ed")] == pytest.approx([known[m] for m in ("pcc", "cs", "ed")])

@@ -1,0 +1,67 @@
+from evolve.views import compare_view
+
+
+def row(text, label):
+    return next(line[len(label) :].strip() for line in text.splitlines() if line.startswith(label))
+
+
+def test_runs_stand_side_by_side(greedy, kinship, render):
+    text = render(compare_view({"greedy": greedy, "akin": kinship}))
+    assert text.splitlines()[0].split() == ["greedy", "★", "akin"]
+    assert row(text, "strategy").split() == ["greedy", "kinship"]
+    assert row(text, "kinship by").split() == ["pcc", "pcc"]
+    assert row(text, "k  ").split() == ["3", "3"]
+    assert row(text, "generations").split() == ["4", "3"]
+    assert row(text, "models").split() == ["14", "scored", "14", "scored"]
+    assert row(text, "merges").split() == ["11", "11"]
+    assert row(text, "evaluations").split() == ["14", "14"]
+    assert row(text, "time scoring") == "7 h 00 min         7 h 00 min"
+    assert row(text, "best model").split() == ["model-2-1", "model-3-3"]
+    assert row(text, "best average").split() == ["68.72", "±0.69", "69.06", "±0.69"]
+    assert row(text, "over best foundation").split() == ["+2.44", "±0.98", "+2.78", "±0.98"]
+    assert row(text, "best of generation 2").split() == ["68.72", "model-2-1", "68.72", "model-2-1"]
+    assert row(text, "best of generation 4").split() == ["68.53", "model-4-3", "-"]
+    assert row(text, "stopped") == "converged after 4  not yet"
+    assert "do not compare" not in text
+
+
+def test_a_warning_where_runs_do_not_compare(greedy, family, render):
+    other = family(evaluation={"limit": 10}).with_foundations().tree
+    text = render(compare_view({"greedy": greedy, "other": other}))
+    assert "The runs differ in evaluation.limit: their averages and gains do not compare." in text
+    assert "★" not in text
+
+
+def test_runs_without_scores_failures_and_foundations_that_stay_best(family, render):
+    failed = family().with_foundations().planned(1, ("model-1-1", "Open-chat", "MetaMath")).failed("model-1-1", "no")
+    text = render(compare_view({"empty": family().tree, "failed": failed.tree}))
+    assert row(text, "best model").split() == ["-", "Open-chat"]
+    assert row(text, "models") == "0 scored  3 scored, 1 failed"
+    assert row(text, "over best foundation").split() == ["-", "none"]
+    assert row(text, "best of generation 1").split() == ["-", "-"]
+    assert "★" not in text
+
+
+def test_many_runs_go_into_tables_below_each_other(kinship, render):
+    trees = {f"run-{n}": kinship for n in range(5)}
+    text = render(compare_view(trees))
+    heads = [line.split() for line in text.splitlines() if "run-" in line]
+    assert len(heads) > 1
+    assert [word for head in heads for word in head if word != "★"] == list(trees)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "…" not in text
+    wide = render(compare_view(trees), width=200)
+    assert len([line for line in wide.splitlines() if "run-" in line]) == 1
+
+
+def test_a_long_label_is_folded_not_cut(greedy, kinship, render):
+    label = "runs/" + "x" * 60
+    text = render(compare_view({label: greedy, "b": kinship}))
+    assert "…" not in text
+    assert text.count("kinship by") == 1  # the runs stand beside each other all the same
+    assert text.count("x") - text.count("exp") >= 60
+
+
+def test_reused_scores_are_told(family, render):
+    tree = family().evaluated("MetaMath", 60, reused=True).evaluated("Instruct", 60).evaluated("Open-chat", 60).tree
+    assert row(render(compare_view({"a": tree})), "evaluations") == "2 (1 reused)"
