@@ -1,0 +1,120 @@
+"""Measures the kinships of one job: plan, stream, sum."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+from evolve.engines.kinship.plan import Plan, make_plan
+from evolve.engines.protocols import KinshipJob, KinshipResult, PairKinship, Report
+from evolve.errors import KinshipError
+
+if TYPE_CHECKING:
+    import torch
+
+    from evolve.engines.kinship.sums import Sums
+
+__all__ = ["measure"]
+
+_CPU_CHUNK, _CPU_BLOCK = 1 << 20, 1 << 17  # elements; a block of float64 numbers is 1 MiB
+_GPU_CHUNK, _GPU_TOTAL = 1 << 24, 1 << 28  # elements of one model, and of all together (2 GiB as float64)
+
+
+def measure(job: KinshipJob, report: Report) -> KinshipResult:
+    """Measures all pairs of a job in one pass over the files (arXiv 2410.12613, section 3).
+
+    The kinship of a pair is the Pearson correlation (`pcc`), the cosine (`cs`, with its sign) and the Euclidean
+    distance (`ed`) of two deltas, a delta being the weights of a model minus those of the base over all parameters
+    that the base and both models share. It does not depend on the other pairs of the job, nor on the order of the two.
+
+    Each row of each model is read once, and only a chunk of it is in memory at a time. Types may differ from model to
+    model; everything is computed in float64. What does not count:
+
+    - tensors that are not of a floating type, and constants that old exports save beside the parameters;
+    - output embeddings that are tied to the input embeddings (one tensor, which counts once);
+    - tensors that not all three models have;
+    - rows of the embeddings whose token not all three tokenizers have, and rows that belong to no token. Rows are
+      paired by token, wherever they stand. Models whose tokenizers and numbers of rows are the base's own, or which
+      have as many rows and no tokenizer, have all their rows compared, padding included.
+
+    Whatever of the last two kinds was left out is told in `PairKinship.left_out`, with the number of rows that are in
+    at least one of the three.
+
+    Args:
+        job: Base, models, pairs, device. Models that are in no pair are not looked at.
+        report: Is told the bytes read so far, of all.
+
+    Raises:
+        KinshipError: A model's shared weights are exactly those of the base (its delta has no direction), a weight is
+            not finite, a pair shares nothing or names an unknown model, or the device is not there.
+        ModelError: A checkpoint is unusable, quantized, of another shape, tied where the base is not, or has another
+            number of rows than the base with no tokenizer to tell them by.
+    """
+    began = time.perf_counter()
+    if not job.pairs:
+        return KinshipResult((), 0.0)
+    plan = make_plan(job)
+    device = _device(job.device)
+    with _one_thread():
+        sums, size = _sum(plan, device, report)
+    found = {}
+    for pair, left_out in plan.left_out.items():
+        pcc, cs, ed = sums.pairs[pair].metrics(pair, str(job.base))
+        found[frozenset(pair)] = (pcc, cs, ed, sums.pairs[pair].count, left_out)
+    return KinshipResult(
+        pairs=tuple(PairKinship(a, b, *found[frozenset((a, b))]) for a, b in job.pairs),
+        seconds=time.perf_counter() - began,
+        bytes_read=size,
+    )
+
+
+def _sum(plan: Plan, device: torch.device, report: Report) -> tuple[Sums, int]:
+    """One pass over all pieces; gives the sums and the number of bytes read."""
+    from evolve.engines.kinship.reading import stream
+    from evolve.engines.kinship.sums import Sums
+
+    gpu = device.type == "cuda"
+    models = max(len(piece.models) for piece in plan.pieces) + 3  # with base, difference, and a buffer on its way
+    limit = min(_GPU_CHUNK, _GPU_TOTAL // models) if gpu else _CPU_CHUNK
+    widest = max(piece.width for piece in plan.pieces)
+    sums = Sums(device, max(limit, widest) if gpu else _CPU_BLOCK)
+    done, total = 0, sum(piece.bytes for piece in plan.pieces)
+    report("measuring kinship", done, total)
+    with closing(stream(plan.pieces, limit, pinned=gpu)) as chunks:
+        for chunk in chunks:
+            sums.add(chunk)
+            done += chunk.bytes
+            report("measuring kinship", done, total)
+    return sums, done
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise KinshipError(f"the device {name!r} is unknown: expected auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise KinshipError(f"the device {name!r} is not there: torch sees {count} CUDA devices; set device to auto")
+    if device.type not in {"cpu", "cuda"}:
+        raise KinshipError(f"kinship cannot be measured on {name!r}: expected auto, cpu, cuda or cuda:N")
+    return device
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Holds torch to one thread, which suffices to keep up with a disk and is faster on a machine that is busy."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
