@@ -148,7 +148,7 @@ class MergeConfig(_Section):
     dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="bfloat16, float16 or float32")
     tokenizer: Literal["auto", "base", "union", "first"] = Field(
         "auto",
-        description="auto (untouched where all vocabularies agree, else base), base (the base model's), union (all "
+        description="auto (untouched where all vocabularies agree, else union), base (the base model's), union (all "
         "tokens of both parents) or first (parent 1's)",
     )
 

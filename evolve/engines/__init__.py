@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from evolve.engines.evaluation import check_tasks, evaluate
 from evolve.engines.kinship import measure
-from evolve.engines.merging import check_recipe, merge
+from evolve.engines.merging import merge, rehearse
 from evolve.engines.protocols import Engines, InspectJob, InspectResult, Report
 
 __all__ = ["REAL", "inspect"]
 
 
 def inspect(job: InspectJob, report: Report) -> InspectResult:
-    """Let mergekit's parser read the recipes and lm-eval build the tasks.
+    """Let mergekit plan a merge by each recipe and lm-eval build the tasks; no weights are read.
 
     Raises:
         RecipeError: mergekit refuses a recipe.
@@ -22,7 +22,7 @@ def inspect(job: InspectJob, report: Report) -> InspectResult:
     """
     for number, (name, text) in enumerate(job.recipes.items()):
         report(f"checking recipe {name}", number, len(job.recipes) + len(job.tasks))
-        check_recipe(text)
+        rehearse(text, trust_remote_code=job.trust_remote_code)
     report("checking tasks", len(job.recipes), len(job.recipes) + len(job.tasks))
     return InspectResult(check_tasks(job.tasks, job.task_dirs))
 

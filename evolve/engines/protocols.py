@@ -240,6 +240,7 @@ class InspectJob:
     tasks: tuple[TaskSpec, ...]
     task_dirs: tuple[Path, ...] = ()
     model: str = "hf"
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)

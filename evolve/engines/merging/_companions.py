@@ -1,0 +1,134 @@
+"""The files of a checkpoint beside its weights: what mergekit leaves out or leaves wrong.
+
+With a tokenizer of its own, a child gets no generation_config.json from mergekit, and keeps the special token numbers
+of the model whose config.json it took, although its tokens may be numbered otherwise or be gone. An end token beyond
+the vocabulary never ends a text, and a padding token beyond it can keep a model from loading.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evolve.engines.protocols import MergeJob
+
+__all__ = ["complete"]
+
+_GENERATION, _TEMPLATE, _TOKENIZER = "generation_config.json", "chat_template.jinja", "tokenizer_config.json"
+_SPECIAL = ("bos", "eos", "pad")
+
+_CARD = """\
+---
+library_name: transformers
+tags: [mergekit, merge, model-kinship]
+---
+
+# {name}
+
+A merge of {parents}, made with [mergekit](https://github.com/arcee-ai/mergekit) by `evolve`, which breeds models by
+*Exploring Model Kinship for Merging Large Language Models* ([arXiv 2410.12613](https://arxiv.org/abs/2410.12613)).
+
+The recipe, also kept as `mergekit_config.yml`{seed}:
+
+```yaml
+{recipe}
+```
+"""
+
+
+def complete(job: MergeJob, *, donor: Path, realigned: bool, seed: int | None) -> None:
+    """Adds the files that are missing and mends the special token numbers.
+
+    Args:
+        job: The merge, whose weights and tokenizer are in its output folder.
+        donor: Folder of the model whose config.json mergekit took.
+        realigned: Whether the child's tokens may be numbered otherwise than the donor's.
+        seed: What mergekit's random generators were seeded with.
+    """
+    source = _copy_generation_config(job, donor)
+    if realigned:
+        _renumber(job, [(job.output / "config.json", donor)] + ([(job.output / _GENERATION, source)] if source else []))
+    for folder in (donor, *job.parents[:1]):
+        if not _has_template(job.output):
+            _copy_template(folder, job.output)
+    (job.output / "mergekit_config.yml").write_text(job.recipe, encoding="utf-8")
+    card = _CARD.format(
+        name=" x ".join(path.name for path in job.parents),
+        parents=" and ".join(f"`{path.name}`" for path in job.parents),
+        recipe=job.recipe.rstrip(),
+        seed="" if seed is None else f" (`mergekit-yaml --random-seed {seed}` repeats it)",
+    )
+    (job.output / "README.md").write_text(card, encoding="utf-8")
+
+
+def _copy_generation_config(job: MergeJob, donor: Path) -> Path | None:
+    """Copies it where mergekit did not; returns the folder it comes from."""
+    for folder in (donor, *job.parents[:1]):
+        if (folder / _GENERATION).is_file():
+            if not (job.output / _GENERATION).is_file():
+                shutil.copyfile(folder / _GENERATION, job.output / _GENERATION)
+            return folder
+    return None
+
+
+def _has_template(folder: Path) -> bool:
+    return (folder / _TEMPLATE).is_file() or "chat_template" in _read(folder / _TOKENIZER)
+
+
+def _copy_template(folder: Path, output: Path) -> None:
+    if (folder / _TEMPLATE).is_file():
+        shutil.copyfile(folder / _TEMPLATE, output / _TEMPLATE)
+    elif template := _read(folder / _TOKENIZER).get("chat_template"):
+        _write(output / _TOKENIZER, _read(output / _TOKENIZER) | {"chat_template": template})
+
+
+def _renumber(job: MergeJob, files: Sequence[tuple[Path, Path]]) -> None:
+    """Rewrites the special token numbers in JSON files, each from the tokens of the model it was copied from."""
+    from transformers import AutoTokenizer
+
+    trust = job.trust_remote_code
+    child = AutoTokenizer.from_pretrained(job.output, trust_remote_code=trust)
+    numbers = child.get_vocab()
+    defaults = {f"{kind}_token_id": getattr(child, f"{kind}_token_id") for kind in _SPECIAL}
+    tokens = {}
+    for source in {source for _, source in files}:
+        vocabulary = AutoTokenizer.from_pretrained(source, trust_remote_code=trust).get_vocab()
+        tokens[source] = {number: token for token, number in vocabulary.items()}
+    for path, source in files:
+        content = _read(path)
+        if (changed := _renumbered(content, tokens[source], numbers, defaults)) != content:
+            _write(path, changed)
+
+
+def _renumbered(
+    content: Mapping[str, Any],
+    tokens: Mapping[int, str],
+    numbers: Mapping[str, int],
+    defaults: Mapping[str, int | None],
+) -> dict[str, Any]:
+    """The settings with their `*_token_id` translated; one whose token is gone becomes the child's own, or null."""
+
+    def translated(key: str, value: Any) -> Any:
+        if key == "text_config" and isinstance(value, dict):
+            return _renumbered(value, tokens, numbers, defaults)
+        if not key.endswith("_token_id") or value is None:
+            return value
+        if isinstance(value, list):
+            return [numbers[tokens[item]] for item in value if tokens.get(item) in numbers] or defaults.get(key)
+        return numbers.get(tokens.get(value, ""), defaults.get(key))
+
+    return {key: translated(key, value) for key, value in content.items()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_bytes())
+    return content
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,188 @@
+"""Checks a recipe before any work starts.
+
+mergekit's parser ignores keys that it does not know, at every level: a misspelt `parameters` or `densty` merges with
+defaults and says nothing. Here every key is held against mergekit's own models, the method against its registry, and
+the parameters against what the method declares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from difflib import get_close_matches
+from functools import reduce
+from operator import or_
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
+
+import yaml
+
+from evolve.errors import RecipeError
+
+if TYPE_CHECKING:
+    from mergekit.config import MergeConfiguration
+
+__all__ = ["check_recipe", "parse_recipe"]
+
+
+def check_recipe(text: str) -> None:
+    """Makes sure that mergekit would understand all of a complete recipe. Imports mergekit, which takes seconds.
+
+    Raises:
+        RecipeError: The text is not YAML, a key or the method is unknown, a parameter is unknown to the method, is
+            missing or has a value of a wrong type, the models do not fit the method, or no dtype is set.
+    """
+    parse_recipe(text)
+
+
+def parse_recipe(text: str) -> MergeConfiguration:
+    """As `check_recipe`; returns what mergekit's parser made of the recipe."""
+    from mergekit.config import MergeConfiguration
+
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"the recipe is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise RecipeError("the recipe is not a YAML mapping")
+    _check_keys(content, MergeConfiguration, "")
+    try:
+        # mergekit's validators raise RuntimeError as well as pydantic's ValidationError, a ValueError
+        configuration = MergeConfiguration.model_validate(content)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise RecipeError(f"mergekit does not accept the recipe: {error}") from error
+    _check_models(configuration)
+    _check_method(configuration, content)
+    # Without one, mergekit promotes: bfloat16 and float16 parents give float32 tensors
+    if configuration.dtype is None and configuration.out_dtype is None:
+        raise RecipeError(
+            "the recipe sets no dtype: add `dtype: {{ dtype }}`, or the type of the child would depend on its parents"
+        )
+    return configuration
+
+
+# ------------------------------------------------------------------------------------------------------------ keys
+
+
+def _check_keys(value: Any, annotation: Any, where: str) -> None:
+    """Refuses every mapping key in `value` that the annotated types have no field for."""
+    if isinstance(value, list):
+        item = _argument(annotation, (list, tuple), 0)
+        for number, entry in enumerate(value):
+            _check_keys(entry, item, f"{where}[{number}]")
+    elif isinstance(value, Mapping):
+        model = _best_model(annotation, value)
+        if model is not None:
+            for key, entry in value.items():
+                if key not in model.model_fields:
+                    raise RecipeError(_unknown("key", key, model.model_fields, where))
+                _check_keys(entry, model.model_fields[key].annotation, f"{where}.{key}".lstrip("."))
+        else:
+            entry_type = _argument(annotation, (dict,), 1)
+            for key, entry in value.items():
+                _check_keys(entry, entry_type, f"{where}.{key}".lstrip("."))
+
+
+def _flat(annotation: Any) -> Iterator[Any]:
+    """The members of a union, or the annotation itself."""
+    if get_origin(annotation) in {Union, UnionType}:
+        for member in get_args(annotation):
+            yield from _flat(member)
+    else:
+        yield annotation
+
+
+def _argument(annotation: Any, origins: tuple[type, ...], index: int) -> Any:
+    """Union of the types of the items of a container, over all members of a union."""
+    found = [get_args(member)[index] for member in _flat(annotation) if get_origin(member) in origins]
+    return reduce(or_, found) if found else Any
+
+
+def _best_model(annotation: Any, value: Mapping[Any, Any]) -> Any:
+    """The pydantic model of a union that has most of the keys."""
+    from pydantic import BaseModel
+
+    models = [member for member in _flat(annotation) if isinstance(member, type) and issubclass(member, BaseModel)]
+    return max(models, key=lambda model: len(model.model_fields.keys() & value.keys()), default=None)
+
+
+def _unknown(what: str, name: Any, known: Collection[str], where: str) -> str:
+    near = get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
+    return f"the recipe has an unknown {what} {name!r}{f' in {where}' if where else ''}; {hint}"
+
+
+# ---------------------------------------------------------------------------------------------- models and methods
+
+
+def _check_models(configuration: MergeConfiguration) -> None:
+    for model in configuration.referenced_models():
+        if model.lora is not None:
+            raise RecipeError(
+                f"{model} is a model with a LoRA, which is not supported: merge the adapter into its model first, or "
+                "write {model: {path: ...}} if `+` belongs to the path"
+            )
+
+
+def _check_method(configuration: MergeConfiguration, content: Mapping[str, Any]) -> None:
+    from mergekit.merge_methods import registered_methods
+
+    methods = {method.spec.name: method for method in registered_methods()}
+    method = methods.get(configuration.merge_method)
+    if method is None:
+        raise RecipeError(_unknown("merge_method", configuration.merge_method, methods, ""))
+    known = {parameter.name: parameter for parameter in method.spec.parameters}
+    given = set()
+    for where, settings in _settings(content, ""):
+        for name, setting in settings.items():
+            if name not in known:
+                raise RecipeError(_unknown(f"parameter of {method.spec.name}", name, known, where))
+            given.add(name)
+            _check_values(known[name], setting, f"{where}.{name}")
+    for name, parameter in known.items():
+        if parameter.required and name not in given:
+            raise RecipeError(f"the recipe does not set {name!r}, which the method {method.spec.name} requires")
+    for models, base in _groups(configuration):
+        try:
+            method.validate_inputs(models, base)
+        except ValueError as error:
+            raise RecipeError(f"the models do not fit the method {method.spec.name}: {error}") from error
+
+
+def _settings(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """All `parameters` of a recipe with their places."""
+    if isinstance(value, list):
+        for number, entry in enumerate(value):
+            yield from _settings(entry, f"{where}[{number}]")
+    elif isinstance(value, Mapping):
+        for key, entry in value.items():
+            place = f"{where}.{key}".lstrip(".")
+            if key == "parameters" and isinstance(entry, Mapping):
+                yield place, entry
+            elif key != "tokenizer":  # its `tokens` are named by the user
+                yield from _settings(entry, place)
+
+
+def _check_values(parameter: Any, setting: Any, where: str) -> None:
+    """Holds every scalar of a setting (a value, a gradient, or a list of filters with such) against the type."""
+    if isinstance(setting, list):
+        for entry in setting:
+            _check_values(parameter, entry, where)
+    elif isinstance(setting, Mapping):
+        _check_values(parameter, setting.get("value"), where)
+    else:
+        try:
+            parameter.validate(setting)
+        except ValueError as error:
+            reason = str(error).splitlines()[1].split("[type=")[0].strip()
+            raise RecipeError(f"{where} in the recipe cannot be {setting!r}: {reason}") from error
+
+
+def _groups(configuration: MergeConfiguration) -> Iterator[tuple[list[Any], Any]]:
+    """The models that each part of the output is merged from, and its base, as mergekit's planner sees them."""
+    for part in (configuration, *(configuration.modules or {}).values()):
+        if part.models:
+            models = [entry.model for entry in part.models]
+            base = configuration.base_model
+            yield models + ([base] if base is not None and base not in models else []), base
+        for output in part.slices or ():
+            yield [source.model for source in output.sources], output.base_model or configuration.base_model

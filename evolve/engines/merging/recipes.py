@@ -1,0 +1,256 @@
+"""Templates of recipes: found by name, filled in for one pair of parents, identified by their content.
+
+A template is mergekit YAML with Jinja placeholders (sandboxed, undefined names are errors):
+
+| placeholder | becomes |
+|---|---|
+| `parent_1`, `parent_2` | the parents, the better-scored first |
+| `base_model` | the pre-trained model |
+| `num_layers` | the number of layers of parent 1 |
+| `dtype` | the name of a torch floating type |
+
+A placeholder of a model becomes mergekit's mapping form, `{model: {path: "..."}}`, because mergekit reads a plain
+string `a+b` as model and LoRA and `a@b` as path and revision; so it stands where a model is expected, unquoted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+import evolve
+from evolve.engines.merging.vocabulary import Source
+from evolve.errors import RecipeError
+
+__all__ = ["DTYPES", "Template", "identity", "load_template", "parse_template", "render", "template_names"]
+
+DTYPES = ("bfloat16", "float16", "float32", "float64")
+_PARENTS = ("parent_1", "parent_2")
+_PLACEHOLDERS = (*_PARENTS, "base_model", "num_layers", "dtype")
+_TOKENIZER_KEYS = ("tokenizer", "tokenizer_source")
+
+
+@dataclass(frozen=True)
+class Template:
+    """A recipe that still lacks its models.
+
+    Attributes:
+        name: What it was asked for by.
+        text: Mergekit YAML with placeholders.
+        placeholders: Names of the placeholders that the text uses.
+    """
+
+    name: str
+    text: str
+    placeholders: frozenset[str]
+
+    @property
+    def uses_base(self) -> bool:
+        """Whether the weights of the base model take part."""
+        return "base_model" in self.placeholders
+
+
+def template_names(search: Sequence[Path] | None = None) -> list[str]:
+    """Names of the templates in some folders, by default those that come with evolve."""
+    folders = [_own_folder()] if search is None else search
+    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+
+
+def load_template(name_or_path: str, search: Sequence[Path] | None = None) -> Template:
+    """Reads a template.
+
+    Args:
+        name_or_path: A name such as `slerp-gradient`, or the path of a file: whatever has a folder or a suffix in it.
+        search: Folders to look for names in, first come first served; by default the templates of evolve.
+
+    Raises:
+        RecipeError: There is no such template, it is not a Jinja template, it lacks one of the parents, or it uses a
+            placeholder that does not exist.
+    """
+    path = _find(name_or_path, [_own_folder()] if search is None else search)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+    return parse_template(name_or_path, text)
+
+
+def parse_template(name: str, text: str) -> Template:
+    """A template from its text, as `load_template` would read it.
+
+    Raises:
+        RecipeError: As `load_template`.
+    """
+    return Template(name, text, _placeholders(text, name))
+
+
+def render(
+    template: Template,
+    *,
+    parents: tuple[Path, Path],
+    base: Path,
+    num_layers: int,
+    dtype: str,
+    tokenizer: Source | None,
+) -> str:
+    """Fills in a template: the complete recipe of one child. Equal arguments give equal text.
+
+    Args:
+        template: The template.
+        parents: Absolute checkpoint folders of two different models; the first is the better-scored one.
+        base: Absolute checkpoint folder of the pre-trained model.
+        num_layers: Number of layers of parent 1.
+        dtype: One of `DTYPES`.
+        tokenizer: Whose tokenizer the child gets, as `resolve_tokenizer` says: None copies that of mergekit's
+            `base_model`. A template that says itself what to do with tokenizers is left as it is.
+
+    Raises:
+        RecipeError: The arguments do not fit, or the text that comes out is not a recipe of both parents.
+    """
+    for path in (*parents, base):
+        if not path.is_absolute():
+            raise RecipeError(
+                f"{path} is a relative path, which mergekit would look for on the hub: give an absolute one"
+            )
+    if parents[0] == parents[1]:
+        raise RecipeError(f"both parents are {parents[0]}: a merge needs two different models")
+    models = {"parent_1": str(parents[0]), "parent_2": str(parents[1]), "base_model": str(base)}
+    text, _ = _complete(template, models, num_layers=num_layers, dtype=dtype, tokenizer=tokenizer)
+    return text
+
+
+def identity(
+    template: Template,
+    parent_identities: Sequence[str],
+    base_identity: str,
+    dtype: str,
+    tokenizer: Source | None,
+    *,
+    mergekit_version: str | None = None,
+) -> str:
+    """Identity of the child that a template makes of two parents: a SHA-256 in hexadecimal.
+
+    It is taken over what the recipe says, with the parents' identities in place of their paths. So it survives a move
+    of the folders and an edited comment, and changes with any value. The number of layers follows from the parents
+    and takes no part of its own. The version of mergekit does, because its methods change between releases (SLERP was
+    rewritten in 0.1.5): a child made by another version may differ.
+
+    Args:
+        template: The template.
+        parent_identities: Of parent 1 and parent 2.
+        base_identity: Of the base model; counts only where the recipe refers to the base model.
+        dtype: As for `render`.
+        tokenizer: As for `render`.
+        mergekit_version: By default the one that is installed.
+
+    Raises:
+        RecipeError: As `render`.
+    """
+    first, second = parent_identities
+    models = {"parent_1": first, "parent_2": second, "base_model": base_identity}
+    _, content = _complete(template, models, num_layers=1, dtype=dtype, tokenizer=tokenizer)
+    record = {"recipe": content, "mergekit": mergekit_version or version("mergekit")}
+    return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _own_folder() -> Path:
+    """The templates of evolve: inside the package in an installed wheel, beside it in a source checkout."""
+    package = Path(evolve.__file__).parent
+    installed = package / "_recipes"
+    return installed if installed.is_dir() else package.parent / "recipes"
+
+
+def _find(name_or_path: str, search: Sequence[Path]) -> Path:
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
+        if not path.is_file():
+            raise RecipeError(f"there is no recipe file {path}")
+        return path
+    for folder in search:
+        if (candidate := folder / f"{name_or_path}.yaml").is_file():
+            return candidate
+    names = template_names(search)
+    near = get_close_matches(name_or_path, names, n=2, cutoff=0.5) or names
+    raise RecipeError(
+        f"there is no recipe {name_or_path!r}; known are {', '.join(near) or 'none'}, or the path of a file"
+    )
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+
+
+def _placeholders(text: str, name: str) -> frozenset[str]:
+    try:
+        used = meta.find_undeclared_variables(_environment().parse(text))
+    except TemplateSyntaxError as error:
+        raise RecipeError(f"recipe {name}, line {error.lineno}: {error.message}") from error
+    for unknown in sorted(used - set(_PLACEHOLDERS)):
+        near = get_close_matches(unknown, _PLACEHOLDERS, n=1, cutoff=0.5) or _PLACEHOLDERS
+        raise RecipeError(f"recipe {name} uses the unknown placeholder {unknown!r}; did you mean {' or '.join(near)}?")
+    for needed in _PARENTS:
+        if needed not in used:
+            raise RecipeError(f"recipe {name} does not use {{{{ {needed} }}}}: it would not be a merge of both parents")
+    return frozenset(used)
+
+
+def _complete(
+    template: Template, models: Mapping[str, str], *, num_layers: int, dtype: str, tokenizer: Source | None
+) -> tuple[str, Any]:
+    """The filled-in text and what it says, with any strings for the models."""
+    if dtype not in DTYPES:
+        raise RecipeError(f"unknown dtype {dtype!r}; known are {', '.join(DTYPES)}")
+    references = {name: _reference(path) for name, path in models.items()}
+    text, content = _fill(template, references | {"num_layers": num_layers, "dtype": dtype})
+    found = _paths(content)
+    for name in _PARENTS:
+        if models[name] not in found:
+            raise RecipeError(f"recipe {template.name} does not use {{{{ {name} }}}} as a model: write it unquoted")
+    if tokenizer is not None and not any(key in content for key in _TOKENIZER_KEYS):
+        source = {"union": "union", "first": references["parent_1"], "base": references["base_model"]}[tokenizer]
+        text = f"{text.rstrip()}\ntokenizer:\n  source: {source}\n"
+        content = yaml.safe_load(text)
+    return text, content
+
+
+def _fill(template: Template, values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    try:
+        text = _environment().from_string(template.text).render(values)
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe {template.name} is not valid YAML once filled in: {error}") from error
+    except (TemplateError, ArithmeticError, TypeError, ValueError) as error:
+        raise RecipeError(f"recipe {template.name} cannot be filled in: {error}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"recipe {template.name} is not a YAML mapping")
+    return text, content
+
+
+def _reference(path: str) -> str:
+    """A model in mergekit's mapping form, as YAML on one line whatever characters the path has."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise RecipeError(f"the path {path!r} is not valid Unicode: rename the folder") from error
+    quoted = yaml.safe_dump(path, default_style='"', allow_unicode=True, width=float("inf")).rstrip("\n")
+    return f"{{model: {{path: {quoted}}}}}"
+
+
+def _paths(value: Any) -> set[str]:
+    """All entries `path` of a YAML document, at any depth."""
+    if isinstance(value, Mapping):
+        own = {value["path"]} if isinstance(value.get("path"), str) else set()
+        return own.union(*map(_paths, value.values()))
+    if isinstance(value, list):
+        return set().union(*map(_paths, value))
+    return set()

@@ -1,0 +1,223 @@
+"""Real merges of tiny real models, held against mergekit's own command and against what can go wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from evolve.engines.merging import merge, template_names
+from evolve.engines.merging.merger import seed_of
+from evolve.errors import MergeError
+
+
+@pytest.mark.parametrize("recipe", template_names())
+def test_every_recipe_makes_a_model_that_speaks(tiny, family, job, recipe):
+    import torch
+
+    task = job(recipe, dtype="bfloat16")
+    merge(task, tiny.silent)
+    merged, first, second = tiny.tensors(task.output), tiny.tensors(family.a), tiny.tensors(family.b)
+    assert {tensor.dtype for tensor in merged.values()} == {torch.bfloat16}
+    assert merged.keys() == first.keys()
+    weight = "model.layers.1.self_attn.q_proj.weight"
+    assert not torch.equal(merged[weight].float(), first[weight])
+    assert not torch.equal(merged[weight].float(), second[weight])
+    tiny.speaks(task.output)
+
+
+@pytest.mark.parametrize("recipe", ["slerp-gradient", "dare-ties"])
+def test_tensors_are_those_of_the_command_byte_for_byte(tiny, job, tmp_path, recipe):
+    task = job(recipe, dtype="bfloat16")
+    merge(task, tiny.silent)
+    path, output = tmp_path / "recipe.yaml", tmp_path / "command"
+    path.write_text(task.recipe, encoding="utf-8")
+    seed = ["--random-seed", str(seed_of(task.recipe))] if recipe == "dare-ties" else []
+    command = [
+        sys.executable,
+        "-m",
+        "mergekit.scripts.run_yaml",
+        path,
+        output,
+        "--no-write-model-card",
+        "--quiet",
+        *seed,
+    ]
+    settings = os.environ | {"PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    subprocess.run(command, check=True, env=settings, timeout=120, capture_output=True)
+    ours, theirs = ((folder / "model.safetensors").read_bytes() for folder in (task.output, output))
+    assert hashlib.sha256(ours).hexdigest() == hashlib.sha256(theirs).hexdigest()
+
+
+@pytest.mark.parametrize("recipe", ["slerp-gradient", "dare-ties"])
+def test_a_merge_can_be_repeated(tiny, job, recipe):
+    one, two = (merge(job(recipe, name=name), tiny.silent) for name in ("one", "two"))
+    assert one.files == two.files
+
+
+def test_the_result_lists_all_files(tiny, job):
+    task = job()
+    result = merge(task, tiny.silent)
+    found = {path.name: path.read_bytes() for path in task.output.iterdir()}
+    assert result.files == {name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in found.items()}
+    assert result.bytes == sum(map(len, found.values()))
+    assert result.seconds > 0
+    assert set(found) == {
+        *("README.md", "mergekit_config.yml", "config.json", "generation_config.json"),
+        *("model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    }
+
+
+def test_the_recipe_and_a_card_are_kept(tiny, job):
+    task = job("dare-ties")
+    merge(task, tiny.silent)
+    card = (task.output / "README.md").read_text()
+    assert (task.output / "mergekit_config.yml").read_text() == task.recipe
+    assert task.recipe.rstrip() in card
+    for words in ("`a` and `b`", "arXiv 2410.12613", f"--random-seed {seed_of(task.recipe)}"):
+        assert words in card
+
+
+def test_progress_is_told(job):
+    seen = []
+    merge(job(), lambda *news: seen.append(news))
+    by_words = {}
+    for words, done, total in seen:
+        by_words.setdefault(words, []).append(done)
+        assert done <= total
+    assert list(by_words) == ["merging", "verifying tensors", "hashing files"]
+    for steps in by_words.values():
+        assert steps == list(range(1, len(steps) + 1))
+    assert len(by_words["verifying tensors"]) == 39
+
+
+def test_it_can_be_sent_to_a_worker():
+    assert pickle.loads(pickle.dumps(merge)) is merge
+
+
+@pytest.mark.parametrize("recipe", ["slerp", "dare-ties"])
+def test_global_generators_are_left_alone(tiny, job, recipe):
+    import numpy as np
+    import torch
+
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    def seed():
+        random.seed(3)
+        np.random.seed(3)
+        torch.manual_seed(3)
+
+    seed()
+    wanted = draw()
+    seed()
+    merge(job(recipe), tiny.silent)
+    assert draw() == wanted
+
+
+def test_the_seed_follows_the_recipe_and_not_the_folders(job):
+    one, two = job("dare-ties", name="one").recipe, job("ties", name="two").recipe
+    assert seed_of(one) == seed_of(one.replace("/a", "/elsewhere").replace("# DARE", "# dare"))
+    assert seed_of(one) != seed_of(one.replace("0.5", "0.6"))
+    assert seed_of(one) != seed_of(two)
+
+
+def test_mergekit_forgets_the_models(tiny, family, job, tmp_path):
+    """Its cache would merge a model rewritten at the same path with its old weights."""
+    import torch
+    from mergekit.io.tasks import LoaderCache
+
+    model = shutil.copytree(family.b, tmp_path / "model")
+    merge(job(parents=(family.a, model), name="one"), tiny.silent)
+    assert LoaderCache().loaders == {}
+    shutil.rmtree(model)
+    shutil.copytree(family.c, model)
+    later, fresh = (job(parents=(family.a, path), name=f"with-{path.name}") for path in (model, family.c))
+    for task in (later, fresh):
+        merge(task, tiny.silent)
+    name = "lm_head.weight"
+    assert torch.equal(tiny.tensors(later.output)[name], tiny.tensors(fresh.output)[name])
+
+
+def test_mergekit_is_left_as_it_was(tiny, job):
+    import mergekit.merge
+    import mergekit.tokenizer.build
+    import transformers
+
+    def state():
+        logging = transformers.utils.logging
+        return (
+            *(mergekit.merge.Executor, mergekit.tokenizer.build.tqdm),
+            *(logging.get_verbosity(), logging.is_progress_bar_enabled()),
+        )
+
+    before = state()
+    with pytest.raises(MergeError):
+        merge(job(change=lambda text: text.replace("self_attn", "x").replace("    - value: 0.5\n", "")), tiny.silent)
+    assert state() == before
+
+
+def test_it_prints_nothing(tiny, strangers, child, capfd):
+    child((strangers.a, strangers.c), strangers.base, dtype="bfloat16")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["with space", "a+b", "a@b", "é'\"#{}: -"])
+def test_odd_paths(tiny, family, job, tmp_path, name):
+    odd = shutil.copytree(family.b, tmp_path / name)
+    task = job(parents=(family.a, odd))
+    merge(task, tiny.silent)
+    assert set(tiny.tensors(task.output)) == set(tiny.tensors(family.a))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_mixed_types_give_the_type_that_was_asked_for(tiny, family, job, tmp_path, dtype):
+    import torch
+
+    parents = tuple(
+        tiny.save(tmp_path / kind, near=family.base, seed=seed, layers=4, dtype=kind)
+        for seed, kind in enumerate(("bfloat16", "float16"))
+    )
+    task = job(parents=parents, dtype=dtype)
+    merge(task, tiny.silent)
+    assert {tensor.dtype for tensor in tiny.tensors(task.output).values()} == {getattr(torch, dtype)}
+    assert json.loads((task.output / "config.json").read_text())["dtype"] == dtype
+
+
+def test_sharded_parents(tiny, family, job, tmp_path):
+    import torch
+
+    sharded = tiny.save(tmp_path / "b", near=family.base, seed=2, layers=4, shard="30KB")
+    assert len(list(sharded.glob("*.safetensors"))) > 2
+    task, whole = job(parents=(family.a, sharded), name="sharded"), job(name="whole")
+    for each in (task, whole):
+        merge(each, tiny.silent)
+    wanted = tiny.tensors(whole.output)
+    for name, tensor in tiny.tensors(task.output).items():
+        assert torch.equal(tensor, wanted[name])
+
+
+def test_tied_embeddings(tiny, job, tmp_path):
+    base = tiny.save(tmp_path / "base", "llama", tied=True)
+    parents = tuple(tiny.save(tmp_path / f"p{n}", "llama", near=base, seed=n, tied=True) for n in (1, 2))
+    task = job(parents=parents, base=base)
+    merge(task, tiny.silent)
+    assert "lm_head.weight" not in tiny.tensors(task.output)
+    tiny.speaks(task.output)
+
+
+def test_models_come_in_the_order_of_the_recipe(job):
+    """mergekit's own order is that of a set: a union of three tokenizers would depend on PYTHONHASHSEED."""
+    from evolve.engines.merging._mergekit import parse
+
+    letters = "fjbqmzkxa"
+    models = "".join(f"  - model: {{model: {{path: /{letter}}}}}\n" for letter in letters)
+    text = f"merge_method: model_stock\nbase_model: /base\nmodels:\n{models}dtype: float32\n"
+    assert [folder.name for folder in parse(text).folders] == ["base", *letters]

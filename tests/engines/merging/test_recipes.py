@@ -1,0 +1,225 @@
+"""Templates: found, filled in, identified. Nothing here imports torch or mergekit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evolve.engines.merging import Template, identity, load_template, render, template_names
+from evolve.errors import RecipeError
+
+NAMES = ["dare-ties", "karcher", "linear", "nuslerp", "slerp", "slerp-gradient", "task-arithmetic", "ties"]
+ONE, TWO, BASE = Path("/m/one"), Path("/m/two"), Path("/m/base")
+MINIMAL = "merge_method: slerp\nbase_model: {{ parent_1 }}\nmodels: [{model: {{ parent_2 }}}]\ndtype: {{ dtype }}\n"
+
+
+def filled(template, *, parents=(ONE, TWO), base=BASE, num_layers=4, dtype="bfloat16", tokenizer=None):
+    return render(template, parents=parents, base=base, num_layers=num_layers, dtype=dtype, tokenizer=tokenizer)
+
+
+def written(folder: Path, text: str) -> Template:
+    path = folder / "own.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_template(str(path))
+
+
+def name_of(template, **changes):
+    known = {"parent_identities": ("p1", "p2"), "base_identity": "b", "dtype": "bfloat16", "tokenizer": None}
+    return identity(template, **(known | {"mergekit_version": "0.1.5"} | changes))
+
+
+def test_all_templates_are_there():
+    assert template_names() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_template_opens_with_what_it_does_and_where_it_is_from(name):
+    first = load_template(name).text.splitlines()
+    assert first[0].startswith("# ")
+    assert any(line.startswith("# Source: ") for line in first)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_template_names_both_parents_as_mappings_in_order(name):
+    template = load_template(name)
+    content = yaml.safe_load(filled(template))
+    assert [entry["model"] for entry in content["models"]] == [
+        {"model": {"path": "/m/one"}},
+        {"model": {"path": "/m/two"}},
+    ]
+    base = {"model": {"path": "/m/base" if template.uses_base else "/m/one"}}
+    assert content["base_model"] == base
+    assert content["dtype"] == "bfloat16"
+
+
+def test_the_default_has_the_gradient_of_the_paper():
+    content = yaml.safe_load(filled(load_template("slerp-gradient")))
+    assert content["parameters"]["t"] == [
+        {"filter": "self_attn", "value": [0, 0.5, 0.3, 0.7, 1]},
+        {"filter": "mlp", "value": [1, 0.5, 0.7, 0.3, 0]},
+        {"value": 0.5},
+    ]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0/"), min_size=1))
+def test_any_path_survives(name):
+    path = Path("/m") / f"x{name}"
+    content = yaml.safe_load(filled(load_template("slerp"), parents=(path, TWO)))
+    assert content["base_model"] == {"model": {"path": str(path)}}
+
+
+def test_a_path_that_is_not_unicode_is_refused():
+    with pytest.raises(RecipeError, match="not valid Unicode"):
+        filled(load_template("slerp"), parents=(Path("/m/\udc80"), TWO))
+
+
+def test_rendering_is_deterministic():
+    assert filled(load_template("ties")) == filled(load_template("ties"))
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "source"),
+    [("union", "union"), ("first", {"model": {"path": "/m/one"}}), ("base", {"model": {"path": "/m/base"}})],
+)
+def test_the_tokenizer_is_added(tokenizer, source):
+    content = yaml.safe_load(filled(load_template("slerp"), tokenizer=tokenizer))
+    assert content["tokenizer"] == {"source": source}
+
+
+def test_no_tokenizer_is_mentioned_without_need():
+    assert "tokenizer" not in yaml.safe_load(filled(load_template("slerp")))
+
+
+def test_a_template_with_a_tokenizer_of_its_own_keeps_it(tmp_path):
+    template = written(tmp_path, f"{MINIMAL}tokenizer: {{source: union, pad_to_multiple_of: 64}}\n")
+    content = yaml.safe_load(filled(template, tokenizer="base"))
+    assert content["tokenizer"] == {"source": "union", "pad_to_multiple_of": 64}
+
+
+def test_the_number_of_layers_can_be_used(tmp_path):
+    template = written(tmp_path, f"{MINIMAL}# {{{{ num_layers // 2 }}}} layers\n")
+    assert "# 2 layers" in filled(template)
+
+
+def test_an_unknown_name_gives_the_nearest():
+    with pytest.raises(RecipeError, match=r"no recipe 'slerp-gradiant'; known are slerp-gradient, slerp"):
+        load_template("slerp-gradiant")
+
+
+def test_other_folders_can_be_searched(tmp_path):
+    (tmp_path / "mine.yaml").write_text(MINIMAL, encoding="utf-8")
+    assert load_template("mine", [tmp_path]).text == MINIMAL
+    with pytest.raises(RecipeError, match="known are mine"):
+        load_template("slerp", [tmp_path])
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path):
+    with pytest.raises(RecipeError, match="there is no recipe file"):
+        load_template(str(tmp_path / "none.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models: [{{ parent_1 }}]", r"does not use \{\{ parent_2 \}\}"),
+        ("models: [{{ parent_2 }}]", r"does not use \{\{ parent_1 \}\}"),
+        (MINIMAL + "x: {{ parent_3 }}", "unknown placeholder 'parent_3'; did you mean parent_"),
+        (MINIMAL + "\n{{ parent_1", "line 6"),
+        (MINIMAL + "{% for %}", "line 5"),
+    ],
+)
+def test_bad_templates_are_refused_when_loaded(tmp_path, text, message):
+    with pytest.raises(RecipeError, match=message):
+        written(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[{{ parent_1 }}, {{ parent_2 }}]", "not a YAML mapping"),
+        ("a: [{{ parent_1 }}\nb: {{ parent_2 }}", "not valid YAML"),
+        ("a: '{{ parent_1 }}'\nb: {{ parent_2 }}", r"does not use \{\{ parent_1 \}\} as a model"),
+        ("# {{ parent_1 }}\nb: {{ parent_2 }}", r"does not use \{\{ parent_1 \}\} as a model"),
+        (MINIMAL + "# {{ num_layers / 0 }}", "cannot be filled in"),
+        (MINIMAL + "# {{ parent_1.__class__.__mro__ }}", "cannot be filled in"),
+    ],
+)
+def test_bad_templates_are_refused_when_filled_in(tmp_path, text, message):
+    with pytest.raises(RecipeError, match=message):
+        filled(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"parents": (ONE, ONE)}, "two different models"),
+        ({"parents": (Path("one"), TWO)}, "relative path"),
+        ({"base": Path("base")}, "relative path"),
+        ({"dtype": "bf16"}, "unknown dtype 'bf16'"),
+    ],
+)
+def test_bad_arguments_are_refused(change, message):
+    with pytest.raises(RecipeError, match=message):
+        filled(load_template("slerp"), **change)
+
+
+def test_identity_is_that_of_the_content():
+    """A golden value: it names children in journals and caches, so it may not change without a reason."""
+    assert name_of(load_template("slerp")) == "f64bcf752902c8333e6c79dfe59c4c801f9f295969a7bcf5c40946a437e41a9b"
+
+
+def test_comments_and_layout_do_not_change_the_identity(tmp_path):
+    other = MINIMAL.replace("dtype: {{ dtype }}\n", "")
+    other = "# another remark\n" + "dtype:   {{ dtype }}\n\n" + other
+    assert name_of(written(tmp_path, MINIMAL)) == name_of(written(tmp_path, other))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parent_identities": ("p2", "p1")},
+        {"parent_identities": ("p1", "p3")},
+        {"dtype": "float16"},
+        {"tokenizer": "union"},
+        {"tokenizer": "base"},
+        {"mergekit_version": "0.1.6"},
+    ],
+)
+def test_what_changes_the_child_changes_the_identity(change):
+    assert name_of(load_template("slerp"), **change) != name_of(load_template("slerp"))
+
+
+def test_the_base_counts_where_it_takes_part():
+    assert name_of(load_template("slerp"), base_identity="x") == name_of(load_template("slerp"))
+    assert name_of(load_template("ties"), base_identity="x") != name_of(load_template("ties"))
+    union = {"tokenizer": "base"}
+    assert name_of(load_template("slerp"), base_identity="x", **union) != name_of(load_template("slerp"), **union)
+
+
+def test_all_templates_make_different_children():
+    assert len({name_of(load_template(name)) for name in NAMES}) == len(NAMES)
+
+
+def test_recipes_are_light():
+    code = (
+        "import sys; from evolve.engines import merging; merging.load_template('slerp');"
+        "heavy = {'torch', 'transformers', 'mergekit'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3], timeout=60)
+
+
+def test_an_installed_wheel_has_its_own_templates(tmp_path, monkeypatch):
+    import evolve
+
+    (tmp_path / "evolve" / "_recipes").mkdir(parents=True)
+    (tmp_path / "evolve" / "_recipes" / "shipped.yaml").write_text(MINIMAL, encoding="utf-8")
+    monkeypatch.setattr(evolve, "__file__", str(tmp_path / "evolve" / "__init__.py"))
+    assert template_names() == ["shipped"]
+    assert load_template("shipped").text == MINIMAL
