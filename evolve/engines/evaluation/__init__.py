@@ -1,0 +1,8 @@
+"""Scores checkpoints with lm-eval; see `evaluate` and `check_tasks`. Importing this package imports nothing heavy."""
+
+from __future__ import annotations
+
+from evolve.engines.evaluation.check import check_tasks
+from evolve.engines.evaluation.engine import evaluate
+
+__all__ = ["check_tasks", "evaluate"]

@@ -1,0 +1,203 @@
+"""Checks the tasks of an evaluation before any work starts."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evolve.engines.protocols import TaskFacts, TaskSpec
+from evolve.errors import TaskError
+
+if TYPE_CHECKING:
+    from evolve.engines.evaluation.taskfiles import PlannedTask
+
+__all__ = ["check_tasks"]
+
+_LOCAL_BUILDERS = {"arrow", "csv", "json", "pandas", "parquet", "text"}
+
+
+def check_tasks(tasks: Sequence[TaskSpec], task_dirs: Sequence[Path]) -> dict[str, TaskFacts]:
+    """Checks that each task exists, has its metric and, where its data are local, that they suit it.
+
+    Loads no model and asks the hub nothing. Of local data the first document is rendered with its few-shot examples.
+
+    Args:
+        tasks: The tasks.
+        task_dirs: Folders with task files of the user's own, which win over lm-eval's.
+
+    Returns:
+        Facts by task name.
+
+    Raises:
+        TaskError: Something is wrong with a task, its metric or its data; nothing else was changed.
+    """
+    from evolve.engines.evaluation.catalog import Catalog
+    from evolve.engines.evaluation.generators import preserved_generators
+    from evolve.engines.evaluation.quiet import quiet
+    from evolve.engines.evaluation.taskfiles import plan_tasks
+
+    with quiet(evaluating=False), preserved_generators(), tempfile.TemporaryDirectory(prefix="evolve-tasks-") as folder:
+        catalog = Catalog(task_dirs)
+        planned = plan_tasks(tasks, catalog)
+        files = {plan.spec.task: plan.write(Path(folder)) for plan in planned}
+        facts = {plan.spec.task: _facts(plan, files[plan.spec.task]) for plan in planned}
+        _render([plan for plan in planned if not facts[plan.spec.task].needs_hub], facts)
+    return facts
+
+
+def _facts(plan: PlannedTask, files: Sequence[Path]) -> TaskFacts:
+    configs = [_resolved(plan.spec.task, file) for file in files]
+    leaves = [config for config in configs if "group" not in config]
+    types = {_output_type(config) for config in leaves}
+    return TaskFacts(
+        documents=None,
+        output_type=types.pop() if len(types) == 1 else "mixed",
+        higher_is_better=_group_direction(plan.spec, configs[0], leaves)
+        if plan.definition.is_group
+        else _direction(plan.spec, configs[0]),
+        needs_hub=any(_needs_hub(config) for config in leaves) or not leaves,
+    )
+
+
+def _output_type(config: Mapping[str, Any]) -> str:
+    if "class" in config:
+        return config["class"].OUTPUT_TYPE or "python"
+    return str(config.get("output_type", "generate_until"))
+
+
+def _resolved(task: str, file: Path) -> Mapping[str, Any]:
+    import yaml
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    try:
+        config: Mapping[str, Any] = load_yaml(file, resolve_func=True)
+    except ImportError as error:
+        raise TaskError(f"evaluation: task '{task}' needs a package that is not here: {error}") from error
+    except (AttributeError, OSError, SyntaxError, ValueError, yaml.YAMLError) as error:
+        raise TaskError(f"evaluation: the functions of task '{task}' cannot be loaded: {error}") from error
+    return config
+
+
+def _metrics(config: Mapping[str, Any]) -> dict[str, bool | None]:
+    """Direction by metric key, filter included; `*` stands for names that only running the task can tell."""
+    from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY
+
+    filters = [entry["name"] for entry in config.get("filter_list") or ()] or ["none"]
+    if "class" in config:
+        return {
+            f"{name},{kind}": higher for name, higher in _class_metrics(config["class"]).items() for kind in filters
+        }
+    listed = config.get("metric_list")
+    if listed is None:
+        listed = [{"metric": name} for name in DEFAULT_METRIC_REGISTRY[config.get("output_type", "generate_until")]]
+    # A function may give several metrics, under names of its own.
+    names = [(("*" if callable(entry["metric"]) else entry["metric"]), _higher(entry)) for entry in listed]
+    return {f"{name},{kind}": higher for name, higher in names for kind in filters}
+
+
+def _class_metrics(cls: Any) -> Mapping[str, bool | None]:
+    try:
+        # The metrics of a class are as a rule a constant; a real instance would download its data.
+        directions: Mapping[str, bool | None] = cls.higher_is_better(object.__new__(cls))
+    except AttributeError:
+        return {"*": None}
+    return directions
+
+
+def _higher(entry: Mapping[str, Any]) -> bool | None:
+    from lm_eval.api.registry import HIGHER_IS_BETTER_REGISTRY
+
+    if "higher_is_better" in entry:
+        stated: bool | None = entry["higher_is_better"]
+        return stated
+    registered: bool | None = (
+        None if callable(entry["metric"]) else HIGHER_IS_BETTER_REGISTRY.get(entry["metric"], None)
+    )
+    return registered
+
+
+def _direction(spec: TaskSpec, config: Mapping[str, Any]) -> bool:
+    metrics = _metrics(config)
+    key = spec.metric if spec.metric in metrics else f"*,{spec.metric.partition(',')[2]}"
+    if key not in metrics:
+        raise TaskError(
+            f"evaluation: task '{spec.task}' has no metric '{spec.metric}'; it has {', '.join(sorted(metrics))}"
+        )
+    direction = metrics[key]
+    if direction is None:
+        raise TaskError(
+            f"evaluation: task '{spec.task}' does not say whether more of '{spec.metric}' is better. "
+            "State `higher_is_better` in the metric_list of its file."
+        )
+    return direction
+
+
+def _group_direction(spec: TaskSpec, group: Mapping[str, Any], leaves: Sequence[Mapping[str, Any]]) -> bool:
+    listed = group.get("aggregate_metric_list") or []
+    aggregates = [listed] if isinstance(listed, dict) else listed
+    name, _, kind = spec.metric.partition(",")
+    fitting = [entry for entry in aggregates if entry["metric"] == name]
+    known = [_metrics(leaf) for leaf in leaves]
+    filters = {kind for entry in fitting for kind in _filters(entry, known)}
+    if not fitting or (filters and kind not in filters):
+        has = sorted(f"{entry['metric']},{kind}" for entry in aggregates for kind in _filters(entry, known))
+        raise TaskError(
+            f"evaluation: the group '{spec.task}' has no aggregate '{spec.metric}'; it has "
+            f"{', '.join(has) or 'none: name its tasks instead'}"
+        )
+    directions = {metrics[spec.metric] for metrics in known if spec.metric in metrics}
+    direction = directions.pop() if len(directions) == 1 else None
+    if direction is None:
+        raise TaskError(
+            f"evaluation: the tasks of '{spec.task}' do not agree whether more of '{spec.metric}' is better"
+        )
+    return direction
+
+
+def _filters(entry: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> list[str]:
+    filters = entry.get("filter_list")
+    if filters is not None:
+        return [filters] if isinstance(filters, str) else list(filters)
+    keys = {key.partition(",") for metrics in known for key in metrics}
+    return sorted({kind for name, _, kind in keys if name == entry["metric"]})
+
+
+def _needs_hub(config: Mapping[str, Any]) -> bool:
+    path = config.get("dataset_path")
+    if path in _LOCAL_BUILDERS:
+        return "://" in str((config.get("dataset_kwargs") or {}).get("data_files", ""))
+    return path is None or not Path(path).is_dir()
+
+
+def _render(planned: Sequence[PlannedTask], facts: dict[str, TaskFacts]) -> None:
+    """Builds the tasks with local data as an evaluation would, with the requests of their first document."""
+    from evolve.engines.evaluation.data import validate_files
+    from evolve.engines.evaluation.tasks import TaskLoader, load_errors, reason
+
+    for plan in planned:
+        name = plan.spec.task
+        if plan.spec.dataset is not None:
+            validate_files(name, _data_files(plan))
+        with tempfile.TemporaryDirectory(prefix="evolve-tasks-") as folder:
+            tasks = TaskLoader(Path(folder), [plan], {}).tasks(name)
+        for task in tasks:
+            task.set_fewshot_seed(0)
+            try:
+                task.build_all_requests(limit=1)
+            except load_errors() as error:
+                raise TaskError(
+                    f"evaluation: the first document of task '{name}' cannot be rendered with "
+                    f"{task.config.num_fewshot or 0} few-shot examples ({type(error).__name__}: {reason(error)})"
+                ) from error
+        counts = [min(len(task.eval_docs), plan.spec.limit or len(task.eval_docs)) for task in tasks]
+        facts[name] = replace(facts[name], documents=sum(counts))
+
+
+def _data_files(plan: PlannedTask) -> list[str]:
+    import yaml
+
+    files: Mapping[str, str] = yaml.safe_load(next(iter(plan.texts.values())))["dataset_kwargs"]["data_files"]
+    return list(files.values())

@@ -1,0 +1,136 @@
+"""Local files in place of a task's own data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from evolve.errors import TaskError
+
+__all__ = ["local_dataset", "validate_files"]
+
+_BUILDERS = {".jsonl": "json", ".parquet": "parquet"}
+_SPLIT_KEYS = ("training_split", "validation_split", "test_split", "fewshot_split")
+
+
+def local_dataset(task: str, config: Mapping[str, Any], folder: Path, num_fewshot: int) -> dict[str, Any]:
+    """Returns the entries of a task's YAML that make it read a folder instead of its own data set.
+
+    Splits that the task names but does not need for this number of few-shot examples may be missing; they are unset.
+    The data set's cache is keyed by the content of the files: keyed by path and time of change, as `datasets` does it,
+    a file that was replaced within the clock's resolution would be served as it was before.
+
+    Args:
+        task: Name of the task, for messages.
+        config: The task's configuration.
+        folder: Folder with one `<split>.jsonl` or `<split>.parquet` for each split.
+        num_fewshot: Number of few-shot examples.
+
+    Raises:
+        TaskError: The folder or a split that the task needs is missing, or formats are mixed.
+    """
+    if not folder.is_dir():
+        raise TaskError(f"evaluation: the data folder of task '{task}', {folder}, does not exist")
+    used = _splits(config)
+    needed = _needed(config, num_fewshot)
+    files = {split: file for split in used.values() if (file := _file(folder, split)) is not None}
+    missing = [split for split in needed if split not in files]
+    if missing:
+        present = sorted(file.name for file in folder.iterdir() if file.suffix in _BUILDERS)
+        raise TaskError(
+            f"evaluation: task '{task}' needs the split '{missing[0]}': put {missing[0]}.jsonl or "
+            f"{missing[0]}.parquet into {folder} (it holds {', '.join(present) or 'no such file'})"
+        )
+    builders = {_BUILDERS[file.suffix] for file in files.values()}
+    if len(builders) != 1:
+        raise TaskError(f"evaluation: the splits of task '{task}' in {folder} are partly .jsonl and partly .parquet")
+    return {
+        "dataset_path": builders.pop(),
+        "dataset_name": None,
+        "dataset_kwargs": {
+            "data_files": {split: str(file.resolve()) for split, file in sorted(files.items())},
+            "cache_dir": str(_cache_folder(files)),
+        },
+        **{key: None for key, split in used.items() if split not in files},
+    }
+
+
+def validate_files(task: str, files: Iterable[str]) -> None:
+    """Checks that every file has rows and that all of its rows have the fields of the first.
+
+    Raises:
+        TaskError: A file is empty or malformed; the message gives the line.
+    """
+    for name in files:
+        file = Path(name)
+        rows = _json_rows(task, file) if file.suffix == ".jsonl" else _parquet_rows(task, file)
+        fields: set[str] = set()
+        for line, row in rows:
+            fields = fields or set(row)
+            if lacking := fields - set(row):
+                raise TaskError(
+                    f"evaluation: {file}, line {line}: the field '{min(lacking)}' is missing, "
+                    f"which the first row of this data of task '{task}' has"
+                )
+        if not fields:
+            raise TaskError(f"evaluation: {file}, data of task '{task}', holds no rows")
+
+
+def _splits(config: Mapping[str, Any]) -> dict[str, str]:
+    return {key: config[key] for key in _SPLIT_KEYS if config.get(key) is not None}
+
+
+def _needed(config: Mapping[str, Any], num_fewshot: int) -> list[str]:
+    splits = _splits(config)
+    needed = [splits[key] for key in ("test_split", "validation_split") if key in splits][:1]
+    if num_fewshot > 0 and not (config.get("fewshot_config") or {}).get("samples"):
+        # lm-eval's own order: the few-shot split, else training, validation, test.
+        order = ("fewshot_split", "training_split", "validation_split", "test_split")
+        needed += [splits[key] for key in order if key in splits][:1]
+    return needed
+
+
+def _file(folder: Path, split: str) -> Path | None:
+    return next((file for suffix in _BUILDERS if (file := folder / f"{split}{suffix}").is_file()), None)
+
+
+def _cache_folder(files: Mapping[str, Path]) -> Path:
+    import datasets
+
+    digest = hashlib.sha256()
+    for split, file in sorted(files.items()):
+        with file.open("rb") as stream:
+            digest.update(f"{split} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return Path(datasets.config.HF_DATASETS_CACHE) / "evolve" / digest.hexdigest()[:32]
+
+
+def _json_rows(task: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise TaskError(
+                    f"evaluation: {file}, line {number}, data of task '{task}', is not JSON: {error}"
+                ) from error
+            if not isinstance(row, dict):
+                raise TaskError(f"evaluation: {file}, line {number}, data of task '{task}', is not a JSON object")
+            yield number, row
+
+
+def _parquet_rows(task: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    import pyarrow  # type: ignore[import-untyped]
+    from pyarrow import parquet
+
+    try:
+        metadata = parquet.read_metadata(file)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise TaskError(f"evaluation: {file}, data of task '{task}', is not a Parquet file: {error}") from error
+    if metadata.num_rows:
+        # All rows of a Parquet file have the same fields.
+        yield 1, dict.fromkeys(metadata.schema.to_arrow_schema().names)

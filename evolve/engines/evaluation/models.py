@@ -1,0 +1,131 @@
+"""Loads a checkpoint as an lm-eval model, and sees to it that its numbers are numbers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from evolve.engines.protocols import EvaluateJob
+from evolve.errors import EvaluationError
+
+__all__ = ["device_of", "load_model", "model_arguments"]
+
+_OURS = {
+    "pretrained": "the checkpoint is given by the job",
+    "device": "set `device` of the run",
+    "batch_size": "set `batch_size` of the evaluation",
+    "trust_remote_code": "set `trust_remote_code` of the run",
+}
+
+
+def device_of(job: EvaluateJob) -> str:
+    """Returns the torch device name of a job, `auto` being resolved."""
+    import torch
+
+    if job.device != "auto":
+        return job.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def model_arguments(job: EvaluateJob) -> dict[str, Any]:
+    """Returns the arguments of lm-eval's model class, the checkpoint among them.
+
+    Raises:
+        EvaluationError: `model_args` holds one that the job sets elsewhere.
+    """
+    for name, mend in _OURS.items():
+        if name in job.model_args:
+            raise EvaluationError(f"evaluation: model_args may not hold '{name}': {mend}")
+    arguments = {"pretrained": str(job.checkpoint.absolute()), **job.model_args}
+    if job.trust_remote_code:
+        arguments["trust_remote_code"] = True
+    return arguments
+
+
+def load_model(job: EvaluateJob) -> Any:
+    """Loads the checkpoint and checks its weights.
+
+    Raises:
+        EvaluationError: lm-eval has no such model class, a package for it is missing, the checkpoint cannot be loaded
+            or holds a weight that is not finite.
+        torch.cuda.OutOfMemoryError: As torch raises it.
+    """
+    from safetensors import SafetensorError
+
+    arguments = model_arguments(job)
+    try:
+        lm = _model_class(job.model).create_from_arg_obj(
+            arguments, {"batch_size": job.batch_size, "device": device_of(job)}
+        )
+    except ImportError as error:
+        raise EvaluationError(
+            f"evaluation: the model class '{job.model}' of lm-eval needs a package that is not here ({error}). "
+            f"Install it (often: pip install 'lm-eval[{job.model}]') or use `model: hf`."
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise EvaluationError(
+            f"evaluation: lm-eval cannot load {job.checkpoint} as '{job.model}' ({type(error).__name__}: {error})"
+        ) from error
+    _guard(lm, job)
+    return lm
+
+
+def _model_class(name: str) -> Any:
+    import lm_eval.models  # noqa: F401  fills the registry
+    from lm_eval.api.registry import get_model, model_registry
+
+    names = sorted(model_registry.keys())
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3)
+        raise EvaluationError(
+            f"evaluation: lm-eval has no model class '{name}'. "
+            + (f"Did you mean: {', '.join(near)}?" if near else f"It has: {', '.join(names)}.")
+        )
+    return get_model(name)
+
+
+def _guard(lm: Any, job: EvaluateJob) -> None:
+    """Refuses weights that are not finite, and generations from logits that are not numbers.
+
+    A model of NaN scores 0.5 on a task of two choices and 0.0 on one that it generates for, and nothing is raised.
+    Log-likelihoods are checked where they are answered; a generated text tells nothing of the logits it came from.
+    """
+    import torch
+
+    module = getattr(lm, "model", None)
+    if not isinstance(module, torch.nn.Module):
+        return
+    for name, weight in module.named_parameters():
+        if weight.is_floating_point() and not weight.is_meta and not bool(torch.isfinite(weight).all()):
+            raise EvaluationError(f"evaluation: the weights '{name}' of {job.checkpoint} are not all finite")
+    if hasattr(lm, "_model_generate"):
+        lm._model_generate = _guarded(lm._model_generate, module)  # noqa: SLF001  the one place between batches
+
+
+def _guarded(generate: Callable[..., Any], module: Any) -> Callable[..., Any]:
+    import torch
+
+    def run(*positional: Any, **named: Any) -> Any:
+        flaws: list[Any] = []
+
+        def look(_module: Any, _inputs: Any, output: Any) -> None:
+            logits = getattr(output, "logits", None)
+            if isinstance(logits, torch.Tensor):
+                # Prompts are padded on the left: the last position is always a real one. No wait for the device here.
+                flaw = torch.isnan(logits[:, -1]).any()
+                flaws[:] = [flaw | flaws[0] if flaws else flaw]
+
+        handle = module.register_forward_hook(look)
+        try:
+            texts = generate(*positional, **named)
+        finally:
+            handle.remove()
+        if flaws and bool(flaws[0]):
+            raise EvaluationError(
+                "evaluation: the model generates from logits that are not numbers. Its activations overflow in this "
+                "dtype (try model_args: {dtype: bfloat16} or float32), or its weights are damaged."
+            )
+        return texts
+
+    return run

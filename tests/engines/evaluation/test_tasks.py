@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from evolve.engines.evaluation import tasks
+from evolve.engines.evaluation.catalog import Catalog
+from evolve.engines.evaluation.generators import Generators
+from evolve.engines.evaluation.taskfiles import plan_tasks
+from evolve.engines.evaluation.tasks import TaskLoader
+from evolve.engines.protocols import TaskSpec
+
+from . import _world
+
+
+def build(folder: Path, spec: TaskSpec, task_dirs: tuple[Path, ...] = ()):
+    folder.mkdir()
+    (plan,) = plan_tasks([spec], Catalog(task_dirs))
+    return TaskLoader(folder, [plan], {}).tasks(spec.task)[0]
+
+
+@pytest.mark.parametrize("folder", ["winogrande", "gsm8k", "truthfulqa", "arc", "mmlu", "leaderboard", "glue"])
+def test_scan_finds_what_the_index_of_lm_eval_finds(folder):
+    import lm_eval.tasks
+    from lm_eval.tasks._index import Kind, TaskIndex
+
+    index = TaskIndex.build([Path(lm_eval.tasks.__file__).parent / folder])
+    named = {name: entry.yaml_path for name, entry in index.items() if entry.kind is not Kind.TAG}
+    assert named
+    assert {name: Catalog().find(name).path for name in named} == {name: path.resolve() for name, path in named.items()}
+
+
+def test_closure_of_a_group_reaches_its_tasks_through_tags():
+    catalog = Catalog()
+    names = [definition.name for definition in catalog.closure(catalog.find("mmlu"))]
+    assert names[0] == "mmlu"
+    assert {"mmlu_stem", "mmlu_anatomy", "mmlu_world_religions"} <= set(names)
+    assert len(names) == len(set(names)) == 62
+
+
+def test_replaced_data_are_read_anew_even_with_the_old_time_of_change(tmp_path):
+    spec = _world.three_tasks(_world.make_data(tmp_path / "data"))[1]
+    file = spec.dataset / "test.jsonl"
+    before = file.stat()
+    first = build(tmp_path / "a", spec)
+    assert build(tmp_path / "b", spec) is first
+    file.write_text(file.read_text().replace("more", "less"))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
+    second = build(tmp_path / "c", spec)
+    assert second is not first
+    assert "less" in second.eval_docs[0]["question"]
+
+
+def test_generation_arguments_are_merged_over_the_tasks_own(tmp_path):
+    spec = _world.three_tasks(_world.make_data(tmp_path / "data"))[1]
+    arguments = build(tmp_path / "a", spec).config.generation_kwargs
+    assert arguments == {
+        "until": ["Question:", "</s>", "<|im_end|>"],
+        "do_sample": False,
+        "temperature": 0.0,
+        "max_gen_toks": 16,
+    }
+
+
+def own_task(folder: Path, extra: str = "") -> TaskSpec:
+    _world.write_lines(folder / "test.jsonl", _world.gsm8k_items(5, 0))
+    (folder / "own.yaml").write_text(
+        f"task: own\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {folder}/test.jsonl\n"
+        "output_type: multiple_choice\ntest_split: test\ndoc_to_text: '{{question}}'\ndoc_to_choice: ['1', '2']\n"
+        f"doc_to_target: 0\n{extra}"
+    )
+    return TaskSpec("own", "acc,none")
+
+
+def drawing_task(folder: Path) -> TaskSpec:
+    spec = own_task(folder, "process_docs: !function drawing.shuffled\n")
+    (folder / "drawing.py").write_text(
+        "import random\n\ndef shuffled(docs):\n    return docs.select(random.sample(range(len(docs)), len(docs)))\n"
+    )
+    return spec
+
+
+def test_a_task_that_draws_while_it_is_built_is_not_kept(tmp_path):
+    spec = drawing_task(tmp_path / "own")
+    one = build(tmp_path / "a", spec, (tmp_path / "own",))
+    assert build(tmp_path / "b", spec, (tmp_path / "own",)) is not one
+
+
+def test_a_changed_task_file_is_read_anew(tmp_path):
+    spec = own_task(tmp_path / "own")
+    one = build(tmp_path / "a", spec, (tmp_path / "own",))
+    assert build(tmp_path / "b", spec, (tmp_path / "own",)) is one
+    own_task(tmp_path / "own", "target_delimiter: '>'\n")
+    two = build(tmp_path / "c", spec, (tmp_path / "own",))
+    assert two.config.target_delimiter == ">"
+
+
+def test_a_kept_group_leaves_the_generators_where_a_fresh_one_does(tmp_path):
+    """lm-eval draws a name that it does not use whenever it puts a task into a group."""
+    folder = tmp_path / "own"
+    own_task(folder)
+    (folder / "group.yaml").write_text("group: lone\ntask: [own]\naggregate_metric_list:\n- metric: acc\n")
+    states = []
+    for name in ("fresh", "kept"):
+        random.seed(1)
+        build(tmp_path / name, TaskSpec("lone", "acc,none"), (folder,))
+        states.append(Generators.capture().python)
+        assert len(tasks._kept) == 1
+    assert states[0] == states[1]
+
+
+def test_tasks_are_built_in_the_state_that_the_loaded_model_left(tmp_path):
+    """lm-eval's command seeds, loads the model, builds the tasks; here it seeds once more when the model is there."""
+    spec = drawing_task(tmp_path / "own")
+    (tmp_path / "files").mkdir()
+    orders = []
+    for seed in (1, 2, 1):
+        (plan,) = plan_tasks([spec], Catalog((tmp_path / "own",)))
+        loader = TaskLoader(tmp_path / "files", [plan], {})
+        random.seed(seed)
+        loader.start_from(Generators.capture())
+        random.seed(99)
+        orders.append([doc["question"] for doc in loader.load(["own"])[0].task_docs])
+    assert orders[0] == orders[2] != orders[1]
