@@ -195,6 +195,14 @@ def _default_tasks() -> tuple[TaskConfig, ...]:
     )
 
 
+_OWN_ARGUMENTS = {
+    "pretrained": "evolve sets it for each model; remove it",
+    "device": "evolve sets it; give the key device at the top instead",
+    "batch_size": "evolve sets it; give evaluation.batch_size instead",
+    "trust_remote_code": "evolve sets it; give the key trust_remote_code at the top instead",
+}
+
+
 class EvaluationConfig(_Section):
     """How a model is scored."""
 
@@ -227,9 +235,9 @@ class EvaluationConfig(_Section):
             if name not in names:
                 reason = f"{name} is not among the tasks ({', '.join(names)}); list it there or remove it here"
                 raise _wrong(f"datasets.{name}", str(folder), reason)
-        if "pretrained" in self.model_args:
-            reason = "evolve sets it for each model; remove it"
-            raise _wrong("model_args.pretrained", self.model_args["pretrained"], reason)
+        for key, mend in _OWN_ARGUMENTS.items():
+            if key in self.model_args:
+                raise _wrong(f"model_args.{key}", self.model_args[key], mend)
         return self
 
 

@@ -1,0 +1,209 @@
+"""A whole run without models: `plan` drives, a world of made-up scores and kinships answers.
+
+Run as a script it prints the journal of one run, so that a test can compare fresh processes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from evolve.config import Config
+from evolve.lineage import (
+    EvaluateStep,
+    Event,
+    FamilyTree,
+    FoundationEntry,
+    GenerationPlanned,
+    Kinship,
+    KinshipMeasured,
+    MeasureStep,
+    MergeStep,
+    Model,
+    ModelEvaluated,
+    ModelFailed,
+    ModelMerged,
+    RunStarted,
+    RunStopped,
+    Score,
+    Step,
+    Work,
+    plan,
+)
+
+TASK = "task"
+METRIC = "acc,none"
+
+
+def make_config(foundations: tuple[str, ...], *, recipes: tuple[str, ...] = ("slerp",), **strategy: Any) -> Config:
+    """A configuration whose models are never looked at; one task, so that the average is the score itself."""
+    return Config.model_validate(
+        {
+            "base_model": "org/base",
+            "foundation_models": {name: f"org/{name}" for name in foundations},
+            "strategy": strategy,
+            "merge": {"recipe": list(recipes)},
+            "evaluation": {"tasks": [{"task": TASK, "metric": METRIC}]},
+        }
+    )
+
+
+def entry(name: str) -> FoundationEntry:
+    return FoundationEntry(
+        name=name, source=f"org/{name}", revision=None, path=f"/models/{name}", identity=f"id-{name}", bytes=1
+    )
+
+
+def started(config: Config) -> RunStarted:
+    return RunStarted(
+        run=config.name,
+        config=config.model_dump(mode="json"),
+        versions={"evolve": "0"},
+        recipes=dict.fromkeys(config.merge.recipes, "text"),
+        data={},
+        base=entry("base"),
+        foundations=tuple(entry(name) for name in config.foundation_models),
+    )
+
+
+def merged(model: str) -> ModelMerged:
+    return ModelMerged(
+        model=model,
+        identity=f"id-{model}",
+        checkpoint=f"models/{model}",
+        recipe=f"recipes/{model}.yaml",
+        bytes=2,
+        seconds=1.5,
+    )
+
+
+def evaluated(model: str, value: float, stderr: float | None = 0.01) -> ModelEvaluated:
+    score = Score(metric=METRIC, value=value, stderr=stderr)
+    return ModelEvaluated(model=model, scores={TASK: score}, seconds=2.5, batch_size=4)
+
+
+def failed(model: str, step: str, reason: str = "it broke") -> ModelFailed:
+    return ModelFailed.model_validate({"model": model, "step": step, "reason": reason, "attempts": 2})
+
+
+def measured(a: str, b: str, pcc: float, cs: float | None = None, ed: float = 1.0) -> KinshipMeasured:
+    return KinshipMeasured(a=a, b=b, kinship=Kinship(pcc=pcc, cs=pcc if cs is None else cs, ed=ed))
+
+
+@dataclass
+class World:
+    """What the engines would answer.
+
+    Attributes:
+        score: Average of a model (0..1).
+        kinship: All three metrics of an unordered pair.
+        failure: The step at which a child fails for good, or None.
+    """
+
+    score: Callable[[Model], float]
+    kinship: Callable[[frozenset[str]], Kinship] = lambda _: Kinship(pcc=0.5, cs=0.5, ed=1.0)
+    failure: Callable[[str], str | None] = lambda _: None
+
+    def outcomes(self, tree: FamilyTree, step: Step) -> list[Event]:
+        match step:
+            case MergeStep(name):
+                return [failed(name, "merge")] if self.failure(name) == "merge" else [merged(name)]
+            case EvaluateStep(name):
+                if self.failure(name) == "evaluate":
+                    return [failed(name, "evaluate")]
+                return [evaluated(name, self.score(tree.model(name)))]
+            case MeasureStep(pairs):
+                return [KinshipMeasured(a=a, b=b, kinship=self.kinship(frozenset((a, b)))) for a, b in pairs]
+
+
+@dataclass
+class Run:
+    """A run that has ended."""
+
+    config: Config
+    tree: FamilyTree = field(default_factory=FamilyTree)
+    events: list[Event] = field(default_factory=list)
+
+    def record(self, event: Event) -> None:
+        self.tree.apply(event)
+        self.events.append(event)
+
+    @property
+    def stop(self) -> RunStopped:
+        assert self.tree.stop is not None
+        return self.tree.stop
+
+    @property
+    def generations(self) -> list[GenerationPlanned]:
+        return [event for event in self.events if isinstance(event, GenerationPlanned)]
+
+    def journal(self) -> str:
+        return "\n".join(event.model_dump_json() for event in self.events)
+
+
+def first(_: int) -> int:
+    return 0
+
+
+def simulate(config: Config, world: World, choose: Callable[[int], int] = first, *, limit: int = 20_000) -> Run:
+    """Run to the end, one outcome at a time; `choose` says which of so many open steps is the next to end."""
+    run = Run(config)
+    run.record(started(config))
+    for _ in range(limit):
+        decision = plan(run.tree)
+        if isinstance(decision, Work):
+            step = decision.steps[choose(len(decision.steps))]
+            for event in world.outcomes(run.tree, step):
+                run.record(event)
+            continue
+        run.record(decision)
+        if isinstance(decision, RunStopped):
+            return run
+    raise AssertionError(f"the run does not end within {limit} plans")
+
+
+def pick(table: tuple[Any, ...], key: str) -> Any:
+    """An entry of a table, always the same one for the same key."""
+    return table[zlib.crc32(key.encode()) % len(table)]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A world in a few small tables, so that ties are frequent and an example shrinks well.
+
+    Attributes:
+        growth: What each generation adds to the scores; above 0 a run goes on for longer.
+    """
+
+    scores: tuple[float, ...]
+    pccs: tuple[float, ...]
+    css: tuple[float, ...]
+    eds: tuple[float, ...]
+    failures: tuple[str | None, ...] = (None,)
+    growth: float = 0.0
+
+    def world(self) -> World:
+        return World(
+            score=lambda model: pick(self.scores, model.name) + self.growth * model.generation,
+            kinship=self._kinship,
+            failure=lambda name: pick(self.failures, f"failure of {name}") if name.startswith("model-") else None,
+        )
+
+    def _kinship(self, names: frozenset[str]) -> Kinship:
+        key = " and ".join(sorted(names))
+        return Kinship(pcc=pick(self.pccs, key), cs=pick(self.css, "cs " + key), ed=pick(self.eds, "ed " + key))
+
+
+if __name__ == "__main__":
+    tables = Tables(
+        scores=(0.1, 0.5, 0.25, 0.9, 0.7, 0.3, 0.65, 0.8, 0.45, 0.95),
+        pccs=(0.1, -0.5, 0.9, 0.3, 0.6),
+        css=(0.1,),
+        eds=(1.0,),
+        failures=(None, None, "merge", None, None, "evaluate"),
+    )
+    names = ("delta", "alpha", "echo", "bravo", "charlie")
+    settings = make_config(names, recipes=("slerp", "linear"), top_k=4, stop_at_kinship=0.8, max_generations=4)
+    print(simulate(settings, tables.world()).journal())

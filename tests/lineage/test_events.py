@@ -1,0 +1,150 @@
+"""Events come back from JSON as they were written, and nothing else comes back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, get_args
+
+import pytest
+from pydantic import ValidationError
+
+from evolve.lineage import (
+    CheckpointRemade,
+    Event,
+    FoundationEntry,
+    GenerationPlanned,
+    Kinship,
+    KinshipMeasured,
+    LeftOut,
+    ModelEvaluated,
+    ModelFailed,
+    ModelMerged,
+    PlannedMerge,
+    RunStarted,
+    RunStopped,
+    Score,
+    SettingsChanged,
+    StepRetried,
+    event_adapter,
+)
+
+A = FoundationEntry(name="A", source="org/a", revision="0" * 40, path="/m/a", identity="ab", bytes=1)
+B = FoundationEntry(name="B", source="./b", revision=None, path="/m/b", identity="cd", bytes=2**40)
+MERGES = (
+    PlannedMerge(name="model-1-1", parents=("A", "B"), kind="merge", recipe="slerp", decision="first"),
+    PlannedMerge(name="model-1-exp", parents=("B", "A"), kind="exploration", recipe="slerp", decision="second"),
+)
+SCORES = {
+    "gsm8k": Score(metric="exact_match,strict-match", value=0.1, stderr=0.02),
+    "other": Score(metric="acc,none", value=1 / 3, stderr=None),
+}
+EVENTS: list[Event] = [
+    RunStarted(
+        run="demo",
+        config={"seed": 0, "merge": {"recipe": None}},
+        versions={"evolve": "0.1.0"},
+        recipes={"slerp": "merge_method: slerp\n"},
+        data={"items.jsonl": "ef"},
+        base=A.model_copy(update={"name": "base"}),
+        foundations=(A, B),
+    ),
+    GenerationPlanned(generation=1, top=("A", "B"), merges=MERGES),
+    KinshipMeasured(
+        a="A",
+        b="B",
+        kinship=Kinship(pcc=-0.1, cs=0.1 + 0.2, ed=1e300),
+        left_out=(LeftOut(tensor="lm_head.weight", rows=2, share=1e-6),),
+    ),
+    ModelMerged(model="m", identity="x", checkpoint="models/m", recipe="recipes/m.yaml", bytes=3, seconds=0.1),
+    ModelEvaluated(model="Modell-ü", scores=SCORES, seconds=12.5, batch_size=4, reused=True),
+    ModelFailed(model="m", step="merge", reason="two\nlines", attempts=2),
+    StepRetried(model="m", step="evaluate", reason="out of memory", attempt=1, batch_size=8),
+    CheckpointRemade(model="m", reason="gone", identity="x", bytes=3, seconds=0.1),
+    SettingsChanged(changes={"device": ("auto", None)}, config={"device": None}),
+    RunStopped(reason="saturated", generation=3, detail="too alike"),
+]
+KINDS = pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.type)
+
+
+def test_every_kind_of_event_has_an_example_here():
+    assert [type(event) for event in EVENTS] == list(get_args(Event))
+
+
+@KINDS
+def test_an_event_comes_back_from_one_line_of_json_as_it_was(event):
+    line = event.model_dump_json()
+
+    assert "\n" not in line
+    assert event_adapter.validate_json(line) == event
+    assert type(event_adapter.validate_json(line)) is type(event)
+    assert event_adapter.validate_python(json.loads(line)).model_dump_json() == line
+
+
+@KINDS
+def test_an_unknown_field_is_refused(event):
+    with pytest.raises(ValidationError, match="extra_forbidden"):
+        event_adapter.validate_python({**event.model_dump(), "surprise": 1})
+
+
+@KINDS
+def test_every_field_without_a_default_is_needed(event):
+    for name, field in type(event).model_fields.items():
+        if field.is_required():
+            with pytest.raises(ValidationError, match="missing"):
+                event_adapter.validate_python({k: v for k, v in event.model_dump().items() if k != name})
+
+
+def test_a_kind_that_is_not_known_is_refused():
+    with pytest.raises(ValidationError, match="union_tag_invalid"):
+        event_adapter.validate_python({"type": "model_praised", "model": "m"})
+
+
+def floats(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    if isinstance(value, float):
+        return [path]
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [found for key, part in items for found in floats(part, (*path, key))]
+
+
+PLACES = [(event, path) for event in EVENTS for path in floats(json.loads(event.model_dump_json()))]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize(("event", "path"), PLACES, ids=lambda x: getattr(x, "type", None) or ".".join(map(str, x)))
+def test_a_number_that_is_not_finite_is_refused_wherever_it_stands(event, path, number):
+    raw = json.loads(event.model_dump_json())
+    inner = raw
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = float(number)
+
+    with pytest.raises(ValidationError, match="finite_number"):
+        event_adapter.validate_python(raw)
+    with pytest.raises(ValidationError, match="finite_number"):
+        event_adapter.validate_json(json.dumps(raw))
+
+
+def test_the_numbers_tried_are_all_the_numbers_that_events_have():
+    names = {path[-1] for _, path in PLACES}
+
+    assert names == {"pcc", "cs", "ed", "share", "seconds", "value", "stderr"}
+
+
+@pytest.mark.parametrize(
+    ("record", "fields"),
+    [
+        (Score, {"metric": "acc", "value": 0.5, "stderr": -0.1}),
+        (Kinship, {"pcc": 0.5, "cs": 0.5, "ed": -0.1}),
+        (GenerationPlanned, {"generation": 0, "top": ("A",), "merges": MERGES}),
+        (GenerationPlanned, {"generation": 1, "top": ("A",), "merges": ()}),
+        (ModelEvaluated, {"model": "m", "scores": {}, "seconds": 1.0, "batch_size": 1}),
+        (PlannedMerge, {**MERGES[0].model_dump(), "parents": ("A", "B", "C")}),
+        (PlannedMerge, {**MERGES[0].model_dump(), "kind": "foundation"}),
+        (RunStarted, {**EVENTS[0].model_dump(), "foundations": (A,)}),
+        (RunStopped, {"reason": "bored", "generation": 1, "detail": ""}),
+        (ModelFailed, {"model": "m", "step": "measure", "reason": "", "attempts": 1}),
+    ],
+)
+def test_an_impossible_record_is_refused(record, fields):
+    with pytest.raises(ValidationError):
+        record(**fields)
