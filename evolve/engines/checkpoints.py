@@ -29,6 +29,7 @@ __all__ = [
     "fingerprint",
     "read_config",
     "read_layout",
+    "read_tensors",
     "total_bytes",
 ]
 
@@ -180,7 +181,7 @@ def read_layout(folder: Path) -> Layout:
     if single.is_file() or not index.is_file():
         if not single.is_file():
             raise ModelError(_no_weights(folder))
-        tensors = _read_header(single)
+        tensors = read_tensors(single)
     else:
         tensors = _read_shards(folder, index)
     if not tensors:
@@ -282,15 +283,19 @@ def _read_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
         path = folder / shard
         if path.parent != folder or not path.is_file():
             raise ModelError(f"{index} names the shard {shard}, which is not in the folder: download the model again")
-        headers[shard] = _read_header(path)
+        headers[shard] = read_tensors(path)
     for name, shard in places.items():
         if name not in headers[shard]:
             raise ModelError(f"{index} puts {name} into {shard}, which does not hold it: download the model again")
     return {name: headers[shard][name] for name, shard in places.items()}
 
 
-def _read_header(path: Path) -> dict[str, TensorInfo]:
-    """The tensors of one safetensors file, after checking that the file has exactly the length its header needs."""
+def read_tensors(path: Path) -> dict[str, TensorInfo]:
+    """The tensors of one safetensors file, after checking that the file has exactly the length its header needs.
+
+    Raises:
+        ModelError: It is cut off, damaged, or no safetensors file.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(8)
@@ -305,7 +310,7 @@ def _read_header(path: Path) -> dict[str, TensorInfo]:
         entries.pop("__metadata__", None)
         tensors = {name: _tensor(name, path.name, entry, 8 + length) for name, entry in entries.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{path} has a damaged safetensors header ({error!r}): download it again") from error
+        raise ModelError(f"{path} has a damaged safetensors header ({error}): download it again") from error
     expected = max((info.offset + info.size for info in tensors.values()), default=8 + length)
     if size != expected:
         state = "cut off" if size < expected else "too long"

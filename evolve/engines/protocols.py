@@ -234,6 +234,9 @@ class InspectJob:
         recipes: Complete mergekit YAML of one imagined merge by each template, by the template's name.
         tasks: The tasks of the evaluation.
         model: Name of the lm-eval model class.
+        models: Checkpoint folders of the models that are at hand, by the key of the configuration that names each.
+        plan: Whether the models of the recipes are there, so that mergekit can plan the merges; else it only reads
+            the recipes.
     """
 
     recipes: Mapping[str, str]
@@ -241,6 +244,8 @@ class InspectJob:
     task_dirs: tuple[Path, ...] = ()
     model: str = "hf"
     trust_remote_code: bool = False
+    models: Mapping[str, Path] = field(default_factory=dict)
+    plan: bool = True
 
 
 @dataclass(frozen=True)
@@ -268,7 +273,7 @@ class InspectResult:
 
 
 class Inspector(Protocol):
-    """Checks recipes and tasks; raises `RecipeError` or `TaskError` with the mend."""
+    """Checks models, recipes and tasks; raises `ModelError`, `RecipeError` or `TaskError` with the mend."""
 
     def __call__(self, job: InspectJob, report: Report) -> InspectResult:
         """Inspect."""

@@ -11,27 +11,41 @@ from pathlib import Path
 
 from evolve.errors import ModelError
 
-__all__ = ["Source", "resolve"]
+__all__ = ["NotAtHandError", "Source", "resolve"]
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py"]
+_NO_FILES = ["consolidated*", "*/*.safetensors"]  # the same weights once more, and those of other stages of training
+
+
+class NotAtHandError(ModelError):
+    """A model of the hub is not in the local cache, and the hub cannot be asked; it may well exist."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model that is at hand: its folder, and its commit where it came from the hub."""
+    """A model that is at hand.
+
+    Attributes:
+        path: Its folder.
+        revision: Its commit where it came from the hub; of a model and an adapter `<commit>+<commit>`, either of which
+            may be empty.
+        adapter: Folder of the LoRA adapter that has yet to be merged into it.
+    """
 
     path: Path
     revision: str | None
+    adapter: Path | None = None
 
 
 def resolve(source: str) -> Source:
-    """The local folder of a model.
+    """The local folder of a model or an adapter.
 
     Args:
         source: An absolute path of a folder, or a hub id with an optional `@revision` (a branch, tag or commit).
 
     Raises:
-        ModelError: There is no such folder, or the hub has no such model or cannot be reached.
+        NotAtHandError: It is not in the local hub cache, and the hub cannot be reached or is switched off.
+        ModelError: There is no such folder, or the hub has no such model, or not all of it is in the cache.
     """
     if source.startswith("/"):
         if not Path(source).is_dir():
@@ -47,7 +61,9 @@ def _download(name: str, revision: str | None) -> Source:
 
     shown = f"{name}@{revision}" if revision else name
     try:
-        path = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=_FILES)
+        path = huggingface_hub.snapshot_download(
+            name, revision=revision, allow_patterns=_FILES, ignore_patterns=_NO_FILES
+        )
     except errors.GatedRepoError:
         raise ModelError(
             f"{shown}: the hub asks for your consent to this model's terms; give it on its page, then log in by "
@@ -61,10 +77,33 @@ def _download(name: str, revision: str | None) -> Source:
         raise ModelError(f"{shown}: the model has no revision {revision}; give a branch, a tag or a commit") from None
     except errors.HFValidationError:
         raise ModelError(f"{shown}: is neither an existing folder nor a hub id of the form owner/name") from None
+    except errors.IncompleteSnapshotError as error:
+        raise ModelError(f"{shown}: {error.snapshot_path} is not complete; download the model again") from None
     except OSError as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise NotAtHandError(_unreachable(shown, name, revision, error)) from None
+    folder = Path(path).resolve()
+    if not any(folder.glob("*.safetensors")):
         raise ModelError(
-            f"{shown}: is not in the local hub cache and the hub cannot be reached ({reason}); download it first, or "
-            "give a folder"
-        ) from None
-    return Source(Path(path).resolve(), Path(path).name)
+            f"{shown}: {folder} holds no safetensors weights: download the model again, or, if it comes with pickled "
+            "weights only, convert it and give the folder"
+        )
+    return Source(folder, folder.name)
+
+
+def _unreachable(shown: str, name: str, revision: str | None, error: OSError) -> str:
+    """What is not in the local cache, and why the hub cannot be asked for it."""
+    from huggingface_hub import constants
+
+    what = (
+        "is neither an existing folder nor in the local hub cache"
+        if "/" not in name
+        else "is not in the local hub cache"
+    )
+    known = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
+    if revision and known.is_dir() and any(known.iterdir()):
+        what = f"is not in the local hub cache, which has other revisions of {name}"
+    if constants.is_offline_mode():
+        return f"{shown}: {what}, and the hub is switched off (HF_HUB_OFFLINE); download it first, or give a folder"
+    lines = str(error.__cause__ or error).strip().splitlines()
+    reason = lines[0] if lines else type(error).__name__
+    return f"{shown}: {what}, and the hub cannot be reached ({reason}); download it first, or give a folder"

@@ -11,7 +11,7 @@ from evolve.config import Config
 __all__ = ["Change", "changes_between"]
 
 # Settings that decide where and how fast the work is done, not what comes of it.
-_FREE = frozenset({"device", "attempts", "evaluation.batch_size"})
+_FREE = frozenset({"name", "device", "attempts", "evaluation.batch_size"})
 
 
 @dataclass(frozen=True)

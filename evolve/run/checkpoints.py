@@ -54,7 +54,7 @@ class CheckpointGuard:
     """Tells whether checkpoints are whole; hashes a file once, and again only when its size or time has changed."""
 
     def __init__(self) -> None:
-        self._hashes: dict[tuple[Path, int, int], str] = {}
+        self._hashes: dict[tuple[Path, int, int, int], str] = {}
 
     def damage(self, folder: Path, identity: str) -> str | None:
         """What is wrong with a child's checkpoint, in a few words; None where it is whole."""
@@ -85,6 +85,6 @@ class CheckpointGuard:
         return self._hashes[key]
 
     @staticmethod
-    def _key(path: Path) -> tuple[Path, int, int]:
+    def _key(path: Path) -> tuple[Path, int, int, int]:
         status = path.stat()
-        return (path, status.st_size, status.st_mtime_ns)
+        return (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

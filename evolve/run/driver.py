@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import logging
 
+from pydantic import ValidationError
+
 from evolve.errors import DiskError, EvolveError, RunError
 from evolve.lineage import (
+    CheckpointRemade,
     EvaluateStep,
     Event,
     FamilyTree,
@@ -26,9 +29,9 @@ from evolve.run.faults import fault_point
 from evolve.run.interrupts import Interrupts
 from evolve.run.journal import Journal
 from evolve.run.observer import Observer
-from evolve.run.steps import Task, Workshop, begin, restore_recipe
+from evolve.run.steps import Task, Workshop, batch_size, begin, restore_recipe
 
-__all__ = ["Driver"]
+__all__ = ["Driver", "restore_files"]
 
 _LOG = logging.getLogger("evolve.run")
 _POLL_S = 0.2
@@ -74,20 +77,21 @@ class Driver:
 
     def restore_files(self) -> None:
         """Write again what follows from the journal: the configuration, the family tree and the recipes."""
-        folder = self._shop.folder
-        folder.write_config(self.tree.config)
-        folder.write_tree(self.tree)
-        for model in self.tree.models:
-            if model.recipe is not None:
-                restore_recipe(self._shop, model)
+        restore_files(self._shop)
 
     def record(self, event: Event) -> None:
-        """Write an event down, then let the tree and whoever watches know."""
-        self._journal.append(event)
+        """Write an event down, then let whoever watches know.
+
+        The tree takes it first, because it refuses what contradicts it: nothing that cannot be folded may get into the
+        journal. Where the journal cannot take it the run ends, and the next one folds the journal.
+        """
         self.tree.apply(event)
+        self._journal.append(event)
         self._shop.folder.write_tree(self.tree)
         _LOG.info("%s", event.model_dump_json(exclude={"config", "recipes", "data"}))
         self._observer.recorded(event, self.tree)
+        if isinstance(event, CheckpointRemade):
+            _restore_recipes(self._shop)
 
     def _work(self, steps: tuple[Step, ...]) -> None:
         """Begin what can be begun, then wait for one outcome."""
@@ -97,16 +101,21 @@ class Driver:
             if any(_serves(task, step) for task in self._in_flight.values()):
                 continue
             begun = begin(self._shop, step)
-            if not isinstance(begun, Task):
+            if isinstance(begun, Task):
+                self._submit(begun)
+            elif begun is not None:
                 for event in begun:
                     self.record(event)
                 return
-            if begun.call.id not in self._in_flight:
-                fault_point("step.before_call")
-                self._in_flight[begun.call.id] = begun
-                self._observer.working(begun.call.id, "starting", 0, 1)
-                self._executor.submit(begun.call)
         self._await_outcome()
+
+    def _submit(self, task: Task) -> None:
+        fault_point("step.before_call")
+        self._in_flight[task.call.id] = task
+        if task.makes is not None:
+            self._shop.making.add(task.makes)
+        self._observer.working(task.call.id, "starting", 0, 1)
+        self._executor.submit(task.call)
 
     def _await_outcome(self) -> None:
         while True:
@@ -116,11 +125,15 @@ class Driver:
             self._interrupts.check(abandon=self._may_be_abandoned())
         fault_point("step.after_call")
         task = self._in_flight.pop(outcome.id)
-        if isinstance(outcome, Done):
-            for event in task.finish(outcome.result):
-                self.record(event)
-        else:
-            self._fail(task, outcome)
+        self._shop.making.discard(task.makes or "")
+        found = _finished(task, outcome) if isinstance(outcome, Done) else outcome
+        if isinstance(found, Failed):
+            self._fail(task, found)
+            return
+        if task.model is None:
+            self._deaths = 0
+        for event in found:
+            self.record(event)
 
     def _may_be_abandoned(self) -> bool:
         """An evaluation goes on from its request cache; a merge or a kinship is short and is waited for."""
@@ -141,18 +154,9 @@ class Driver:
         attempt = sum(1 for retry in model.retries if retry.startswith(f"{task.step}: ")) + 1
         # What an engine refuses with reasons, it refuses again: only accidents are worth another attempt.
         if attempt < attempts and failure.cause != "error":
-            batch_size = self._smaller_batch(task, failure)
-            self.record(
-                StepRetried.model_validate(
-                    {
-                        "model": model.name,
-                        "step": task.step,
-                        "reason": failure.reason,
-                        "attempt": attempt,
-                        "batch_size": batch_size,
-                    }
-                )
-            )
+            smaller = self._smaller_batch(task, failure)
+            retried = {"model": model.name, "step": task.step, "reason": failure.reason, "attempt": attempt}
+            self.record(StepRetried.model_validate({**retried, "batch_size": smaller}))
         elif model.kind == "foundation" or model.status == "evaluated":
             raise failure.error or RunError(f"{task.call.id}: {failure.reason}; the log is {self._shop.folder.log}")
         else:
@@ -174,8 +178,34 @@ class Driver:
         """Half the batch where an evaluation ran out of memory."""
         if task.step != "evaluate" or failure.cause != "memory" or task.model is None:
             return None
-        model = self.tree.model(task.model)
-        return max(1, (model.batch_size or self.tree.config.evaluation.batch_size) // 2)
+        return max(1, batch_size(self.tree, self.tree.model(task.model)) // 2)
+
+
+def restore_files(shop: Workshop) -> None:
+    """Write again what follows from the journal: the configuration, the family tree and the recipes."""
+    shop.folder.write_config(shop.tree.config)
+    shop.folder.write_tree(shop.tree)
+    _restore_recipes(shop)
+
+
+def _restore_recipes(shop: Workshop) -> None:
+    for model in shop.tree.models:
+        if model.recipe is not None:
+            restore_recipe(shop, model)
+
+
+def _finished(task: Task, outcome: Done) -> tuple[Event, ...] | Failed:
+    """Put a result into place; what no record can hold, such as a score that is not finite, fails its candidate."""
+    try:
+        return task.finish(outcome.result)
+    except EvolveError as error:
+        return Failed(outcome.id, "error", str(error), error)
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = f"{'.'.join(map(str, first['loc']))} = {first['input']}: {first['msg']}"
+        return Failed(outcome.id, "error", f"its result is not valid ({problem})")
+    except FileNotFoundError as error:
+        return Failed(outcome.id, "bug", f"what it made is gone ({error.filename})")
 
 
 def _serves(task: Task, step: Step) -> bool:

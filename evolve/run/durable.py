@@ -1,17 +1,52 @@
-"""Files that are either whole or not there: fsync, then rename."""
+"""Files that are either whole or not there: fsync, then rename; and what the system's errors mean to the user."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from evolve.errors import DiskError, RunError
 from evolve.run.faults import fault_point
 
-__all__ = ["hash_file", "publish", "remove", "replace_json", "replace_text", "sync_folder"]
+__all__ = [
+    "NO_ROOM",
+    "explained",
+    "hash_file",
+    "publish",
+    "remove",
+    "replace_json",
+    "replace_text",
+    "sync_folder",
+]
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors that say that a disk, a quota or a limit is exhausted."""
+
+
+@contextmanager
+def explained(root: Path) -> Iterator[None]:
+    """Turn what the operating system refuses while the run in `root` is driven into `RunError`, which can be resumed.
+
+    A reader of standard output that has gone is no matter of the run, and passes.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = error.filename or root
+        if error.errno in NO_ROOM:
+            raise DiskError(f"{where}: {error.strerror}; make room, then go on with `evolve resume {root}`") from error
+        raise RunError(
+            f"{where}: {error.strerror or error}; mend that, then go on with `evolve resume {root}`"
+        ) from error
 
 
 def hash_file(path: Path) -> str:
@@ -77,7 +112,10 @@ def remove(path: Path) -> None:
     """Delete a file or a folder; a folder is renamed first, so that a half-deleted one is never taken for whole."""
     if path.is_dir() and not path.is_symlink():
         doomed = path.with_name(f".{path.name}.{os.getpid()}.gone")
+        if doomed.exists():  # of an earlier process with our number
+            shutil.rmtree(doomed)
         path.rename(doomed)
+        fault_point("remove.after_rename")
         shutil.rmtree(doomed)
     else:
         path.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """Named points at which a test may kill this process, to show that nothing is lost there.
 
 The points stand around every durable step. They do nothing unless the environment variable `EVOLVE_FAULT` names one
-as `<point>` or `<point>:<n>`, which kills the process with SIGKILL when it passes that point for the n-th time.
+as `<point>` or `<point>:<n>`, which kills the process with SIGKILL when it passes that point for the n-th time; `*`
+stands for all points together.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import os
 import signal
 from collections import Counter
 
-__all__ = ["POINTS", "fault_point"]
+__all__ = ["ANY", "POINTS", "fault_point", "passed"]
 
 POINTS = (
+    "lock.acquired",
+    "folder.created",
     "journal.before_write",
     "journal.after_write",
     "journal.after_fsync",
@@ -23,20 +26,22 @@ POINTS = (
     "publish.before_fsync",
     "publish.after_fsync",
     "publish.after_rename",
+    "remove.after_rename",
     "store.before_rename",
     "store.after_rename",
     "step.before_call",
     "step.after_call",
 )
+ANY = "*"
 
-_passed: Counter[str] = Counter()
+passed: Counter[str] = Counter()
+"""How often this process has passed each point, and all of them together."""
 
 
 def fault_point(name: str) -> None:
     """Die here if the environment says so."""
+    passed[name] += 1
+    passed[ANY] += 1
     wanted, _, nth = os.environ.get("EVOLVE_FAULT", "").partition(":")
-    if wanted != name:
-        return
-    _passed[name] += 1
-    if _passed[name] == int(nth or 1):
+    if wanted in {name, ANY} and passed[wanted] == int(nth or 1):
         os.kill(os.getpid(), signal.SIGKILL)

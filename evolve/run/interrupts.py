@@ -65,6 +65,8 @@ class Interrupts:
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self._number is not None:
-            self._on_second()
-            os._exit(128 + number)
+            try:
+                self._on_second()
+            finally:
+                os._exit(128 + number)
         self._number = number

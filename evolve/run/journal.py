@@ -1,7 +1,7 @@
 """The journal: an append-only file of events, one JSON object a line, fsynced, with one writer.
 
-A line is `{"seq": n, "at": "<UTC time>", "event": {...}}`. A last line without its newline never happened: readers
-pass over it, and the writer cuts it off before it appends.
+A line is `{"seq": n, "at": "<UTC time>", "event": {...}, "crc": "<CRC-32 of all before this key>"}`. A last line
+without its newline never happened: readers pass over it, and the writer cuts it off before it appends.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import errno
 import io
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,11 +20,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from evolve.errors import RunFolderError
-from evolve.lineage import SCHEMA, Event, event_adapter
+from evolve.lineage import SCHEMA, Event, FamilyTree, event_adapter
 from evolve.run.durable import sync_folder
 from evolve.run.faults import fault_point
 
-__all__ = ["Journal", "read_journal"]
+__all__ = ["Journal", "read_journal", "tree_of"]
+
+_KEYS = {"seq", "at", "event", "crc"}
+_SEAL = b', "crc": "'
 
 
 def read_journal(path: Path) -> list[Event]:
@@ -43,18 +47,14 @@ def read_journal(path: Path) -> list[Event]:
 
 def _events(data: bytes, path: Path) -> Iterator[Event]:
     whole = data[: data.rfind(b"\n") + 1]
-    for number, line in enumerate(whole.splitlines(), start=1):
+    for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
         where = f"{path}: line {number}"
+        if number == 1:
+            _refuse_newer(line, path)
         try:
-            entry = json.loads(line)
-            sequence, event = entry["seq"], entry["event"]
-        except (ValueError, KeyError, TypeError):
+            sequence, event = _opened(line)
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise RunFolderError(f"{where} is damaged; restore the journal from a copy of the run folder") from None
-        if number == 1 and isinstance(event, dict) and _schema_of(event) > SCHEMA:
-            raise RunFolderError(
-                f"{path}: was written by a newer version of evolve (journal schema {_schema_of(event)}, this version "
-                f"reads up to {SCHEMA}); upgrade evolve"
-            )
         if sequence != number:
             raise RunFolderError(f"{where} has number {sequence}, so a line is missing or doubled; restore the journal")
         try:
@@ -65,9 +65,48 @@ def _events(data: bytes, path: Path) -> Iterator[Event]:
             raise RunFolderError(f"{where} is damaged ({problem}); restore the journal from a copy") from None
 
 
-def _schema_of(event: dict[str, Any]) -> int:
-    schema = event.get("schema_version", 0)
-    return schema if isinstance(schema, int) else 0
+def _opened(line: bytes) -> tuple[Any, Any]:
+    """Number and event of a line; any other error than RecursionError is a ValueError, KeyError or TypeError."""
+    entry = json.loads(line)
+    if entry["crc"] != _crc(line[: line.rindex(_SEAL)]) or set(entry) != _KEYS:
+        raise ValueError("its checksum differs")
+    return entry["seq"], entry["event"]
+
+
+def _sealed(entry: dict[str, Any]) -> bytes:
+    """The line of an entry, with the checksum that tells a damaged line from a whole one."""
+    body = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode()[:-1]
+    return body + _SEAL + _crc(body).encode() + b'"}\n'
+
+
+def _crc(body: bytes) -> str:
+    return f"{zlib.crc32(body):08x}"
+
+
+def tree_of(events: list[Event], path: Path) -> FamilyTree:
+    """The family tree of a journal's events; RunFolderError, with the line, where one contradicts those before it."""
+    tree = FamilyTree()
+    for number, event in enumerate(events, start=1):
+        try:
+            tree.apply(event)
+        except (ValueError, KeyError) as error:
+            raise RunFolderError(
+                f"{path}: line {number} contradicts those before it ({error}); restore the journal from a copy"
+            ) from error
+    return tree
+
+
+def _refuse_newer(line: bytes, path: Path) -> None:
+    """Before all else: whatever a newer version has changed, its first line gives its schema in this place."""
+    try:
+        schema = json.loads(line)["event"]["schema_version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise RunFolderError(
+            f"{path}: was written by a newer version of evolve (journal schema {schema}, this version reads up to "
+            f"{SCHEMA}); upgrade evolve"
+        )
 
 
 class Journal:
@@ -96,7 +135,7 @@ class Journal:
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "event": event.model_dump(mode="json"),
         }
-        line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        line = _sealed(entry)
         size = self._file.tell()
         fault_point("journal.before_write")
         try:

@@ -6,6 +6,8 @@ says who holds it, for messages and for file systems on which another host's loc
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import socket
@@ -19,8 +21,11 @@ import filelock
 
 from evolve.errors import RunFolderError
 from evolve.run.durable import replace_json
+from evolve.run.faults import fault_point
 
 __all__ = ["Holder", "driver_lock", "live_holder"]
+
+_GRACE_S = 0.3  # in which a look at the lock by `live_holder` passes
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ def driver_lock(folder: Path, *, force: bool = False) -> Iterator[Holder]:
     Raises:
         RunFolderError: Another driver holds it, or one on another host did not let go of it.
     """
-    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    lock = filelock.FileLock(folder / ".lock", timeout=_GRACE_S)
     try:
         lock.acquire()
     except filelock.Timeout:
@@ -62,6 +67,7 @@ def driver_lock(folder: Path, *, force: bool = False) -> Iterator[Holder]:
             )
         holder = Holder(socket.gethostname(), os.getpid(), datetime.now(UTC).isoformat(timespec="seconds"))
         replace_json(folder / "driver.json", asdict(holder))
+        fault_point("lock.acquired")
         try:
             yield holder
         finally:
@@ -73,15 +79,19 @@ def driver_lock(folder: Path, *, force: bool = False) -> Iterator[Holder]:
 def live_holder(folder: Path) -> Holder | None:
     """Who drives the run just now, without waiting and without disturbing it; None where nobody is known to."""
     holder = _read_holder(folder)
-    if holder is None or holder.host != socket.gethostname():
-        return holder
-    try:
-        os.kill(holder.pid, 0)
-    except ProcessLookupError:
+    if holder is not None and holder.host == socket.gethostname() and _is_free(folder / ".lock"):
         return None
-    except PermissionError:
-        pass
     return holder
+
+
+def _is_free(lock: Path) -> bool:
+    """Whether no process of this host holds the lock; a process number would not do, since numbers are used again."""
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno == errno.ENOENT
+    return True
 
 
 def _read_holder(folder: Path) -> Holder | None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
@@ -13,16 +11,18 @@ from pathlib import Path
 from evolve import __version__
 from evolve.config import AdapterSource, Config, ModelSource
 from evolve.engines import merging
-from evolve.engines.checkpoints import Layout, differences, fingerprint, read_layout
-from evolve.engines.protocols import Engines, InspectJob, InspectResult, Report, TaskFacts
-from evolve.engines.sources import Source, resolve
-from evolve.errors import ConfigError, ModelError, RunError
+from evolve.engines.checkpoints import Layout, differences, read_layout
+from evolve.engines.protocols import Engines, InspectJob, InspectResult, TaskFacts
+from evolve.engines.sources import NotAtHandError, Source
+from evolve.errors import ModelError, RecipeError, RunError, TaskError
 from evolve.lineage import FoundationEntry, RunStarted
-from evolve.run.durable import hash_file
+from evolve.run.adapters import AdapterCache, locate, stand_ins
+from evolve.run.blame import one_line, recipe_blamed, refuse_losses, task_blamed
 from evolve.run.executors import Call, Executor, Failed
+from evolve.run.identity import hash_data, identity_of
 from evolve.run.store import task_specs
 
-__all__ = ["Needs", "Preflight", "entry_of", "hash_data", "identity_of", "inspect_engines", "look_at_models"]
+__all__ = ["Needs", "Preflight", "entry_of", "inspect_engines", "look_at_models", "with_adapters_merged"]
 
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _BASE = "base_model"
@@ -36,7 +36,7 @@ class Needs:
     Attributes:
         first: Children of generation 1.
         later: Children of each later generation at most.
-        checkpoint: Bytes of one child.
+        checkpoint: Bytes of one child; 0 where no foundation could be looked at.
         total: Bytes of all children of all generations at most.
     """
 
@@ -48,13 +48,20 @@ class Needs:
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found; that it exists says that nothing known is wrong."""
+    """What was found; that it exists says that nothing known is wrong.
+
+    Attributes:
+        sources: The base and the foundations by name; while an adapter is not merged, the model that it adapts.
+        layouts: Of the same.
+        missing: Why models could not be looked at, by name; only where that was asked for.
+    """
 
     config: Config
     sources: Mapping[str, Source]
     layouts: Mapping[str, Layout]
     templates: Mapping[str, merging.Template]
     data: Mapping[str, str]
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def needs(self) -> Needs:
@@ -65,9 +72,12 @@ class Preflight:
         first = len(list(combinations(range(foundations), 2))) * recipes
         later = (strategy.pair_limit + (strategy.name == "kinship")) * recipes
         size = max(
-            sum(info.elements for info in layout.tensors.values())
-            for name, layout in self.layouts.items()
-            if name != _BASE
+            (
+                sum(info.elements for info in layout.tensors.values())
+                for name, layout in self.layouts.items()
+                if name != _BASE
+            ),
+            default=0,
         )
         checkpoint = size * _ITEM_BYTES[self.config.merge.dtype]
         return Needs(first, later, checkpoint, checkpoint * (first + later * (strategy.max_generations - 1)))
@@ -103,50 +113,54 @@ def entry_of(name: str, source: ModelSource, found: Source, layout: Layout, iden
     )
 
 
-def look_at_models(config: Config) -> Preflight:
+def look_at_models(config: Config, *, partly: bool = False) -> Preflight:
     """Find the models, compare their shapes, read the recipes and hash the local data; imports no engine.
+
+    Args:
+        config: The configuration.
+        partly: Go on without models that are not in the local cache while the hub cannot be asked for them.
 
     Raises:
         ModelError: A model is missing, damaged or does not fit the others.
         RecipeError: A recipe template is wrong.
         ConfigError: A data set's folder is missing.
     """
-    templates = {name: merging.load_template(name) for name in config.merge.recipes}
+    templates = {name: _template(name) for name in config.merge.recipes}
     data = hash_data(config)
-    sources = {_BASE: _located(_BASE, config.base_model)}
-    for name, source in config.foundation_models.items():
-        sources[name] = _located(f"foundation_models.{name}", source)
+    sources: dict[str, Source] = {}
+    missing: dict[str, str] = {}
+    for name, source in {_BASE: config.base_model, **config.foundation_models}.items():
+        try:
+            sources[name] = _located(_key(name), source)
+        except NotAtHandError as error:
+            if not partly:
+                raise
+            missing[name] = str(error)
     layouts = {name: _layout(name, source) for name, source in sources.items()}
     for name, layout in layouts.items():
-        difference = differences(layouts[_BASE], layout)
+        difference = differences(next(iter(layouts.values())), layout)
         if difference is not None:
-            raise ModelError(f"foundation_models.{name}: {difference}; all models must descend from one base")
-    return Preflight(config, sources, layouts, templates, data)
+            raise ModelError(f"{_key(name)}: {difference}; give a model that was tuned from the base model")
+    return Preflight(config, sources, layouts, templates, data, missing)
 
 
-def identity_of(folder: Path, report: Report | None = None) -> str:
-    """Identity of a foundation: a SHA-256 over the contents of all files that decide what it says."""
-    stamps = fingerprint(folder, report=report)
-    record = {name: (stamp.size, stamp.sha256) for name, stamp in stamps.items()}
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+def with_adapters_merged(
+    found: Preflight, identities: Mapping[str, str], cache: AdapterCache
+) -> tuple[Preflight, dict[str, str]]:
+    """The same with each adapter merged into its model, and the identities of what came of it.
 
-
-def hash_data(config: Config) -> dict[str, str]:
-    """SHA-256 of each local file that evaluations read, by a name that stays when the folder moves."""
-    found: dict[str, str] = {}
-    for task, folder in config.evaluation.datasets.items():
-        if not folder.is_dir():
-            raise ConfigError(
-                f"evaluation.datasets.{task} = {folder}: there is no such folder; give one with <split>.jsonl files"
-            )
-        for path in sorted([*folder.glob("*.jsonl"), *folder.glob("*.parquet")]):
-            found[f"{task}/{path.name}"] = hash_file(path)
-    for number, folder in enumerate(config.evaluation.task_dirs):
-        if not folder.is_dir():
-            raise ConfigError(f"evaluation.task_dirs.{number} = {folder}: there is no such folder; give one with tasks")
-        for path in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.py")]):
-            found[f"task_dirs.{number}/{path.relative_to(folder).as_posix()}"] = hash_file(path)
-    return found
+    Raises:
+        ModelError: An adapter cannot be merged.
+        RunError: The worker failed.
+    """
+    sources = {
+        name: source if source.adapter is None else cache.merged(name, source, identities[name])
+        for name, source in found.sources.items()
+    }
+    new = [name for name, source in found.sources.items() if source.adapter is not None]
+    layouts = {**found.layouts, **{name: _layout(name, sources[name]) for name in new}}
+    made = {name: identity_of(sources[name].path) for name in new}
+    return replace(found, sources=sources, layouts=layouts), {**identities, **made}
 
 
 def inspect_engines(found: Preflight, engines: Engines, executor: Executor) -> Mapping[str, TaskFacts]:
@@ -157,44 +171,97 @@ def inspect_engines(found: Preflight, engines: Engines, executor: Executor) -> M
         TaskError: lm-eval has no such task or metric, or cannot read its data.
         RunError: The worker died.
     """
-    first, second = list(found.config.foundation_models)[:2]
     config = found.config
-    folders = {name: source.path for name, source in found.sources.items()}
-    recipes = {
-        name: merging.render(
-            template,
-            parents=(folders[first], folders[second]),
-            base=folders[_BASE],
-            num_layers=int(found.layouts[first].setting("num_hidden_layers")),
-            dtype=config.merge.dtype,
-            tokenizer=merging.resolve_tokenizer(config.merge.tokenizer, list(folders.values())),
+    with stand_ins(found.sources) as folders:
+        job = InspectJob(
+            _drafts(found, folders),
+            task_specs(config),
+            config.evaluation.task_dirs,
+            config.evaluation.model,
+            trust_remote_code=config.trust_remote_code,
+            models={_key(name): source.path for name, source in found.sources.items()},
+            plan=_parents(found) is not None,
         )
-        for name, template in found.templates.items()
-    }
-    job = InspectJob(recipes, task_specs(config), config.evaluation.task_dirs, config.evaluation.model)
-    executor.submit(Call("inspect", engines.inspect, job))
-    while (outcome := executor.wait(1.0)) is None:
-        pass
-    if isinstance(outcome, Failed):
-        raise outcome.error or RunError(f"checking recipes and tasks: {outcome.reason}")
+        executor.submit(Call("inspect", engines.inspect, job))
+        while (outcome := executor.wait(1.0)) is None:
+            pass
+        if isinstance(outcome, Failed):
+            if isinstance(outcome.error, TaskError):
+                raise task_blamed(config, outcome.error)
+            if isinstance(outcome.error, RecipeError):
+                raise one_line(outcome.error)
+            raise outcome.error or RunError(f"checking recipes and tasks: {outcome.reason}")
     result: InspectResult = outcome.result
+    refuse_losses(config, result.tasks)
     return result.tasks
 
 
-def _located(key: str, source: ModelSource) -> Source:
-    if isinstance(source, AdapterSource):
-        raise ModelError(
-            f"{key}: adapters are not supported yet; merge the adapter into its model and give that folder"
-        )
+def _parents(found: Preflight) -> tuple[str, str] | None:
+    """Two foundations that are at hand, as is the base; None where there are none."""
+    names = [name for name in found.sources if name != _BASE]
+    return (names[0], names[1]) if len(names) > 1 and _BASE in found.sources else None
+
+
+def _drafts(found: Preflight, folders: Mapping[str, Path]) -> dict[str, str]:
+    """One imagined merge by each recipe; of imagined models, where not enough of the real ones are at hand."""
+    merge, parents = found.config.merge, _parents(found)
+    tokenizer: merging.Source | None
+    if parents is not None:
+        layers, tokenizer = _layers(parents[0], found.layouts[parents[0]]), _tokenizer(found, folders)
+        one, other, base = (folders[name] for name in (*parents, _BASE))
+    else:
+        layers, tokenizer = 2, None if merge.tokenizer == "auto" else merge.tokenizer
+        one, other, base = (Path("/imagined") / name for name in ("one", "other", "base"))
+    recipes = {}
+    for name, template in found.templates.items():
+        try:
+            recipes[name] = merging.render(
+                template, parents=(one, other), base=base, num_layers=layers, dtype=merge.dtype, tokenizer=tokenizer
+            )
+        except RecipeError as error:
+            raise recipe_blamed(name, error) from None
+    return recipes
+
+
+def _tokenizer(found: Preflight, folders: Mapping[str, Path]) -> merging.Source | None:
+    return merging.resolve_tokenizer(found.config.merge.tokenizer, list(folders.values()))
+
+
+def _template(name: str) -> merging.Template:
     try:
-        return resolve(source)
+        return merging.load_template(name)
+    except RecipeError as error:
+        raise recipe_blamed(name, error) from None
+
+
+def _layers(name: str, layout: Layout) -> int:
+    layers = layout.setting("num_hidden_layers")
+    if not isinstance(layers, int) or isinstance(layers, bool) or layers < 1:
+        raise ModelError(
+            f"foundation_models.{name}: {layout.folder / 'config.json'} gives {layers} for num_hidden_layers, not a "
+            "number of layers; download the model again"
+        )
+    return layers
+
+
+def _key(name: str) -> str:
+    """The key of the configuration that names a model."""
+    return name if name == _BASE else f"foundation_models.{name}"
+
+
+def _located(key: str, source: ModelSource) -> Source:
+    try:
+        return locate(source)
     except ModelError as error:
-        raise ModelError(f"{key}: {error}") from None
+        raise type(error)(f"{key} = {error}") from None
 
 
 def _layout(name: str, source: Source) -> Layout:
-    key = name if name == _BASE else f"foundation_models.{name}"
     try:
         return read_layout(source.path)
     except ModelError as error:
-        raise ModelError(f"{key}: {error}") from None
+        raise ModelError(f"{_key(name)}: {error}") from None
+    except OSError as error:
+        raise ModelError(
+            f"{_key(name)}: {error.filename} cannot be read ({error.strerror}): make it readable"
+        ) from None

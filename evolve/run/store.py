@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -23,11 +24,16 @@ from evolve.run.faults import fault_point
 
 __all__ = ["EvaluationRecord", "ScoreStore", "evaluation_key", "task_specs"]
 
+_LOG = logging.getLogger("evolve.run")
 _RECORD = "scores.json"
 
 
 class EvaluationRecord(BaseModel):
-    """What an evaluation came to; kept as `scores.json` beside lm-eval's own results and samples."""
+    """What an evaluation came to; kept as `scores.json` beside lm-eval's own results and samples.
+
+    Attributes:
+        reused: It was not computed here, but taken from the score store.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -35,6 +41,7 @@ class EvaluationRecord(BaseModel):
     scores: dict[str, Score]
     seconds: float
     batch_size: int
+    reused: bool = False
 
     @classmethod
     def of(cls, key: str, result: EvaluateResult) -> EvaluationRecord:
@@ -60,27 +67,53 @@ class EvaluationRecord(BaseModel):
 
 
 class ScoreStore:
-    """Finished evaluations by key, shared by the runs of one folder; any of it may be deleted at any time."""
+    """Finished evaluations by key, shared by the runs of one folder; any of it may be deleted at any time.
 
-    def __init__(self, root: Path) -> None:
+    It only saves work, and other runs use it at the same time: what goes wrong with it is logged, and never an error
+    of the run.
+
+    Args:
+        root: Folder of the store.
+        run: Folder of the run that uses it.
+    """
+
+    def __init__(self, root: Path, run: Path) -> None:
         self.root = root
+        self._prefix = f".{hashlib.sha256(str(run).encode()).hexdigest()[:12]}-"
 
     def fetch(self, key: str, staged: Path) -> EvaluationRecord | None:
-        """Copy the evaluation of that key into a staging folder, if it is known."""
+        """Copy the evaluation of that key into an empty staging folder, if it is known."""
         kept = self.root / key
-        record = EvaluationRecord.read(kept, key)
-        if record is not None:
+        if EvaluationRecord.read(kept, key) is None:
+            return None
+        try:
             shutil.copytree(kept, staged, dirs_exist_ok=True)
-        return record
+        except OSError as error:
+            _LOG.warning("%s: cannot be copied, so the model is scored again (%s)", kept, error)
+            shutil.rmtree(staged)
+            staged.mkdir()
+        return EvaluationRecord.read(staged, key)
 
-    def keep(self, key: str, evaluation: Path, staged: Path) -> None:
-        """Copy a published evaluation into the store, by way of a staging folder on the same disk."""
-        if (self.root / key).exists():
+    def keep(self, key: str, evaluation: Path) -> None:
+        """Copy a published evaluation into the store, if it is not there."""
+        if EvaluationRecord.read(self.root / key, key) is not None:
             return
-        shutil.copytree(evaluation, staged, dirs_exist_ok=True)
-        fault_point("store.before_rename")
-        publish(staged, self.root / key)
-        fault_point("store.after_rename")
+        staged = self.root / f"{self._prefix}{key}"
+        try:
+            shutil.rmtree(staged, ignore_errors=True)
+            shutil.copytree(evaluation, staged)
+            fault_point("store.before_rename")
+            publish(staged, self.root / key)
+            fault_point("store.after_rename")
+        except OSError as error:
+            _LOG.warning("%s: the scores of %s are not shared (%s)", self.root, evaluation.name, error)
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Clear what this run left unfinished when it was killed."""
+        for pattern in (f"{self._prefix}*", f".{self._prefix}*.gone", ".*.gone"):
+            for path in self.root.glob(pattern):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def task_specs(config: Config) -> tuple[TaskSpec, ...]:

@@ -6,11 +6,13 @@ drawn from the weights' hash, a kinship is computed for real. All are module-lev
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +46,12 @@ def write_model(folder: Path, seed: int, *, base: np.ndarray | None = None, scal
     values = draw if base is None else base + scale * draw
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"model.layers.0.mlp.weight": values}, folder / "model.safetensors")
-    config = {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "num_hidden_layers": 1, "hidden_size": 4}
+    config = {
+        "model_type": "mistral",
+        "architectures": ["MistralForCausalLM"],
+        "num_hidden_layers": 1,
+        "hidden_size": 4,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     return values
 
@@ -73,8 +80,13 @@ def _weights(folder: Path) -> np.ndarray:
 
 def _obey(kind: str, subject: str) -> None:
     """Do what the environment asks for: `EVOLVE_FAKE=<kind>:<subject>:<what>[:<times>]`, several joined by commas."""
+    for what in _wishes(kind, subject):
+        _misbehave(what, subject)
+
+
+def _wishes(kind: str, subject: str) -> Iterator[str]:
     for wish in filter(None, os.environ.get("EVOLVE_FAKE", "").split(",")):
-        wanted_kind, wanted, what, times, counter = (wish.split(":") + ["", ""])[:5]
+        wanted_kind, wanted, what, times, counter = [*wish.split(":"), "", ""][:5]
         if wanted_kind != kind or wanted not in {subject, "*"}:
             continue
         if times:
@@ -83,7 +95,7 @@ def _obey(kind: str, subject: str) -> None:
             if passed >= int(times):
                 continue
             tally.write_text("x" * (passed + 1))
-        _misbehave(what, subject)
+        yield what
 
 
 def _misbehave(what: str, subject: str) -> None:
@@ -95,10 +107,29 @@ def _misbehave(what: str, subject: str) -> None:
         raise MemoryError
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if what == "killdriver":
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    if what == "killboth":
+        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what.startswith("exit"):
+        os._exit(int(what.removeprefix("exit")))
+    if what.startswith("fill="):
+        _fill(Path(what.removeprefix("fill=")))
     if what == "disk":
         raise OSError(28, "No space left on device", subject)
     if what.startswith("sleep"):
         time.sleep(float(what.removeprefix("sleep")))
+
+
+def _fill(path: Path) -> None:
+    """Leave no byte free on the disk of a file, which grows."""
+    with path.open("ab", buffering=0) as file:
+        for size in (1 << 20, 1 << 12, 1):
+            with contextlib.suppress(OSError):
+                while file.write(b"x" * size) == size:
+                    pass
 
 
 def _count(kind: str, subject: str) -> None:
@@ -131,8 +162,9 @@ def evaluate(job: EvaluateJob, report: Report) -> EvaluateResult:
     (job.output / "results.json").write_text("{}")
     _obey("evaluate", name)
     digest = hashlib.sha256(_weights(job.checkpoint).tobytes()).digest()
+    spoilt = float("nan") if "nan" in _wishes("score", name) else 0.0
     scores = {
-        spec.task: TaskScore(spec.metric, digest[number] / 256, 0.01 + digest[number + 8] / 10000, 100)
+        spec.task: TaskScore(spec.metric, spoilt + digest[number] / 256, 0.01 + digest[number + 8] / 10000, 100)
         for number, spec in enumerate(job.tasks)
     }
     report("scoring", 1, 1)
@@ -143,6 +175,8 @@ def measure(job: KinshipJob, report: Report) -> KinshipResult:
     _count("measure", " ".join(sorted("-".join(sorted(pair)) for pair in job.pairs)))
     report("measuring", 0, 1)
     _obey("measure", "kinship")
+    for a, b in job.pairs:
+        _obey("measure", f"{a}-{b}")
     base = _weights(job.base).astype(np.float64).ravel()
     deltas = {name: _weights(path).astype(np.float64).ravel() - base for name, path in job.models.items()}
     return KinshipResult(pairs=tuple(_pair(a, b, deltas) for a, b in job.pairs), seconds=0.01)

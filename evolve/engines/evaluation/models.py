@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from importlib.util import find_spec
+from inspect import signature
 from typing import Any
 
 from evolve.engines.protocols import EvaluateJob
-from evolve.errors import EvaluationError
+from evolve.errors import EvaluationError, TaskError
 
-__all__ = ["device_of", "load_model", "model_arguments"]
+__all__ = ["check_model_class", "device_of", "load_model", "model_arguments"]
 
 _OURS = {
     "pretrained": "the checkpoint is given by the job",
     "device": "set `device` of the run",
     "batch_size": "set `batch_size` of the evaluation",
     "trust_remote_code": "set `trust_remote_code` of the run",
+}
+
+
+# Classes that are imported without their package, and raise only when a model is loaded.
+_PACKAGES = {
+    "habana": "optimum",
+    "ipex": "optimum",
+    "mamba_ssm": "mamba_ssm",
+    "megatron_lm": "megatron",
+    "nemo_lm": "nemo",
+    "onnxruntime": "onnxruntime",
+    "onnxruntime-genai": "onnxruntime_genai",
+    "openvino": "optimum",
+    "sglang": "sglang",
+    "trtllm": "tensorrt_llm",
 }
 
 
@@ -69,6 +86,32 @@ def load_model(job: EvaluateJob) -> Any:
         ) from error
     _guard(lm, job)
     return lm
+
+
+def check_model_class(name: str) -> None:
+    """Makes sure that a model class of lm-eval can score checkpoints here; loads no model.
+
+    Raises:
+        TaskError: lm-eval has no such class, a package that it needs is missing, or it asks a server, which would not
+            have the checkpoint.
+    """
+    from lm_eval.models.api_models import TemplateAPI
+
+    where = f"evaluation.model = {name}"
+    mend = f"install it (often: pip install 'lm-eval[{name}]'), or give hf"
+    try:
+        found = _model_class(name)
+    except EvaluationError as error:
+        raise TaskError(f"{where}: {str(error).removeprefix('evaluation: ')}") from error
+    except ImportError as error:
+        raise TaskError(f"{where}: this class of lm-eval needs a package that is not here ({error}); {mend}") from error
+    except ValueError as error:
+        raise TaskError(f"{where}: lm-eval cannot load this class ({error}); give hf") from error
+    package = _PACKAGES.get(name)
+    if package is not None and find_spec(package) is None:
+        raise TaskError(f"{where}: this class of lm-eval needs the package {package}, which is not here; {mend}")
+    if issubclass(found, TemplateAPI) or "pretrained" not in signature(found.__init__).parameters:
+        raise TaskError(f"{where}: this class of lm-eval loads no checkpoint, and could not score a model; give hf")
 
 
 def _model_class(name: str) -> Any:

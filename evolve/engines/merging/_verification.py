@@ -12,7 +12,7 @@ from evolve.engines.checkpoints import differences, read_layout
 from evolve.engines.protocols import MergeJob, Report
 from evolve.errors import MergeError, ModelError
 
-__all__ = ["manifest", "verify"]
+__all__ = ["first_bad_tensor", "manifest", "verify"]
 
 _HASHERS = 4
 
@@ -36,7 +36,7 @@ def verify(job: MergeJob, models: Sequence[Path], report: Report) -> None:
     if difference is not None:
         raise MergeError(f"the merged checkpoint is not laid out like its first parent: {difference}")
     _check_loads(job.output, first.tensors, trust_remote_code=job.trust_remote_code)
-    bad = _first_bad_tensor(job.output, report)
+    bad = first_bad_tensor(job.output, report)
     if bad is not None:
         raise MergeError(_blame(bad, models))
 
@@ -95,7 +95,8 @@ def _is_finite(tensor: Any) -> bool:
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
 
 
-def _first_bad_tensor(folder: Path, report: Report | None = None) -> str | None:
+def first_bad_tensor(folder: Path, report: Report | None = None) -> str | None:
+    """Name of the first tensor of a checkpoint that holds a number that is not finite; None where all are."""
     for done, (total, name, tensor) in enumerate(_tensors(folder), start=1):
         if not _is_finite(tensor):
             return name
@@ -107,7 +108,7 @@ def _first_bad_tensor(folder: Path, report: Report | None = None) -> str | None:
 def _blame(bad: str, models: Sequence[Path]) -> str:
     """Tells a merge that went wrong from one that was given bad numbers."""
     for folder in models:
-        if (name := _first_bad_tensor(folder)) is not None:
+        if (name := first_bad_tensor(folder)) is not None:
             spoilt = f"and spoils {bad} of the child: leave it out"
             return f"{folder} holds numbers that are not finite, first in {name}, {spoilt}"
     return f"the merge made numbers that are not finite in {bad}, while all its models are finite: try a wider dtype"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
@@ -75,8 +76,11 @@ class LocalExecutor:
                 return None
             self._call = None
             outcome: Outcome = message
+            if isinstance(outcome, Failed) and outcome.cause == "memory":
+                self._end(patience=0.0)  # the next attempt begins with all the memory
             return outcome
-        return self._died(call, process) if ready else None
+        # What the worker started may live on and hold both ends of the pipe, so ask for the worker itself as well.
+        return self._died(call, process) if ready or process.exitcode is not None else None
 
     def abandon(self) -> None:
         """Kill the worker; what it had staged is left behind in the staging folder."""
@@ -109,7 +113,7 @@ class LocalExecutor:
         self._call = None
         self._end(patience=0.0)
         if code is not None and code < 0:
-            name = signal.Signals(-code).name
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             hint = "; the system may have run out of memory" if name == "SIGKILL" else ""
             cause_of_death = f"its worker process was killed by {name}{hint}"
         else:
@@ -117,7 +121,7 @@ class LocalExecutor:
         return Failed(call.id, "died", cause_of_death)
 
     def _end(self, patience: float) -> None:
-        """Closing the pipe ends an idle worker; one that does not end in time is killed."""
+        """Closing the pipe ends an idle worker; one that does not end in time is killed, with all that it started."""
         if self._pipe is not None:
             self._pipe.close()
         if self._process is not None:
@@ -125,6 +129,9 @@ class LocalExecutor:
                 self._process.join(patience)
             if self._process.is_alive():
                 self._process.kill()
+            if self._process.pid is not None:  # the worker leads a group of its own
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
             self._process.join()
             self._process.close()
         self._process = self._pipe = None

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from multiprocessing import connection, parent_process
 from pathlib import Path
 
 from evolve.engines.protocols import Report
 from evolve.errors import EvolveError
+from evolve.run.durable import NO_ROOM
 from evolve.run.executors.base import Call, Done, Failed, Outcome
 
-__all__ = ["serve"]
+__all__ = ["carry_out", "serve"]
 
 _LOG = logging.getLogger("evolve.worker")
 _REPORT_EVERY_S = 0.1
@@ -25,8 +26,9 @@ _REPORT_EVERY_S = 0.1
 def serve(pipe: connection.Connection) -> None:
     """Answer what comes through `pipe` until it closes: a `Call`, or the path of the log from now on.
 
-    The process dies with the driver, whatever ends that.
+    The process dies with the driver, whatever ends that, and takes along what it has started itself.
     """
+    os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
@@ -42,7 +44,7 @@ def serve(pipe: connection.Connection) -> None:
         if isinstance(message, Path):
             _send_output_to(message)
         else:
-            pipe.send(_carry_out(message, pipe))
+            pipe.send(carry_out(message, _reporter(message, pipe)))
 
 
 def _die_with_driver() -> None:
@@ -50,7 +52,7 @@ def _die_with_driver() -> None:
     driver = parent_process()
     if driver is not None:
         connection.wait([driver.sentinel])
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.killpg(0, signal.SIGKILL)
 
 
 def _send_output_to(log: Path) -> None:
@@ -67,9 +69,10 @@ def _be_a_good_guest() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def _carry_out(call: Call, pipe: connection.Connection) -> Outcome:
+def carry_out(call: Call, report: Report) -> Outcome:
+    """Call the function; whatever it raises becomes an outcome with its cause."""
     try:
-        return Done(call.id, call.function(call.job, _reporter(call, pipe)))
+        return Done(call.id, call.function(call.job, report))
     except Exception as error:  # noqa: BLE001 - the one place where a failed candidate becomes an outcome
         return _failure(call, error)
 
@@ -77,33 +80,63 @@ def _carry_out(call: Call, pipe: connection.Connection) -> Outcome:
 def _reporter(call: Call, pipe: connection.Connection) -> Report:
     """Passes reports on to the driver, few enough that neither side waits for them."""
     last = 0.0
+    lock = threading.Lock()
 
     def report(words: str, done: int, total: int) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= _REPORT_EVERY_S or done >= total:
-            last = now
-            pipe.send((call.id, words, done, total))
+        with lock:
+            if now - last >= _REPORT_EVERY_S or done >= total:
+                last = now
+                pipe.send((call.id, words, done, total))
 
     return report
 
 
 def _failure(call: Call, error: Exception) -> Failed:
+    for origin in _origins(error):  # an engine's own error may be the outermost of several
+        if _is_out_of_memory(origin):
+            return Failed(call.id, "memory", f"it ran out of memory ({_first_line(origin)})")
+        if _is_out_of_space(origin):
+            return Failed(call.id, "disk", f"the disk is full ({_first_line(origin)})")
     if isinstance(error, EvolveError):
         return Failed(call.id, "error", str(error), error)
-    if isinstance(error, MemoryError) or _is_out_of_memory(error):
-        return Failed(call.id, "memory", f"it ran out of memory ({_first_line(error)})")
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return Failed(call.id, "disk", f"the disk is full ({error.strerror}: {error.filename})")
     trace = "".join(traceback.format_exception(error))
     _LOG.error("call %s failed\n%s", call.id, trace)
     return Failed(call.id, "bug", f"{type(error).__name__}: {_first_line(error)}", trace=trace)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _origins(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it came from, outermost first."""
+    seen: set[int] = set()
+    origin: BaseException | None = error
+    while origin is not None and id(origin) not in seen:
+        seen.add(id(origin))
+        yield origin
+        origin = origin.__cause__ or origin.__context__
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
     """Told by name, so that this module needs no torch: torch.OutOfMemoryError, and allocators that only say it."""
-    return type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error).lower()
+    if isinstance(error, EvolveError):
+        return False
+    words = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(phrase in words for phrase in ("out of memory", "can't allocate memory", "cannot allocate memory"))
+    )
 
 
-def _first_line(error: Exception) -> str:
+def _is_out_of_space(error: BaseException) -> bool:
+    """An OSError, or what safetensors (Rust) and SQLite say instead of raising one."""
+    if isinstance(error, OSError):
+        return error.errno in NO_ROOM
+    words = str(error).lower()
+    return not isinstance(error, EvolveError) and any(
+        phrase in words for phrase in ("no space left on device", "disk is full", "disk quota exceeded")
+    )
+
+
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or "no message").splitlines()[0]

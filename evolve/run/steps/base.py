@@ -24,16 +24,19 @@ class Task:
         finish: Puts the result into place and says what happened; called by the driver.
         model: The candidate that pays for a failure; None where the run as a whole would.
         step: What kind of step it is.
+        makes: The model whose checkpoint comes of it.
     """
 
     call: Call
     finish: Callable[[Any], tuple[Event, ...]]
     model: str | None
     step: str
+    makes: str | None = None
 
 
-Begun = Task | tuple[Event, ...]
-"""Beginning a step gives a task, or at once the events of an artefact that was there already."""
+Begun = Task | tuple[Event, ...] | None
+"""Beginning a step gives a task, or at once the events of an artefact that was there already, or None where it has to
+wait for something in flight."""
 
 
 @dataclass
@@ -42,9 +45,11 @@ class Workshop:
 
     Attributes:
         guard: Knows which checkpoints are whole.
+        making: Models whose checkpoints are being made.
     """
 
     folder: RunFolder
     tree: FamilyTree
     engines: Engines
     guard: CheckpointGuard = field(default_factory=CheckpointGuard)
+    making: set[str] = field(default_factory=set)

@@ -8,7 +8,7 @@ from evolve.engines.protocols import KinshipJob, KinshipResult
 from evolve.lineage import Event, Kinship, KinshipMeasured, LeftOut, MeasureStep
 from evolve.run.executors import Call
 from evolve.run.steps.base import Begun, Task, Workshop
-from evolve.run.steps.merge import begin_repairs
+from evolve.run.steps.merge import find_repair
 
 __all__ = ["begin_measuring"]
 
@@ -16,9 +16,9 @@ __all__ = ["begin_measuring"]
 def begin_measuring(shop: Workshop, step: MeasureStep) -> Begun:
     """Measure all pairs of the step together."""
     names = tuple(sorted({name for pair in step.pairs for name in pair}))
-    repair = begin_repairs(shop, names)
+    repair = find_repair(shop, names)
     if repair is not None:
-        return repair
+        return repair.begin(shop)
     job = KinshipJob(
         base=Path(shop.tree.origin.base.path),
         models={name: shop.folder.locate(shop.tree.model(name)) for name in names},

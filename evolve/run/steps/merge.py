@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from evolve.engines import merging
 from evolve.engines.checkpoints import read_layout
 from evolve.engines.protocols import MergeJob, MergeResult
-from evolve.errors import DiskError
+from evolve.errors import DiskError, ModelError
 from evolve.lineage import CheckpointRemade, Event, MergeStep, Model, ModelMerged
 from evolve.run.checkpoints import Manifest
 from evolve.run.durable import publish, remove, replace_text
 from evolve.run.executors import Call
 from evolve.run.steps.base import Begun, Task, Workshop
 
-__all__ = ["begin_merge", "begin_repairs", "restore_recipe"]
+__all__ = ["Repair", "begin_merge", "find_repair", "restore_recipe"]
 
+_LOG = logging.getLogger("evolve.run")
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _SPARE = 64 * 2**20
 
@@ -24,32 +27,47 @@ _SPARE = 64 * 2**20
 def begin_merge(shop: Workshop, step: MergeStep) -> Begun:
     """Merge a planned child, or adopt its checkpoint where an interrupted run left it whole."""
     model = shop.tree.model(step.model)
-    repair = begin_repairs(shop, model.parents)
+    repair = find_repair(shop, model.parents)
     if repair is not None:
-        return repair
+        return repair.begin(shop)
     identity = _identity(shop, model)
     final = shop.folder.checkpoint(model.name)
-    recipe = shop.folder.recipe(model.name)
-    if final.exists() and shop.guard.damage(final, identity) is None and recipe.exists():
+    if final.exists() and shop.guard.damage(final, identity) is None:
         manifest = Manifest.read(final, identity)
         if manifest is not None:
+            restore_recipe(shop, model)
             return (_merged(shop, model, manifest),)
 
     def finish(result: MergeResult) -> tuple[Event, ...]:
         return (_merged(shop, model, _put_in_place(shop, model, identity, result)),)
 
-    return Task(_call(shop, model, "merge"), finish, model.name, "merge")
+    return Task(_call(shop, model, "merge"), finish, model.name, "merge", makes=model.name)
 
 
-def begin_repairs(shop: Workshop, names: tuple[str, ...]) -> Begun | None:
-    """Make the first checkpoint again of those that are damaged, parents before children; None where all are whole."""
+@dataclass(frozen=True)
+class Repair:
+    """A checkpoint that has to be made again before a step that needs it."""
+
+    model: Model
+    damage: str
+
+    def begin(self, shop: Workshop) -> Begun:
+        """Make it again, unless that is under way."""
+        return None if self.model.name in shop.making else _begin_remake(shop, self.model, self.damage)
+
+
+def find_repair(shop: Workshop, names: tuple[str, ...]) -> Repair | None:
+    """The first damaged checkpoint of these models, an ancestor's before its child's; None where all are whole.
+
+    Only ancestors that a repair needs are looked at.
+    """
     for name in names:
         model = shop.tree.model(name)
         if model.kind == "foundation" or model.identity is None or model.checkpoint is None:
             continue
         damage = shop.guard.damage(shop.folder.locate(model), model.identity)
         if damage is not None:
-            return begin_repairs(shop, model.parents) or _begin_remake(shop, model, damage)
+            return find_repair(shop, model.parents) or Repair(model, damage)
     return None
 
 
@@ -65,14 +83,20 @@ def _begin_remake(shop: Workshop, model: Model, damage: str) -> Begun:
             ),
         )
 
-    return Task(_call(shop, model, "remake"), finish, model.name, "merge")
+    return Task(_call(shop, model, "remake"), finish, model.name, "merge", makes=model.name)
 
 
 def restore_recipe(shop: Workshop, model: Model) -> None:
-    """Write the recipe of a merged child again where it was deleted."""
+    """Write the recipe of a child again where it was deleted; it waits where a parent has to be made again first."""
     path = shop.folder.recipe(model.name)
-    if not path.exists() and all(parent.is_dir() for parent in _paths(shop, model)):
-        replace_text(path, _recipe(shop, model))
+    if path.exists():
+        return
+    try:
+        text = _recipe(shop, model)
+    except ModelError as error:
+        _LOG.info("the recipe of %s is not written yet: %s", model.name, error)
+    else:
+        replace_text(path, text)
 
 
 def _merged(shop: Workshop, model: Model, manifest: Manifest) -> ModelMerged:

@@ -1,0 +1,276 @@
+"""LoRA adapters: what can be told of one from its files, and the model that it makes of the one it was trained on."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evolve.engines.checkpoints import Layout, TensorInfo, differences, read_layout, read_tensors
+from evolve.engines.protocols import MergeResult, Report
+from evolve.errors import ModelError
+
+__all__ = ["ADAPTER_FILES", "AdapterJob", "check_adapter", "merge_adapter"]
+
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_FILES = (_CONFIG, _WEIGHTS)
+"""The files that make an adapter."""
+
+_PREFIX = "base_model.model."  # peft's, before the name of the module
+_LORA = re.compile(
+    r"(?P<module>.+)\.(?P<kind>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(\.weight|\.bias)?"
+)
+_NO_MERGE = ("alora_invocation_tokens", "layer_replication")  # peft runs these, but has no weights for them
+_TOKENIZER = re.compile(
+    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template)\.json"
+    r"|.*\.(model|tiktoken)|merges\.txt|vocab\.txt|chat_template\.jinja"
+)
+_VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_GENERATION = "generation_config.json"
+_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class AdapterJob:
+    """One adapter to be merged into its model.
+
+    Attributes:
+        model: Checkpoint folder of the model.
+        adapter: Folder of the adapter.
+        output: An empty staging folder for the checkpoint.
+        dtype: torch's word for the type of the result; None: the one that most of the model's weights have.
+    """
+
+    model: Path
+    adapter: Path
+    output: Path
+    dtype: str | None = None
+    trust_remote_code: bool = False
+
+
+def check_adapter(folder: Path, model: Layout) -> None:
+    """Make sure, from its files alone, that an adapter is one that peft can merge into a model.
+
+    Raises:
+        ModelError: A file is missing or unusable, it is no LoRA adapter of a language model, or its tensors do not fit
+            those of the model.
+    """
+    config = _read_config(folder)
+    _check_kind(folder, config)
+    tensors = _read_weights(folder)
+    rows = _new_rows(tensors, model)
+    if config.get("target_parameters"):  # experts: peft and the checkpoint name them in different ways
+        return
+    trained_on = config.get("base_model_name_or_path")
+    mend = "give the model that it was trained on" + (f" ({trained_on})" if trained_on else "")
+    for name, info in tensors.items():
+        found = _LORA.fullmatch(name.removeprefix(_PREFIX))
+        misfit = found and _misfit(found, info, model, rows, transposed=bool(config.get("fan_in_fan_out")))
+        if misfit:
+            raise ModelError(f"{folder} does not fit {model.folder}: {misfit}; {mend}")
+
+
+def merge_adapter(job: AdapterJob, report: Report) -> MergeResult:
+    """Merge an adapter into its model by peft, on the CPU, and verify what comes of it.
+
+    The weights have the model's own type. The tokenizer is the adapter's where it brings one, else the model's; the
+    generation settings are the model's.
+
+    Raises:
+        ModelError: The adapter does not fit the model, changes nothing, or leads to numbers that are not finite.
+        MemoryError: There is no room for the model in main memory.
+    """
+    from evolve.engines.merging._mergekit import quiet_transformers
+    from evolve.engines.merging._verification import first_bad_tensor, manifest
+
+    started = time.monotonic()
+    layout = read_layout(job.model)
+    check_adapter(job.adapter, layout)
+    _refuse_idle(job.adapter)
+    with quiet_transformers(), warnings.catch_warnings():
+        _merge(job, layout, report)
+    _copy_companions(job)
+    difference = differences(layout, read_layout(job.output))
+    if difference is not None:
+        raise ModelError(f"{job.adapter}: does not merge into a model like {job.model}: {difference}")
+    bad = first_bad_tensor(job.output, report)
+    if bad is not None:
+        raise ModelError(f"{job.adapter}: merged into {job.model} it gives numbers that are not finite, first in {bad}")
+    files = manifest(job.output, report)
+    return MergeResult(sum(size for size, _ in files.values()), time.monotonic() - started, files)
+
+
+# --------------------------------------------------------------------------------------------------------- checks
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / _CONFIG
+    if not path.is_file():
+        raise ModelError(f"{folder} has no {_CONFIG}: give the folder that peft's save_pretrained wrote")
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON ({error}): download the adapter again") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} does not hold a JSON object: download the adapter again")
+    return config
+
+
+def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
+    kind, task = config.get("peft_type"), config.get("task_type")
+    if kind != "LORA":
+        raise ModelError(f"{folder} is an adapter of type {kind}: only LORA can be merged into a model's weights here")
+    if task not in {None, "CAUSAL_LM"}:
+        raise ModelError(f"{folder} is an adapter for {task}: give one of a language model (CAUSAL_LM)")
+    for setting in _NO_MERGE:
+        if config.get(setting):
+            raise ModelError(f"{folder} is an adapter with {setting}, which cannot be merged into a model's weights")
+
+
+def _read_weights(folder: Path) -> dict[str, TensorInfo]:
+    path = folder / _WEIGHTS
+    if path.is_file():
+        return read_tensors(path)
+    if (folder / "adapter_model.bin").is_file():
+        raise ModelError(
+            f"{folder} holds pickled weights (adapter_model.bin), which can run code when opened and are refused: load "
+            "it with peft and save it again by save_pretrained(..., safe_serialization=True)"
+        )
+    raise ModelError(f"{folder} has no {_WEIGHTS}: download the adapter again")
+
+
+def _new_rows(tensors: Mapping[str, TensorInfo], model: Layout) -> int | None:
+    """Number of tokens where the adapter was saved with embeddings of another size than the model's.
+
+    Raises:
+        ModelError: Some of the embeddings would have rows that nobody trained.
+    """
+    inner = {name.removeprefix(_PREFIX): info for name, info in tensors.items()}
+    vocabulary = [name for name, info in model.parameters().items() if model.is_vocabulary(info)]
+    rows = {inner[name].rows for name in vocabulary if name in inner and inner[name].rows != model.tensors[name].rows}
+    if not rows:
+        return None
+    if len(rows) > 1 or not all(name in inner for name in vocabulary):
+        raise ModelError(
+            f"the adapter changes the number of tokens of {model.folder}, but does not bring all embeddings: save it "
+            "again with save_embedding_layers=True"
+        )
+    return rows.pop()
+
+
+def _misfit(found: re.Match[str], info: TensorInfo, model: Layout, rows: int | None, *, transposed: bool) -> str | None:
+    """What keeps one tensor of the adapter from changing the weight of its module."""
+    weight = _weight_of(found["module"], model)
+    if weight is None:
+        return f"it adapts {found['module']}, which the model has not"
+    outputs, inputs = (*weight.shape, 0, 0)[:2]
+    if rows is not None and model.is_vocabulary(weight):
+        outputs = rows
+    if transposed:
+        outputs, inputs = inputs, outputs
+    # An embedding is the transpose of a linear layer.
+    sizes = {"lora_A": inputs, "lora_B": outputs, "lora_embedding_A": outputs, "lora_embedding_B": inputs}
+    size = sizes.get(found["kind"])
+    if size is None or len(info.shape) != 2 or info.shape[1 if found["kind"].endswith("_A") else 0] == size:
+        return None
+    return f"{info.name} has the shape {list(info.shape)}, and {weight.name} has {list(weight.shape)}"
+
+
+def _weight_of(module: str, model: Layout) -> TensorInfo | None:
+    """The weight of a module; old checkpoints leave the first parts of the name away."""
+    parts = f"{module}.weight".split(".")
+    names = (".".join(parts[start:]) for start in range(len(parts) - 1))
+    return next((model.tensors[name] for name in names if name in model.tensors), _tied_weight(module, model))
+
+
+def _tied_weight(module: str, model: Layout) -> TensorInfo | None:
+    """Tied output embeddings are not in the file; they are the input embeddings."""
+    if not model.tied or module != "lm_head":
+        return None
+    return next((info for info in model.parameters().values() if model.is_vocabulary(info)), None)
+
+
+def _refuse_idle(folder: Path) -> None:
+    """An adapter that was never trained makes no model of its own: its delta would be zero."""
+    import torch
+    from safetensors import safe_open
+
+    idle = True
+    with safe_open(folder / _WEIGHTS, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - it is no mapping
+            tensor = file.get_tensor(name)
+            if not bool(torch.isfinite(tensor).all()):
+                raise ModelError(f"{folder} holds numbers that are not finite, first in {name}: give another adapter")
+            # The product of A and B is zero where either is; a whole layer that was saved may change something.
+            starts_at_zero = "lora_B" in name or "lora_embedding_A" in name
+            changes = bool(tensor.any()) if starts_at_zero else not _LORA.fullmatch(name.removeprefix(_PREFIX))
+            idle = idle and not changes
+    if idle:
+        raise ModelError(f"{folder} changes nothing, as it was never trained: give another adapter, or leave it out")
+
+
+# ---------------------------------------------------------------------------------------------------------- merge
+
+
+def _merge(job: AdapterJob, layout: Layout, report: Report) -> None:
+    """Let peft merge, and transformers save."""
+    import peft
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+
+    warnings.simplefilter("ignore")
+    # where the file lacks weights, peft goes on with those it began with
+    warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
+    report("loading the model", 0, 3)
+    dtype = getattr(torch, job.dtype or _own_type(layout))
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            job.model, dtype=dtype, trust_remote_code=job.trust_remote_code
+        )
+        rows = _new_rows(_read_weights(job.adapter), layout)
+        if rows is not None:
+            model.resize_token_embeddings(rows, mean_resizing=False)
+        report("merging the adapter", 1, 3)
+        adapted = peft.PeftModel.from_pretrained(model, job.adapter)
+        merged = adapted.merge_and_unload().to(dtype)
+        report("saving the model", 2, 3)
+        merged.generation_config = transformers.GenerationConfig()  # the model's own may not pass transformers' checks
+        merged.save_pretrained(job.output)
+    except UserWarning as error:
+        raise ModelError(
+            f"{job.adapter} lacks weights of modules that its {_CONFIG} names: download it again"
+        ) from error
+    except (ImportError, KeyError, NotImplementedError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"{job.adapter}: peft cannot merge it into {job.model}: {words}") from error
+
+
+def _own_type(layout: Layout) -> str:
+    """The floating type of most of the weights."""
+    sizes: dict[str, int] = {}
+    for info in layout.parameters().values():
+        sizes[info.dtype] = sizes.get(info.dtype, 0) + info.elements
+    kind = max(sizes, key=lambda dtype: sizes[dtype], default="none")
+    if kind not in _TYPES or layout.config.get("quantization_config"):
+        raise ModelError(f"{layout.folder} is quantized ({kind}): give the model in bfloat16, float16 or float32")
+    return _TYPES[kind]
+
+
+def _copy_companions(job: AdapterJob) -> None:
+    """The tokenizer, the generation settings, and the model's own code."""
+    brings = any((job.adapter / name).is_file() for name in _VOCABULARY)
+    for path in sorted((job.adapter if brings else job.model).iterdir()):
+        if path.is_file() and _TOKENIZER.fullmatch(path.name):
+            shutil.copyfile(path, job.output / path.name)
+    for path in sorted(job.model.glob("*.py")):
+        shutil.copyfile(path, job.output / path.name)
+    (job.output / _GENERATION).unlink(missing_ok=True)
+    if (job.model / _GENERATION).is_file():
+        shutil.copyfile(job.model / _GENERATION, job.output / _GENERATION)

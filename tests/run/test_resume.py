@@ -1,0 +1,178 @@
+"""Going on with a run whose settings or inputs changed meanwhile."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from drive import Drivers
+from fakes import write_family
+
+from runs import Reference, events, portrait, tallied
+
+HALF = "step.before_call:14"  # in generation 2
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Path:
+    """A configuration of its own, to be changed."""
+    return write_family(tmp_path / "family")
+
+
+Edit = Callable[[Callable[[dict[str, Any]], Any]], None]
+
+
+@pytest.fixture
+def edit(family: Path) -> Edit:
+    def change(how: Callable[[dict[str, Any]], Any]) -> None:
+        raw = yaml.safe_load(family.read_text())
+        how(raw)
+        family.write_text(yaml.safe_dump(raw, sort_keys=False))
+
+    return change
+
+
+def _halved(drivers: Drivers, run: Path, config: Path) -> dict[str, bytes]:
+    assert drivers(run, config, EVOLVE_FAULT=HALF).code == -9
+    return _contents(run)
+
+
+def _contents(run: Path) -> dict[str, bytes]:
+    passing = {"identities.json", "driver.json"}
+    return {str(path): path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name not in passing}
+
+
+# ------------------------------------------------------------------------------------------------ changed settings
+
+
+def test_changes_of_results_are_refused_in_a_table(tmp_path: Path, drivers: Drivers, family: Path, edit: Edit) -> None:
+    run = tmp_path / "run"
+    before = _halved(drivers, run, family)
+    edit(lambda raw: raw["strategy"].update(top_k=4, max_generations=2))
+    edit(lambda raw: raw.update(seed=7, device="cpu"))
+    ended = drivers(run, family)
+    assert ended.code == 2
+    table = [line.split() for line in ended.message.splitlines()[1:]]
+    assert table == [
+        ["key", "then", "now"],
+        ["seed", "0", "7"],
+        ["strategy.top_k", "3", "4"],
+        ["strategy.max_generations", "4", "2"],
+    ]
+    assert _contents(run) == before
+
+
+def test_other_changes_are_accepted_and_recorded(tmp_path: Path, drivers: Drivers, family: Path, edit: Edit) -> None:
+    run = tmp_path / "run"
+    _halved(drivers, run, family)
+    edit(lambda raw: raw.update(device="cpu", attempts=3))
+    edit(lambda raw: raw["evaluation"].update(batch_size=4))
+    edit(lambda raw: raw["strategy"].update(max_generations=9))
+    assert drivers(run, family).code == 0
+    (changed,) = events(run, "settings_changed")
+    assert changed["changes"] == {
+        "strategy.max_generations": [4, 9],
+        "evaluation.batch_size": [16, 4],
+        "device": ["auto", "cpu"],
+        "attempts": [2, 3],
+    }
+    assert yaml.safe_load((run / "config.yaml").read_text())["attempts"] == 3
+    sizes = [event["batch_size"] for event in events(run, "model_evaluated")]
+    assert set(sizes) == {16, 4}
+    assert sizes == sorted(sizes, reverse=True)
+    assert drivers(run, family).worked is False
+    assert len(events(run, "settings_changed")) == 1
+
+
+def test_a_raised_budget_lets_a_run_go_on_that_it_had_ended(
+    tmp_path: Path, drivers: Drivers, family: Path, edit: Edit
+) -> None:
+    run = tmp_path / "run"
+    edit(lambda raw: raw["strategy"].update(max_generations=1))
+    assert drivers(run, family).message == "budget"
+    assert drivers(run).worked is False
+    edit(lambda raw: raw["strategy"].update(max_generations=4))
+    ended = drivers(run, family)
+    assert (ended.message, ended.worked) == ("converged", True)
+    edit(lambda raw: raw["strategy"].update(max_generations=8))
+    assert drivers(run, family).worked is False
+    assert len(events(run, "run_stopped")) == 2
+    whole = tmp_path / "beside" / "run"
+    assert drivers(whole, family).code == 0
+    assert portrait(run) == portrait(whole)
+
+
+# -------------------------------------------------------------------------------------------------- changed inputs
+
+
+def test_another_text_of_a_template_is_refused(tmp_path: Path, drivers: Drivers, family: Path, edit: Edit) -> None:
+    run, template = tmp_path / "run", family.parent / "own.yaml"
+    shutil.copy(Path(__file__).parents[2] / "recipes" / "slerp.yaml", template)
+    edit(lambda raw: raw["merge"].update(recipe="./own.yaml"))
+    before = _halved(drivers, run, family)
+    text = template.read_text()
+    template.write_text(text.replace("t: 0.5", "t: 0.4"))
+    ended = drivers(run, family)
+    assert ended.code == 2
+    assert "own.yaml: the template's text has changed" in ended.message
+    template.unlink()
+    assert drivers(run, family).code == 2
+    assert _contents(run) == before
+    assert drivers(run).code == 0  # the journal has the text
+    assert "t: 0.5" in (run / "recipes" / "model-3-1.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["base", "B"])
+@pytest.mark.parametrize("what", ["contents", "config", "more", "gone"])
+def test_a_changed_model_is_refused(name: str, what: str, tmp_path: Path, drivers: Drivers, family: Path) -> None:
+    run, model = tmp_path / "run", family.parent / name
+    before = _halved(drivers, run, family)
+    if what == "contents":
+        data = (model / "model.safetensors").read_bytes()
+        (model / "model.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif what == "config":
+        (model / "config.json").write_text((model / "config.json").read_text() + " ")
+    elif what == "more":
+        (model / "tokenizer.json").write_text("{}")
+    else:
+        shutil.rmtree(model)
+    for config in (None, family):
+        ended = drivers(run, config)
+        assert ended.code == 2, ended.message
+        assert str(model) in ended.message
+    assert _contents(run) == before
+
+
+def test_changed_data_are_refused(tmp_path: Path, drivers: Drivers, family: Path, edit: Edit) -> None:
+    run, data = tmp_path / "run", family.parent / "data"
+    data.mkdir()
+    (data / "test.jsonl").write_text("{}\n")
+    edit(lambda raw: raw["evaluation"].update(datasets={"alpha": "./data"}))
+    before = _halved(drivers, run, family)
+    for text in ("{} \n", None):
+        if text is None:
+            (data / "test.jsonl").unlink()
+        else:
+            (data / "test.jsonl").write_text(text)
+        ended = drivers(run)
+        assert ended.code == 2
+        assert "alpha/test.jsonl" in ended.message
+    assert _contents(run) == before
+    (data / "test.jsonl").write_text("{}\n")
+    assert drivers(run).code == 0
+
+
+def test_shared_scores_are_told_apart_from_own_ones_after_a_kill(
+    tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
+) -> None:
+    run, tally = tmp_path / "run", tmp_path / "tally"
+    shutil.copytree(reference.run.parent / ".scores", tmp_path / ".scores")
+    for point in ("publish.after_rename:1", "publish.after_rename:2", "publish.before_fsync:5"):
+        assert drivers(run, config, EVOLVE_FAULT=point).code == -9
+    assert drivers(run, config, EVOLVE_FAKE_TALLY=tally).code == 0
+    assert not [work for work in tallied(tally) if work.startswith("evaluate")]
+    assert all(node["reused"] for node in portrait(run)["nodes"])

@@ -1,0 +1,55 @@
+"""Executors without a worker, for tests that kill the driver or that are about the order of outcomes."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from evolve.run.executors import Call, Outcome
+from evolve.run.executors.base import Progress
+from evolve.run.executors.worker import carry_out
+
+
+class InlineExecutor:
+    """Carries out a call in this process, when it is waited for."""
+
+    capacity = 1
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._calls: list[Call] = []
+
+    def log_to(self, log: Path) -> None:
+        pass
+
+    def submit(self, call: Call) -> None:
+        if len(self._calls) >= self.capacity:
+            raise ValueError(f"{self.capacity} calls are in flight")
+        self._calls.append(call)
+
+    def wait(self, timeout: float) -> Outcome | None:
+        if not self._calls:
+            return None
+        call = self._calls.pop(self._choose(len(self._calls)))
+        return carry_out(call, lambda words, done, total: self._progress(call.id, words, done, total))
+
+    def abandon(self) -> None:
+        self._calls.clear()
+
+    def close(self) -> None:
+        self._calls.clear()
+
+    def _choose(self, count: int) -> int:
+        return 0
+
+
+class ShuffledExecutor(InlineExecutor):
+    """Takes several calls at once, and carries them out in an order that only the seed knows."""
+
+    def __init__(self, progress: Progress, capacity: int, seed: int) -> None:
+        super().__init__(progress)
+        self.capacity = capacity
+        self._draw = random.Random(seed)
+
+    def _choose(self, count: int) -> int:
+        return self._draw.randrange(count)
