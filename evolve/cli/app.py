@@ -172,7 +172,9 @@ def kinship(
 def nursery(
     directory: Annotated[Path, typer.Argument(help="Folder for the family.", metavar="DIR", show_default=False)],
     *,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**31 - 1, help="Seed of everything that is drawn.", show_default="0")
+    ] = None,
 ) -> None:
     """Train a tiny family to try evolve on: a base, three specialists, and small benchmarks."""
     from evolve.cli.rearing import rear_family

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
+from rich.text import Text
 
 from evolve.lineage import Event, FamilyTree
 from evolve.views.happenings import happening
+from evolve.views.numbers import points
+from evolve.views.text import View, plain
 
-__all__ = ["Display", "display"]
+__all__ = ["Bars", "Display", "display"]
 
 _PLAIN_EVERY_S = 60.0
+_COUNTABLE = 1_000_000  # more units than these are bytes, and say more as a percentage
 
 
 class Display:
-    """An observer that prints a line for each event, and elsewhere than on a terminal nothing in between but rarely."""
+    """An observer that prints a line for each event, and in between only rarely a line on what takes long."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._last = time.monotonic()
+
+    def stands(self, tree: FamilyTree) -> None:
+        """Hear where a run is that goes on; lines tell only what is new."""
 
     def recorded(self, event: Event, tree: FamilyTree) -> None:
         """Print the event in words."""
@@ -31,13 +40,14 @@ class Display:
 
     def working(self, call_id: str, words: str, done: int, total: int) -> None:
         """Say now and then that something long is still going on."""
-        if time.monotonic() - self._last >= _PLAIN_EVERY_S and total:
-            self.note(f"{call_id}: {words}, {done} of {total}")
+        if time.monotonic() - self._last >= _PLAIN_EVERY_S:
+            self.note(", ".join(filter(None, [f"{call_id}: {words}", _count(done, total)])))
 
     def note(self, words: str) -> None:
-        """Print a line with the time of day."""
+        """Print a line with the time of day; one that the reader's terminal wraps, unless it is a terminal itself."""
         self._last = time.monotonic()
-        self.console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {_escaped(words)}", highlight=False, soft_wrap=True)
+        line = Text.assemble((time.strftime("%H:%M:%S"), "dim"), " ", plain(words))
+        self.console.print(View(line), soft_wrap=not self.console.is_terminal)
 
     def __enter__(self) -> Display:
         return self
@@ -49,40 +59,48 @@ class Display:
 
 
 class Bars(Display):
-    """Adds three bars: the run in generations, the generation in models, and the step at hand."""
+    """Adds three bars under the lines: the run in generations, the generation in models, and the step at hand."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
+        self._progress = _Rows(
+            TextColumn(
+                "{task.description}", markup=False, table_column=Column(ratio=3, no_wrap=True, overflow="ellipsis")
+            ),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),
+            TextColumn("{task.fields[count]}", markup=False, table_column=Column(no_wrap=True, min_width=17)),
             TimeElapsedColumn(),
             console=console,
             transient=True,
+            expand=True,
         )
-        self._run = self._progress.add_task("run", total=None, visible=False)
-        self._generation = self._progress.add_task("generation", total=None, visible=False)
-        self._step = self._progress.add_task("step", total=None, visible=False)
-        self._at: str | None = None
+        self._run, self._generation, self._step = (
+            self._progress.add_task("", total=None, visible=False, count="") for _ in range(3)
+        )
+        self._at: dict[TaskID, str] = {}
 
     def recorded(self, event: Event, tree: FamilyTree) -> None:
         """Print the event, and move the bars of the run and of the generation."""
         super().recorded(event, tree)
-        generation = tree.generation
-        current = tree.children_of(generation) if generation else [m for m in tree.models if m.kind == "foundation"]
+        self.stands(tree)
+
+    def stands(self, tree: FamilyTree) -> None:
+        """Set the bars of the run and of the generation to where the run is."""
+        number, most = tree.generation, tree.config.strategy.max_generations
+        current = tree.children_of(number) if number else [m for m in tree.models if m.kind == "foundation"]
         done = sum(model.status in {"evaluated", "failed"} for model in current)
-        self._show(self._run, f"run {tree.config.name}", generation, tree.config.strategy.max_generations)
-        self._show(self._generation, f"generation {generation}" if generation else "foundations", done, len(current))
-        self._progress.update(self._step, visible=False)
+        finished = number if done == len(current) else max(0, number - 1)
+        where = f"generation {number} of {most}" if number else "foundations"
+        self._show(self._run, _with_best(tree), finished, most, where)
+        what = f"generation {number}" if number else "foundations"
+        self._begin(self._generation, what)
+        self._show(self._generation, what, done, len(current), f"{done} of {len(current)} models")
 
     def working(self, call_id: str, words: str, done: int, total: int) -> None:
         """Move the bar of the step."""
-        description = f"{call_id}: {words}" if words != call_id else words
-        if self._at != description:
-            self._at = description
-            self._progress.reset(self._step)
-        self._show(self._step, description, done, total)
+        step = call_id if words == call_id else f"{call_id}: {words}"
+        self._begin(self._step, step)
+        self._show(self._step, step, done, total, _count(done, total))
 
     def __enter__(self) -> Bars:
         self._progress.start()
@@ -93,17 +111,71 @@ class Bars(Display):
     ) -> None:
         self._progress.stop()
 
-    def _show(self, task: TaskID, description: str, done: int, total: int) -> None:
-        self._progress.update(task, description=description, completed=done, total=total or None, visible=True)
+    def _begin(self, task: TaskID, at: str) -> None:
+        """Set the clock of a bar to zero where it comes to something else."""
+        if self._at.get(task) != at:
+            self._at[task] = at
+            self._progress.reset(task)
+
+    def _show(self, task: TaskID, words: str, done: int, total: int, count: str) -> None:
+        """Move a bar; a total of 0 is not known."""
+        shown, completed = self._writable(words), min(done, total) if total else 0
+        self._progress.update(
+            task, description=shown, completed=completed, total=total or None, count=count, visible=True
+        )
+
+    def _writable(self, words: str) -> str:
+        words = " ".join(plain(words).split())
+        return words.encode("ascii", "replace").decode() if self.console.options.ascii_only else words
 
 
-def display() -> Display:
-    """Bars where standard output is a terminal, lines elsewhere."""
-    console = Console()
-    return Bars(console) if console.is_terminal else Display(console)
+class _Rows(Progress):
+    """Bars that leave room for the ^C that a terminal echoes; beyond the margin it would move them."""
+
+    def get_renderable(self) -> RenderableType:
+        """All bars."""
+        return _Narrower(super().get_renderable())
 
 
-def _escaped(words: str) -> str:
-    from rich.markup import escape
+@dataclass(frozen=True)
+class _Narrower:
+    """A renderable in a little less than the width that there is."""
 
-    return escape(words)
+    part: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from console.render(self.part, options.update_width(max(1, options.max_width - 3)))
+
+
+class _Steady(Console):
+    """A console that never hides the cursor, for nothing shows it again after a second Ctrl-C or a SIGKILL."""
+
+    def show_cursor(self, show: bool = True) -> bool:  # noqa: FBT001, FBT002 - rich's signature
+        """Leave the cursor as it is."""
+        del show
+        return False
+
+
+def display(*, stderr: bool = False) -> Display:
+    """Bars where the output is a terminal that can move its cursor, lines elsewhere.
+
+    Args:
+        stderr: Write to standard error, where standard output is for results.
+    """
+    console = _Steady(stderr=stderr)
+    can_move = console.is_interactive and console.file.isatty()  # FORCE_COLOR makes any file a terminal for rich
+    return Bars(console) if can_move else Display(console)
+
+
+def _with_best(tree: FamilyTree) -> str:
+    best = tree.ranking[:1]
+    return f"{tree.config.name}: " + (
+        f"best is {best[0].name} with {points(best[0].average)}" if best else "no score yet"
+    )
+
+
+def _count(done: int, total: int) -> str:
+    if total <= 0:
+        return ""
+    done = min(done, total)
+    return f"{100 * done // total} %" if total > _COUNTABLE else f"{done} of {total}"

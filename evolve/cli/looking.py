@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import json
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from evolve.cli.output import print_json
 from evolve.errors import RunFolderError
 from evolve.lineage import FamilyTree, to_node_link
 from evolve.run.folder import RunFolder
@@ -23,7 +22,7 @@ def show_status(run: Path, *, as_json: bool) -> None:
     tree = RunFolder.open(run).read_tree()
     holder = live_holder(run)
     if as_json:
-        _print_json({**status_data(tree), "running": str(holder) if holder else None})
+        print_json({**status_data(tree), "running": str(holder) if holder else None})
     else:
         Console().print(status_view(tree, folder=str(run), running=str(holder) if holder else None))
 
@@ -32,7 +31,7 @@ def show_tree(run: Path, *, as_json: bool) -> None:
     """The family tree."""
     tree = RunFolder.open(run).read_tree()
     if as_json:
-        _print_json(to_node_link(tree))
+        print_json(to_node_link(tree))
     else:
         Console().print(tree_view(tree))
 
@@ -43,7 +42,7 @@ def show_model(run: Path, name: str, *, as_json: bool) -> None:
     _need_model(tree, run, name)
     if as_json:
         nodes = {node["id"]: node for node in to_node_link(tree)["nodes"]}
-        _print_json(nodes[name])
+        print_json(nodes[name])
     else:
         Console().print(model_view(tree, name))
 
@@ -52,7 +51,7 @@ def show_comparison(runs: list[Path], *, as_json: bool) -> None:
     """Runs side by side."""
     trees = {str(run): RunFolder.open(run).read_tree() for run in runs}
     if as_json:
-        _print_json(comparison_data(trees))
+        print_json(comparison_data(trees))
     else:
         Console().print(compare_view(trees))
 
@@ -64,7 +63,3 @@ def _need_model(tree: FamilyTree, run: Path, name: str) -> None:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"its models are {', '.join(names)}"
     raise RunFolderError(f"{run}: has no model {name}; {hint}")
-
-
-def _print_json(data: Any) -> None:
-    Console().out(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False), highlight=False)

@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from math import fsum
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from evolve.cli.display import display
+from evolve.cli.output import print_json, say
 from evolve.cli.working import carry_out
 from evolve.engines import REAL
 from evolve.engines.checkpoints import differences, read_layout
 from evolve.engines.protocols import KinshipJob, KinshipResult
 from evolve.engines.sources import resolve
-from evolve.errors import ModelError
+from evolve.errors import InputError, ModelError
 from evolve.run.executors import LocalExecutor
+from evolve.views.text import View, plain
 
 __all__ = ["measure_kinship"]
+
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
 def measure_kinship(models: Sequence[str], base: str, metric: str, device: str, *, as_json: bool) -> None:
     """Measure all pairs of some models in one pass and show them."""
     if len(models) < 2:
-        raise ModelError("kinship needs at least two models beside --base")
-    folders = {name: _folder(model) for name, model in zip(_names(models), models, strict=True)}
+        raise ModelError(f"{models[0]}: a kinship is one of two models at least, beside --base; name another")
+    if not _DEVICE.fullmatch(device):
+        raise InputError(f"--device {device}: it must be auto, cpu, cuda, cuda:<number> or mps")
     origin = _folder(base)
-    layout = read_layout(origin)
-    for folder in folders.values():
-        difference = differences(layout, read_layout(folder))
-        if difference is not None:
-            raise ModelError(f"{difference}; all models must descend from the base")
+    folders = {name: _folder(model) for name, model in zip(_names(models), models, strict=True)}
+    _check(origin, folders)
     job = KinshipJob(base=origin, models=folders, pairs=tuple(combinations(folders, 2)), device=device)
-    with display() as watching:
+    with display(stderr=True) as watching:
         executor = LocalExecutor(watching.working)
         try:
             result: KinshipResult = carry_out(executor, "kinship", REAL.measure, job)
@@ -43,9 +46,23 @@ def measure_kinship(models: Sequence[str], base: str, metric: str, device: str, 
             executor.close()
     metrics = ["pcc", "cs", "ed"] if metric == "all" else [metric]
     if as_json:
-        Console().out(json.dumps(_data(result, metrics), indent=2), highlight=False)
+        print_json(_data(result, metrics))
     else:
         _print_table(result, metrics)
+
+
+def _check(base: Path, models: Mapping[str, Path]) -> None:
+    """All models must be whole and must descend from the base; ModelError where one does not."""
+    try:
+        layout = read_layout(base)
+        for folder in models.values():
+            if folder.samefile(base):
+                raise ModelError(f"{folder}: is the base itself, and so has no kinship to others; leave it out")
+            difference = differences(layout, read_layout(folder))
+            if difference is not None:
+                raise ModelError(f"{difference}; give models that were tuned from the base model")
+    except OSError as error:
+        raise ModelError(f"{error.filename}: cannot be read ({error.strerror}); make it readable") from None
 
 
 def _data(result: KinshipResult, metrics: Sequence[str]) -> dict[str, object]:
@@ -70,15 +87,14 @@ def _means(result: KinshipResult, metrics: Sequence[str]) -> dict[str, float]:
 def _print_table(result: KinshipResult, metrics: Sequence[str]) -> None:
     table = Table("", "", *metrics, box=None, pad_edge=False)
     for pair in result.pairs:
-        table.add_row(pair.a, pair.b, *(f"{getattr(pair, metric):.6f}" for metric in metrics))
+        names = (Text(plain(name)) for name in (pair.a, pair.b))
+        table.add_row(*names, *(f"{getattr(pair, metric):.6f}" for metric in metrics))
     if len(result.pairs) > 1:
         table.add_row("mean", "", *(f"{value:.6f}" for value in _means(result, metrics).values()))
-    console = Console()
-    console.print(table)
+    Console().print(View(table))
     for pair in result.pairs:
         for tensor, rows, share in pair.left_out:
-            words = f"{pair.a} and {pair.b}: left out {rows} rows of {tensor} ({100 * share:.3f}% of the parameters)"
-            console.print(words, highlight=False, soft_wrap=True, markup=False)
+            say(f"{pair.a} and {pair.b}: left out {rows} rows of {tensor} ({100 * share:.3f}% of the parameters)")
 
 
 def _folder(model: str) -> Path:
@@ -87,10 +103,14 @@ def _folder(model: str) -> Path:
 
 
 def _names(models: Sequence[str]) -> list[str]:
-    """Short names: the last part of each path, with a number where two are equal."""
-    names: list[str] = []
-    for model in models:
-        short = model.rstrip("/").rsplit("/", 1)[-1]
-        count = sum(name == short or name.startswith(f"{short}#") for name in names)
-        names.append(short if not count else f"{short}#{count + 1}")
-    return names
+    """Short names: the last part of each path or hub id, with a number where several are equal."""
+    shorts = [_short(model) for model in models]
+    return [
+        short if shorts.count(short) == 1 else f"{short}#{shorts[:number].count(short) + 1}"
+        for number, short in enumerate(shorts)
+    ]
+
+
+def _short(model: str) -> str:
+    path = Path(model).expanduser()
+    return path.resolve().name if path.exists() else path.name

@@ -2,43 +2,75 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from itertools import combinations
 from pathlib import Path
 
-from rich.console import Console
-
 from evolve.cli.display import display
+from evolve.cli.output import say
 from evolve.cli.working import carry_out
+from evolve.config import Config, EvaluationConfig, TaskConfig
 from evolve.engines import REAL, merging
-from evolve.engines.protocols import EvaluateJob, EvaluateResult, MergeJob, Report, TaskSpec
-from evolve.errors import EvolveError
+from evolve.engines.checkpoints import read_layout
+from evolve.engines.protocols import EvaluateJob, EvaluateResult, MergeJob, Report
+from evolve.errors import EvolveError, InputError
 from evolve.nursery import OWN_TASK, Family, build, load, shortfalls
+from evolve.nursery.family import MANIFEST, UNFINISHED
 from evolve.run.executors import Executor, LocalExecutor
+from evolve.run.store import task_specs
 
-__all__ = ["rear_family"]
+__all__ = ["TASKS", "rear_family"]
 
-_LIMIT = 100
+TASKS = (
+    TaskConfig(task="winogrande", metric="acc,none", num_fewshot=5),
+    TaskConfig(task="gsm8k", metric="exact_match,strict-match", num_fewshot=5, generation_kwargs={"max_gen_toks": 24}),
+    TaskConfig(task="truthfulqa_mc2", metric="acc,none", num_fewshot=0),
+)
+"""The tasks of configs/demo.yaml, which is not at hand where evolve is installed without its repository."""
+
+_LIMIT = 100  # documents of each task; the differences to be seen are far larger than their errors
 
 
-def rear_family(directory: Path, seed: int) -> None:
-    """Build the family in a folder, unless it is there; EvolveError where it is no good test bed."""
-    console = Console()
-    known = load(directory)
-    if known is not None:
-        console.print(f"The family in {directory} is there already.", highlight=False, soft_wrap=True, markup=False)
+def rear_family(directory: Path, seed: int | None) -> None:
+    """Build the family in a folder, unless it is there; EvolveError where it is no good test bed.
+
+    Args:
+        directory: Where the family is, or will be.
+        seed: The seed it must be of; None for any, and for 0 where it is built.
+
+    Raises:
+        InputError: The folder cannot be used, or holds a family of another seed.
+    """
+    _check_usable(directory)
+    if load(directory, seed=seed) is not None:
+        say(f"The family in {directory} is there already.")
         return
+    if load(directory) is not None:
+        raise InputError(f"{directory}: holds a family of another seed than --seed {seed}; give another folder")
     with display() as watching:
         executor = LocalExecutor(watching.working)
         try:
-            family: Family = carry_out(executor, "nursery", _build, (directory.absolute(), seed))
+            family: Family = carry_out(executor, "nursery", _build, (directory.absolute(), seed or 0))
             problems, lines = _examine(executor, family)
         finally:
             executor.close()
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        say(line)
     if problems:
+        (family.directory / MANIFEST).replace(family.directory / UNFINISHED)  # so that another seed may have the folder
         raise EvolveError(f"{directory}: the family is no good test bed: {'; '.join(problems)}; try another --seed")
+
+
+def _check_usable(directory: Path) -> None:
+    try:
+        if directory.exists() and not directory.is_dir():
+            raise InputError(f"{directory}: is a file; give a folder for the family")
+        existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be used ({error.strerror}); give another folder") from None
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{directory}: cannot be written ({existing} is not writable); give another folder")
 
 
 def _build(job: tuple[Path, int], report: Report) -> Family:
@@ -49,23 +81,27 @@ def _build(job: tuple[Path, int], report: Report) -> Family:
 def _examine(executor: Executor, family: Family) -> tuple[list[str], list[str]]:
     """Score the specialists and their first merges; gives the shortfalls, and the scores in lines."""
     lines, scores, merges = [], {}, {}
-    with tempfile.TemporaryDirectory(prefix="evolve-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="evolve-") as folder:
+        scratch = Path(folder)
         for name, path in family.specialists.items():
-            scores[name] = _evaluate(executor, family, path, Path(scratch) / f"{name}-scores")
+            scores[name] = _evaluate(executor, family, path, scratch / f"{name}-scores")
             lines.append(f"{name}: {_line(scores[name])}")
         for a, b in combinations(family.specialists, 2):
-            average = {name: sum(scores[name].values()) for name in (a, b)}
-            first, second = sorted((a, b), key=lambda name: (-average[name], name))
-            child = _merge(executor, family, first, second, Path(scratch))
-            found = _evaluate(executor, family, child, Path(scratch) / f"{child.name}-scores")
-            merges[a, b] = sum(found.values()) / len(found)
+            first, second = sorted((a, b), key=lambda name: (-_mean(scores[name]), name))
+            child = _merge(executor, family, first, second, scratch)
+            found = _evaluate(executor, family, child, scratch / f"{child.name}-scores")
+            merges[a, b] = _mean(found)
             lines.append(f"{first} × {second}: {_line(found)}")
     return shortfalls(scores, OWN_TASK, merges), lines
 
 
+def _mean(scores: dict[str, float]) -> float:
+    return sum(scores.values()) / len(scores)
+
+
 def _line(scores: dict[str, float]) -> str:
     tasks = ", ".join(f"{task} {100 * value:.1f}" for task, value in scores.items())
-    return f"{100 * sum(scores.values()) / len(scores):.1f} points ({tasks})"
+    return f"{100 * _mean(scores):.1f} points ({tasks})"
 
 
 def _merge(executor: Executor, family: Family, first: str, second: str, scratch: Path) -> Path:
@@ -76,7 +112,7 @@ def _merge(executor: Executor, family: Family, first: str, second: str, scratch:
         merging.load_template("slerp-gradient"),
         parents=parents,
         base=family.base,
-        num_layers=4,
+        num_layers=int(read_layout(parents[0]).setting("num_hidden_layers")),
         dtype="bfloat16",
         tokenizer=None,
     )
@@ -86,22 +122,11 @@ def _merge(executor: Executor, family: Family, first: str, second: str, scratch:
 
 def _evaluate(executor: Executor, family: Family, checkpoint: Path, output: Path) -> dict[str, float]:
     output.mkdir()
-    job = EvaluateJob(
-        checkpoint=checkpoint,
-        tasks=(
-            TaskSpec("winogrande", "acc,none", 5, _LIMIT, dataset=family.datasets["winogrande"]),
-            TaskSpec(
-                "gsm8k",
-                "exact_match,strict-match",
-                5,
-                _LIMIT,
-                {"max_gen_toks": 24},
-                dataset=family.datasets["gsm8k"],
-            ),
-            TaskSpec("truthfulqa_mc2", "acc,none", 0, _LIMIT, dataset=family.datasets["truthfulqa_mc2"]),
-        ),
-        output=output,
-        model_args={"dtype": "float32"},
+    config = Config(
+        base_model=str(family.base),
+        foundation_models={name: str(path) for name, path in family.specialists.items()},
+        evaluation=EvaluationConfig(tasks=TASKS, datasets=family.datasets, limit=_LIMIT),
     )
+    job = EvaluateJob(checkpoint=checkpoint, tasks=task_specs(config), output=output, model_args={"dtype": "float32"})
     result: EvaluateResult = carry_out(executor, f"examine {checkpoint.name}", REAL.evaluate, job)
     return {task: score.value for task, score in result.scores.items()}
