@@ -78,7 +78,7 @@ class _Section(BaseModel):
     def _check_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
         """True is no number: `limit: true` is a slip and does not mean 1."""
         field = cls.model_fields[info.field_name or ""]
-        if isinstance(value, bool) and field.annotation is not bool:
+        if isinstance(value, bool) and field.annotation not in {bool, bool | None}:
             raise ValueError(f"it must be {field.description}")
         return value
 
@@ -179,11 +179,21 @@ class TaskConfig(_Section):
         None, ge=0, description="a whole number of examples, at least 0, or null for the task's own"
     )
     weight: float = Field(1.0, gt=0, description="a number above 0: the task's weight in the average")
+    higher_is_better: bool | None = Field(
+        None,
+        description="null or true where more is better; false where less is, as of a loss, which then counts with a "
+        "minus sign",
+    )
     limit: int | None = Field(None, ge=1, description="a whole number of documents, at least 1, or null for all")
     generation_kwargs: Arguments = Field(
         default_factory=dict,
         description="a mapping of entries of lm-eval's generation_kwargs, for example {max_gen_toks: 24}",
     )
+
+    @property
+    def signed_weight(self) -> float:
+        """The factor of the value in the average: negative where less is better."""
+        return -self.weight if self.higher_is_better is False else self.weight
 
 
 def _default_tasks() -> tuple[TaskConfig, ...]:

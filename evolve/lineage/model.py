@@ -88,7 +88,10 @@ def planned_child(generation: int, merge: PlannedMerge) -> Model:
 
 
 def weighted_average(scores: dict[str, Score], weights: dict[str, float]) -> tuple[float, float | None]:
-    """Weighted mean of the scores and its standard error, the tasks taken as independent; infinite where too large."""
+    """Weighted mean of the scores and its standard error, the tasks taken as independent; infinite where too large.
+
+    A negative weight is that of a task of which less is better; the weights' sizes add up to the whole.
+    """
     try:
         return _weighted_average(scores, weights)
     except OverflowError:
@@ -96,7 +99,7 @@ def weighted_average(scores: dict[str, Score], weights: dict[str, float]) -> tup
 
 
 def _weighted_average(scores: dict[str, Score], weights: dict[str, float]) -> tuple[float, float | None]:
-    total = math.fsum(weights[task] for task in scores)
+    total = math.fsum(abs(weights[task]) for task in scores)
     mean = math.fsum(weights[task] * score.value for task, score in scores.items()) / total
     errors: list[Any] = [score.stderr for score in scores.values()]
     if any(error is None for error in errors):

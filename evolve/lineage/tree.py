@@ -232,7 +232,7 @@ class FamilyTree:
 
     def _apply_model_evaluated(self, event: ModelEvaluated) -> None:
         model = self._open(event.model, "merged")
-        weights = {task.task: task.weight for task in self.config.evaluation.tasks}
+        weights = {task.task: task.signed_weight for task in self.config.evaluation.tasks}
         if set(event.scores) != set(weights):
             raise ValueError(f"{model.name}: has scores of {', '.join(event.scores)} instead of {', '.join(weights)}")
         average, stderr = weighted_average(event.scores, weights)

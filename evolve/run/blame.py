@@ -27,16 +27,22 @@ def task_blamed(config: Config, error: TaskError) -> TaskError:
 
 
 def refuse_losses(config: Config, facts: Mapping[str, TaskFacts]) -> None:
-    """The average takes more for better, so a metric of which less is better has no place in it.
+    """In the average more is better, so a metric of which less is better has a place in it only if that is said.
 
     Raises:
-        TaskError: Less is better of the metric of a task.
+        TaskError: The configuration and lm-eval disagree on which direction of a metric is better.
     """
     for number, task in enumerate(config.evaluation.tasks):
-        if not facts[task.task].higher_is_better:
+        key = f"evaluation.tasks.{number}"
+        if not facts[task.task].higher_is_better and task.higher_is_better is not False:
             raise TaskError(
-                f"evaluation.tasks.{number}.metric = {task.metric}: less of it is better at task '{task.task}', but in "
-                "the average more is better; choose a metric of which more is better"
+                f"{key}.metric = {task.metric}: less of it is better at task '{task.task}', but in the average more is "
+                f"better; choose another metric, or set {key}.higher_is_better to false, so that it counts with a "
+                "minus sign"
+            )
+        if facts[task.task].higher_is_better and task.higher_is_better is False:
+            raise TaskError(
+                f"{key}.higher_is_better = false: more of {task.metric} is better at task '{task.task}'; remove it"
             )
 
 

@@ -142,7 +142,7 @@ def evaluation_key(identity: str, config: Config, data: dict[str, str]) -> str:
     """
     settings = config.evaluation.model_dump(mode="json", exclude={"batch_size", "datasets", "task_dirs", "limit"})
     for task, spec in zip(settings["tasks"], task_specs(config), strict=True):
-        del task["weight"]
+        del task["weight"], task["higher_is_better"]
         task["limit"] = spec.limit
     record: dict[str, Any] = {
         "model": identity,

@@ -134,6 +134,21 @@ def test_the_average_is_weighted_and_so_is_its_standard_error():
     assert model.average_stderr == pytest.approx(math.hypot(0.3, 0.4) / 4)
 
 
+def test_a_task_of_which_less_is_better_counts_with_a_minus_sign():
+    raw = weighted({"x": 3, "y": 1}).model_dump(mode="json")
+    raw["evaluation"]["tasks"][1]["higher_is_better"] = False
+    scores = {
+        "x": Score(metric="acc,none", value=0.4, stderr=0.1),
+        "y": Score(metric="loss,none", value=0.8, stderr=0.4),
+    }
+    event = ModelEvaluated(model="A", scores=scores, seconds=1.0, batch_size=1)
+
+    model = fold([started(Config.model_validate(raw)), event]).model("A")
+
+    assert model.average == pytest.approx((3 * 0.4 - 0.8) / 4)
+    assert model.average_stderr == pytest.approx(math.hypot(0.3, 0.4) / 4)
+
+
 def test_the_average_does_not_depend_on_the_order_of_the_tasks():
     values = {"a": (0.1, 0.01), "b": (0.2, 0.02), "c": (0.3, 0.07), "d": (1e-9, 0.0)}
     weights = {"a": 0.3, "b": 0.7, "c": 1.1, "d": 0.9}
