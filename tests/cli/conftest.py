@@ -1,0 +1,131 @@
+"""The command in this process, families of a few numbers, and finished runs of them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from evolve.cli.app import main
+from evolve.config import load_config
+from evolve.engines.protocols import Engines
+from evolve.run.executors import LocalExecutor
+from evolve.run.observer import Observer, Silent
+from evolve.run.session import Session
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "support")]
+
+from executors import InlineExecutor  # noqa: E402
+from fakes import FAKE, write_family  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command gave."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Answer]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Calls `evolve` in this process, in a terminal that is wide enough for all that it says."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str | Path) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["evolve", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        code = ended.value.code
+        return Answer(code if isinstance(code, int) else 0, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def fake_family(tmp_path: Path) -> Path:
+    """Configuration of a base and the foundations A, B and C, in a folder that is the test's own."""
+    return write_family(tmp_path / "family")
+
+
+@dataclass(frozen=True)
+class Inline:
+    """Fake engines without a worker."""
+
+    engines: Engines = FAKE
+
+    @staticmethod
+    def executors(observer: Observer) -> InlineExecutor:
+        return InlineExecutor(observer.working)
+
+
+@pytest.fixture
+def inline() -> Inline:
+    return Inline()
+
+
+def breed(config: Path, run: Path, *overrides: str) -> Path:
+    """A whole run of a configuration with fake engines, in this process."""
+    session = Session(FAKE, Silent(), executors=Inline.executors)
+    session.run(load_config(config, overrides), run)
+    return run
+
+
+@pytest.fixture(scope="session")
+def bred(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, for looking at only."""
+    folder = tmp_path_factory.mktemp("bred")
+    return breed(write_family(folder / "family"), folder / "run")
+
+
+@pytest.fixture
+def run_copy(bred: Path, tmp_path: Path) -> Path:
+    """A finished run, to be spoilt."""
+    shutil.copytree(bred, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No worker may start."""
+    monkeypatch.setattr(LocalExecutor, "submit", lambda *_: pytest.fail("an engine was called"))
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Everything in a folder: mode, time of change and content by path."""
+    found = {}
+    for path in [folder, *folder.rglob("*")]:
+        state = path.lstat()
+        content = path.read_bytes() if path.is_file() else b""
+        found[str(path.relative_to(folder))] = (state.st_mode, state.st_mtime_ns, content)
+    return found
+
+
+@pytest.fixture
+def refused(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Calls a command that must be refused; gives the message, which has each of some words."""
+    monkeypatch.chdir(tmp_path)  # what a command makes in its working folder is seen
+
+    def refused(*arguments: str | Path, words: tuple[str, ...], lines: int = 1) -> str:
+        before = snapshot(tmp_path)
+        answer = command(*arguments)
+        message = answer.err.removeprefix("evolve: ").rstrip("\n")
+        assert answer.code == 2, answer.out + answer.err
+        assert answer.err.startswith("evolve: ")
+        assert not answer.out
+        assert len(message.split("\n")) == lines, message
+        assert not [word for word in words if word not in message], message
+        assert not any(jargon in message for jargon in ("Traceback", "Error(", "pydantic", "NoneType")), message
+        assert snapshot(tmp_path) == before
+        return message
+
+    return refused

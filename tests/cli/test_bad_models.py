@@ -1,0 +1,168 @@
+"""A bad model folder: one message with file, key, folder and mend, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import SIZE, write_model
+
+from evolve.engines.checkpoints import Layout
+from evolve.run import preflight
+
+pytestmark = pytest.mark.usefixtures("no_engine")
+
+
+def _weights(model: Path) -> Path:
+    return model / "model.safetensors"
+
+
+def _cut(model: Path) -> None:
+    os.truncate(_weights(model), _weights(model).stat().st_size - 5)
+
+
+def _pickled(model: Path) -> None:
+    _weights(model).rename(model / "pytorch_model.bin")
+
+
+def _configured(**values: Any) -> Callable[[Path], object]:
+    def change(model: Path) -> None:
+        path = model / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return change
+
+
+def _indexed(weight_map: object) -> Callable[[Path], object]:
+    def shard(model: Path) -> None:
+        _weights(model).rename(model / "model-00001-of-00002.safetensors")
+        (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+    return shard
+
+
+def _reshaped(model: Path) -> None:
+    from safetensors.numpy import save_file
+
+    values = write_model(model, 7)
+    save_file({"model.layers.0.mlp.weight": values.reshape(SIZE // 4, 4)}, _weights(model))
+
+
+TENSOR = "model.layers.0.mlp.weight"
+MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "missing": (shutil.rmtree, (" = {model}: ", "no such folder", "give the folder of a model, or a hub id")),
+    "a file": (
+        lambda model: (shutil.rmtree(model), model.touch()),
+        (" = {model}: ", "no such folder", "give the folder"),
+    ),
+    "empty": (lambda model: (shutil.rmtree(model), model.mkdir()), ("{model} is empty", "download")),
+    "no config.json": (
+        lambda model: (model / "config.json").unlink(),
+        ("{model} has no config.json", "give the folder"),
+    ),
+    "an adapter": (
+        lambda model: (model / "config.json").rename(model / "adapter_config.json"),
+        ("{model} is an adapter", "merge it"),
+    ),
+    "config.json cut off": (
+        lambda model: (model / "config.json").write_text('{"model_type": '),
+        ("{model}/config.json is not valid JSON", "download"),
+    ),
+    "config.json of a list": (
+        lambda model: (model / "config.json").write_text("[]"),
+        ("{model}/config.json does not hold a JSON object", "download"),
+    ),
+    "no weights": (lambda model: _weights(model).unlink(), ("{model} has no weights", "model.safetensors", "download")),
+    "pickled weights": (_pickled, ("{model} holds pickled weights (pytorch_model.bin)", "refused", "convert them")),
+    "weights cut off": (_cut, ("{model}/model.safetensors is cut off", "download it again")),
+    "weights of no bytes": (
+        lambda model: os.truncate(_weights(model), 0),
+        ("model.safetensors is cut off", "download"),
+    ),
+    "weights of noise": (
+        lambda model: _weights(model).write_bytes(b"\x10" + b"\0" * 7 + b"x" * 40),
+        ("{model}/model.safetensors has a damaged safetensors header", "download"),
+    ),
+    "a pointer of Git LFS": (
+        lambda model: _weights(model).write_text("version https://git-lfs.github.com/spec/v1\n"),
+        ("{model}/model.safetensors is a Git LFS pointer", "git lfs pull"),
+    ),
+    "an index with a shard that is missing": (
+        _indexed({TENSOR: "model-00002-of-00002.safetensors"}),
+        ("{model}/model.safetensors.index.json names the shard model-00002-of-00002", "not in the folder", "download"),
+    ),
+    "an index with a tensor that is missing": (
+        _indexed({"other.weight": "model-00001-of-00002.safetensors"}),
+        ("{model}/model.safetensors.index.json puts other.weight into", "does not hold it", "download"),
+    ),
+    "an index of nothing": (_indexed(None), ("{model}/model.safetensors.index.json has no weight_map", "download")),
+    "another architecture": (
+        _configured(model_type="llama"),
+        ("{base} and {model} differ in model_type: mistral and llama", "give a model that was tuned from the base"),
+    ),
+    "another class": (
+        _configured(architectures=["MistralModel"]),
+        ("differ in architectures: ['MistralForCausalLM'] and ['MistralModel']", "give a model"),
+    ),
+    "another number of layers": (
+        _configured(num_hidden_layers=2),
+        ("{base} and {model} differ in num_hidden_layers: 1 and 2", "give a model"),
+    ),
+    "another hidden size": (
+        _configured(hidden_size=8),
+        ("{base} and {model} differ in hidden_size: 4 and 8", "give a model"),
+    ),
+    "another shape": (_reshaped, (f"differ in the shape of {TENSOR}: [4, 6] and [6, 4]", "give a model")),
+}
+
+
+@pytest.mark.parametrize(("spoil", "words"), MODELS.values(), ids=MODELS)
+def test_a_foundation_that_is_wrong(refused, fake_family, tmp_path, spoil, words):
+    model, base = fake_family.parent / "B", fake_family.parent / "base"
+    spoil(model)
+
+    refused(
+        *("run", fake_family, "--run-dir", tmp_path / "run"),
+        words=(f"{fake_family}: foundation_models.B", *(word.format(model=model, base=base) for word in words)),
+    )
+
+
+@pytest.mark.parametrize("case", ["missing", "empty", "pickled weights", "weights cut off"])
+def test_a_base_that_is_wrong(refused, fake_family, tmp_path, case):
+    spoil, words = MODELS[case]
+    base = fake_family.parent / "base"
+    spoil(base)
+
+    refused(
+        *("run", fake_family, "--run-dir", tmp_path / "run"),
+        words=(f"{fake_family}: base_model", *(word.format(model=base) for word in words)),
+    )
+
+
+@pytest.mark.parametrize("layers", [None, "two", 0, True])
+def test_models_without_a_number_of_layers(refused, fake_family, tmp_path, layers):
+    for name in ("base", "A", "B", "C"):
+        _configured(num_hidden_layers=layers)(fake_family.parent / name)
+
+    refused(
+        *("run", fake_family, "--run-dir", tmp_path / "run"),
+        words=(f"{fake_family}: foundation_models.A", "A/config.json", "num_hidden_layers", "download"),
+    )
+
+
+def test_a_model_that_cannot_be_read(refused, fake_family, monkeypatch):
+    weights = fake_family.parent / "B" / "model.safetensors"
+    read = preflight.read_layout
+
+    def read_layout(folder: Path) -> Layout:
+        if folder == weights.parent:
+            raise PermissionError(13, "Permission denied", str(weights))
+        return read(folder)
+
+    monkeypatch.setattr(preflight, "read_layout", read_layout)
+    refused("run", fake_family, words=(f"{fake_family}: foundation_models.B: {weights} cannot be read", "readable"))

@@ -1,0 +1,245 @@
+"""The commands that look: light, readable by people and by programs, and quiet where nobody listens any more."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import networkx as nx
+import pytest
+from fakes import write_family
+
+import evolve as package
+from evolve.cli import app
+from evolve.cli.display import Display
+from evolve.run.lock import driver_lock
+
+from .conftest import breed
+
+SUPPORT = Path(__file__).parents[1] / "support"
+HEAVY = {
+    *("torch", "transformers", "mergekit", "lm_eval", "datasets", "peft", "tokenizers", "safetensors"),
+    *("numpy", "scipy", "pandas", "huggingface_hub", "accelerate", "matplotlib"),
+}
+LOADED = """
+import sys
+from evolve.cli.app import main
+try:
+    main()
+finally:
+    print(*{name.partition(".")[0] for name in sys.modules}, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["run", "--help"],
+        ["nursery", "--help"],
+        ["tree", "{run}"],
+        ["tree", "{run}", "--format", "json"],
+        ["show", "{run}", "model-1-1"],
+        ["status", "{run}"],
+        ["compare", "{run}", "{run}"],
+    ],
+    ids=" ".join,
+)
+def test_commands_that_look_load_nothing_heavy(bred, arguments):
+    arguments = [argument.format(run=bred) for argument in arguments]
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    loaded = set(done.stderr.split())
+    assert "evolve" in loaded
+    assert not loaded & HEAVY
+    assert done.stdout
+
+
+def test_version_and_help(command):
+    assert command("--version").out == f"evolve {package.__version__}\n"
+    told = command("--help").out
+    for name in ("run", "resume", "check", "status", "tree", "show", "compare", "kinship", "nursery"):
+        assert f" {name} " in told
+        assert command(name, "--help").code == 0
+    assert command("no-such-command").code == 2
+    assert command("tree").code == 2
+
+
+def test_the_tree_is_read_by_networkx(command, bred):
+    answer = command("tree", bred, "--format", "json")
+
+    tree = nx.node_link_graph(json.loads(answer.out), edges="edges")
+    assert nx.is_directed_acyclic_graph(tree)
+    assert sorted(tree.predecessors("model-1-1")) == ["A", "B"]
+    assert json.loads(answer.out) == json.loads((bred / "family_tree.json").read_text())
+
+
+def test_the_tree_as_text(command, bred):
+    told = command("tree", bred).out
+    assert all(name in told for name in ("A", "model-1-1", "model-2-exp"))
+    assert "\x1b" not in told
+
+
+def test_one_model(command, bred):
+    told = command("show", bred, "model-1-1").out
+    assert "model-1-1" in told
+    assert "alpha" in told
+
+    node = json.loads(command("show", bred, "model-1-1", "--json").out)
+    assert node["id"] == "model-1-1"
+    assert node["parents"] == ["A", "B"]
+
+
+def test_status_of_a_finished_run(command, bred):
+    told = command("status", bred)
+    assert "stopped: " in told.out
+    assert f"in {bred}" in told.out
+
+    data = json.loads(command("status", bred, "--json").out)
+    assert data["running"] is None
+
+
+def test_status_of_a_running_and_of_an_interrupted_run(command, run_copy):
+    journal = run_copy / "journal.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:8]))
+
+    with driver_lock(run_copy):
+        assert f"running: process {os.getpid()} on " in command("status", run_copy).out
+        assert str(os.getpid()) in json.loads(command("status", run_copy, "--json").out)["running"]
+
+    assert f"interrupted: go on with `evolve resume {run_copy}`" in command("status", run_copy).out
+    assert json.loads(command("status", run_copy, "--json").out)["running"] is None
+
+
+def test_status_of_a_run_while_it_goes_on(command, fake_family, tmp_path):
+    run = tmp_path / "run"
+    driver = subprocess.Popen(
+        [sys.executable, SUPPORT / "fake_evolve.py", "run", fake_family, "--run-dir", run],
+        env={**os.environ, "EVOLVE_FAKE": "evaluate:model-1-1:sleep60"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while "model_merged" not in (run / "journal.jsonl").read_text() if (run / "journal.jsonl").exists() else True:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    told = command("status", run).out
+    refused = command("resume", run)
+    driver.send_signal(signal.SIGTERM)
+    out, err = driver.communicate(timeout=30)
+
+    assert f"running: process {driver.pid} on " in told
+    assert refused.code == 2
+    assert f"{run}: is being driven by process {driver.pid} on " in refused.err
+    assert driver.returncode == 143
+    assert err.startswith("evolve: interrupted by SIGTERM; nothing is lost, go on with `evolve resume ")
+    assert "model-1-1: merged in 0.2 s" in out
+    assert "interrupted: go on with" in command("status", run).out
+
+
+def test_comparison_of_two_runs(command, bred, tmp_path):
+    config = write_family(tmp_path / "family", seed=1)
+    other = breed(config, tmp_path / "greedy", "name=other", "strategy.name=greedy")
+
+    told = command("compare", bred, other)
+    assert told.code == 0
+    assert str(other) in told.out
+    assert "greedy" in told.out
+
+    data = json.loads(command("compare", bred, other, "--json").out)
+    assert str(bred) in json.dumps(data)
+    assert command("compare").code == 2
+
+
+LOOKS = [
+    ["tree", "{run}"],
+    ["status", "{run}"],
+    ["show", "{run}", "A"],
+    ["compare", "{run}"],
+    ["tree", "{run}", "--format", "json"],
+]
+
+
+@pytest.mark.parametrize("arguments", LOOKS, ids=" ".join)
+def test_a_reader_that_is_gone_gives_no_traceback(bred, arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "evolve", *(argument.format(run=bred) for argument in arguments)],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    os.close(writer)
+
+    assert done.returncode != 0
+    assert not done.stderr
+
+
+@pytest.mark.parametrize("arguments", LOOKS, ids=" ".join)
+def test_an_output_that_is_not_unicode(bred, arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "evolve", *(argument.format(run=bred) for argument in arguments)],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert done.returncode == 0
+    assert not done.stderr
+    assert done.stdout.isascii()
+
+
+def test_a_run_in_a_pipe_has_no_colours_and_says_where_to_go_on(fake_family, tmp_path):
+    done = subprocess.run(
+        [sys.executable, SUPPORT / "fake_evolve.py", "run", fake_family, "--run-dir", tmp_path / "run"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "\r" not in done.stdout
+    assert not done.stderr
+    assert "model-1-1: merged in 0.2 s" in done.stdout
+    assert f"evolve tree {tmp_path / 'run'}" in done.stdout
+
+
+def test_a_finished_run_is_not_run_again(command, bred, monkeypatch):
+    stood: list[int] = []
+    monkeypatch.setattr(Display, "stands", lambda self, tree: stood.append(tree.generation))
+    before = (bred / "journal.jsonl").read_bytes()
+
+    told = command("resume", bred)
+
+    assert told.code == 0
+    assert told.out.startswith(f"The run in {bred} is finished already.\n")
+    assert stood == [3]
+    assert (bred / "journal.jsonl").read_bytes() == before
+
+
+def test_an_error_without_a_message_of_ours_keeps_its_traceback(command, monkeypatch, bred):
+    from evolve.cli import looking
+
+    def broken(*_: object) -> None:
+        raise LookupError("a bug")
+
+    monkeypatch.setattr(looking, "tree_view", broken)
+    monkeypatch.setattr(sys, "argv", ["evolve", "tree", str(bred)])
+    with pytest.raises(LookupError, match="a bug"):
+        app.main()

@@ -1,0 +1,144 @@
+"""`evolve kinship`: what it prints, for people and for programs, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evolve.cli import measuring
+from evolve.cli.display import Display
+from evolve.engines.protocols import KinshipJob, KinshipResult, PairKinship
+from evolve.run.executors import Done
+
+
+class _Measured:
+    """In place of a worker: remembers the job and answers at once, with embedding rows left out."""
+
+    def __init__(self, progress: Callable[..., None]) -> None:
+        self._progress = progress
+        self._jobs: list[KinshipJob] = []
+
+    def submit(self, call: Any) -> None:
+        self._jobs.append(call.job)
+        self._progress(call.id, "reading weights", 1, 2)
+
+    def wait(self, timeout: float) -> Done:
+        job = self._jobs[-1]
+        left_out = (("model.embed_tokens.weight", 2, 0.0125),)
+        pairs = [
+            PairKinship(a, b, pcc=0.25 * (n + 1), cs=0.5, ed=2.0, parameters=80, left_out=left_out if n == 0 else ())
+            for n, (a, b) in enumerate(job.pairs)
+        ]
+        return Done("kinship", KinshipResult(pairs=tuple(pairs), seconds=1.5))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.fixture
+def models(fake_family: Path) -> Path:
+    return fake_family.parent
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "LocalExecutor", _Measured)
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_table_with_mean_and_what_was_left_out(command, models):
+    answer = command("kinship", "--base", models / "base", models / "A", models / "B", models / "C")
+
+    assert answer.code == 0
+    lines = [line.split() for line in answer.out.splitlines()]
+    assert lines[:5] == [
+        ["pcc", "cs", "ed"],
+        ["A", "B", "0.250000", "0.500000", "2.000000"],
+        ["A", "C", "0.500000", "0.500000", "2.000000"],
+        ["B", "C", "0.750000", "0.500000", "2.000000"],
+        ["mean", "0.500000", "0.500000", "2.000000"],
+    ]
+    assert answer.out.splitlines()[5:] == [
+        "A and B: left out 2 rows of model.embed_tokens.weight (1.250% of the parameters)"
+    ]
+
+
+@pytest.mark.usefixtures("measured")
+@pytest.mark.parametrize("metric", ["pcc", "cs", "ed", "all"])
+def test_json_of_the_metrics_that_were_asked_for(command, models, metric):
+    answer = command("kinship", "--base", models / "base", models / "A", models / "B", "--metric", metric, "--json")
+
+    data = json.loads(answer.out)
+    metrics = ["pcc", "cs", "ed"] if metric == "all" else [metric]
+    values = {"pcc": 0.25, "cs": 0.5, "ed": 2.0}
+    (pair,) = data["pairs"]
+    assert pair == {
+        "a": "A",
+        "b": "B",
+        **{name: values[name] for name in metrics},
+        "parameters": 80,
+        "left_out": [{"tensor": "model.embed_tokens.weight", "rows": 2, "share": 0.0125}],
+    }
+    assert data["mean"] == {name: values[name] for name in metrics}
+    assert data["seconds"] == 1.5
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_word_on_progress_does_not_get_into_the_json(command, models, monkeypatch):
+    monkeypatch.setattr("evolve.cli.display._PLAIN_EVERY_S", 0.0)
+
+    answer = command("kinship", "--base", models / "base", models / "A", models / "B", "--json")
+
+    assert "kinship: reading weights, 1 of 2" in answer.err
+    assert json.loads(answer.out)["pairs"]
+
+
+@pytest.mark.usefixtures("measured")
+def test_two_folders_of_the_same_name_are_told_apart(command, models):
+    shutil.copytree(models / "A", models / "more" / "A")
+
+    answer = command(
+        "kinship", "--json", "--base", models / "base", models / "A", f"{models}/more/A/", models / "more" / ".." / "B"
+    )
+
+    pairs = json.loads(answer.out)["pairs"]
+    assert [(pair["a"], pair["b"]) for pair in pairs] == [("A#1", "A#2"), ("A#1", "B"), ("A#2", "B")]
+
+
+@pytest.mark.usefixtures("no_engine")
+def test_what_is_refused(refused, models, tmp_path):
+    base, a, b = models / "base", models / "A", models / "B"
+    refused("kinship", "--base", base, a, words=(f"{a}: ", "two models at least", "name another"))
+    refused("kinship", "--base", base, a, b, "--device", "gpu", words=("--device gpu: ", "auto, cpu, cuda"))
+    refused("kinship", "--base", base, a, models / "no", words=(f"{models}/no", "no such folder", "give the folder"))
+    refused("kinship", "--base", models / "no", a, b, words=(f"{models}/no", "no such folder", "give the folder"))
+    refused("kinship", "--base", base, a, base, words=(f"{base}: ", "is the base itself", "leave it out"))
+    (b / "config.json").write_text('{"model_type": "llama"}')
+    refused("kinship", "--base", base, a, b, words=(f"{base} and {b} differ in model_type", "tuned from the base"))
+    (b / "model.safetensors").unlink()
+    refused("kinship", "--base", base, a, b, words=(f"{b} has no weights", "download"))
+
+
+def test_options_are_checked(command, models):
+    base, a, b = models / "base", models / "A", models / "B"
+    assert command("kinship", a, b).code == 2
+    assert command("kinship", "--base", base).code == 2
+    assert command("kinship", "--base", base, a, b, "--metric", "euclid").code == 2
+
+
+def test_the_display_of_results_is_not_that_of_progress(monkeypatch, models, measured, command):
+    asked: list[bool] = []
+
+    def display(*, stderr: bool = False) -> Display:
+        asked.append(stderr)
+        return real(stderr=stderr)
+
+    real = measuring.display
+    monkeypatch.setattr(measuring, "display", display)
+    command("kinship", "--base", models / "base", models / "A", models / "B")
+    assert asked == [True]
