@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rich.console import Console
-
 from evolve.cli.display import display
-from evolve.cli.output import say
+from evolve.cli.output import say, show
 from evolve.config import Config, load_config
 from evolve.engines import REAL
 from evolve.engines.protocols import TaskFacts
@@ -71,7 +69,7 @@ def _drive(folder: Path, force: bool, work: Callable[[Session], Finished]) -> No
             raise _with_hint(interrupted, folder) from None
     if not finished.worked:
         say(f"The run in {folder} is finished already.")
-    Console().print(summary_view(finished.tree, folder=str(folder)))
+    show(summary_view(finished.tree, folder=str(folder)))
     if finished.stop.reason == "failed":
         raise EvolveError(f"{folder}: {finished.stop.detail}; the log is {finished.folder.log}")
 

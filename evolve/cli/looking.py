@@ -5,9 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from rich.console import Console
-
-from evolve.cli.output import print_json
+from evolve.cli.output import print_json, show
 from evolve.errors import RunFolderError
 from evolve.lineage import FamilyTree, to_node_link
 from evolve.run.folder import RunFolder
@@ -24,7 +22,7 @@ def show_status(run: Path, *, as_json: bool) -> None:
     if as_json:
         print_json({**status_data(tree), "running": str(holder) if holder else None})
     else:
-        Console().print(status_view(tree, folder=str(run), running=str(holder) if holder else None))
+        show(status_view(tree, folder=str(run), running=str(holder) if holder else None))
 
 
 def show_tree(run: Path, *, as_json: bool) -> None:
@@ -33,7 +31,7 @@ def show_tree(run: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(to_node_link(tree))
     else:
-        Console().print(tree_view(tree))
+        show(tree_view(tree))
 
 
 def show_model(run: Path, name: str, *, as_json: bool) -> None:
@@ -44,7 +42,7 @@ def show_model(run: Path, name: str, *, as_json: bool) -> None:
         nodes = {node["id"]: node for node in to_node_link(tree)["nodes"]}
         print_json(nodes[name])
     else:
-        Console().print(model_view(tree, name))
+        show(model_view(tree, name))
 
 
 def show_comparison(runs: list[Path], *, as_json: bool) -> None:
@@ -53,7 +51,7 @@ def show_comparison(runs: list[Path], *, as_json: bool) -> None:
     if as_json:
         print_json(comparison_data(trees))
     else:
-        Console().print(compare_view(trees))
+        show(compare_view(trees))
 
 
 def _need_model(tree: FamilyTree, run: Path, name: str) -> None:

@@ -8,12 +8,11 @@ from itertools import combinations
 from math import fsum
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from evolve.cli.display import display
-from evolve.cli.output import print_json, say
+from evolve.cli.output import print_json, say, show
 from evolve.cli.working import carry_out
 from evolve.engines import REAL
 from evolve.engines.checkpoints import differences, read_layout
@@ -91,7 +90,7 @@ def _print_table(result: KinshipResult, metrics: Sequence[str]) -> None:
         table.add_row(*names, *(f"{getattr(pair, metric):.6f}" for metric in metrics))
     if len(result.pairs) > 1:
         table.add_row("mean", "", *(f"{value:.6f}" for value in _means(result, metrics).values()))
-    Console().print(View(table))
+    show(View(table))
     for pair in result.pairs:
         for tensor, rows, share in pair.left_out:
             say(f"{pair.a} and {pair.b}: left out {rows} rows of {tensor} ({100 * share:.3f}% of the parameters)")

@@ -78,7 +78,7 @@ def _describe(place: _Place, error: ErrorDetails) -> str:
 
 def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str, skipkeys=True)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= 240 else text[:237] + "..."
 
 
 def _place(loc: Sequence[int | str]) -> _Place:

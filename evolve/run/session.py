@@ -164,7 +164,7 @@ class Session:
         folder.furnish()
         folder.tidy()
         ScoreStore(folder.scores, folder.root).tidy()
-        executor.log_to(folder.log)
+        executor.settle(folder.log, folder.staging)
         interrupts = Interrupts(
             on_first=lambda: self.observer.note("stopping at the next safe moment; again to stop at once"),
             on_second=executor.abandon,

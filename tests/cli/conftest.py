@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from executors import InlineExecutor
+from fakes import FAKE, write_family
 
 from evolve.cli.app import main
 from evolve.config import load_config
@@ -16,11 +18,6 @@ from evolve.engines.protocols import Engines
 from evolve.run.executors import LocalExecutor
 from evolve.run.observer import Observer, Silent
 from evolve.run.session import Session
-
-sys.path[:0] = [str(Path(__file__).parents[1] / "support")]
-
-from executors import InlineExecutor  # noqa: E402
-from fakes import FAKE, write_family  # noqa: E402
 
 
 @dataclass(frozen=True)

@@ -207,6 +207,7 @@ def test_an_output_that_is_not_unicode(bred, arguments):
 def test_a_run_in_a_pipe_has_no_colours_and_says_where_to_go_on(fake_family, tmp_path):
     done = subprocess.run(
         [sys.executable, SUPPORT / "fake_evolve.py", "run", fake_family, "--run-dir", tmp_path / "run"],
+        env={name: value for name, value in os.environ.items() if name != "COLUMNS"},
         capture_output=True,
         text=True,
         check=True,

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from drive import Drivers
+from fakes import write_family
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parent)]
-
-from drive import Drivers  # noqa: E402
-from fakes import write_family  # noqa: E402
-
-from runs import Reference  # noqa: E402
+from runs import Reference
 
 _MEMORY = Path("/dev/shm")
 

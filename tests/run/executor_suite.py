@@ -162,16 +162,23 @@ class ExecutorSuite:
         assert len(heard) <= 50
 
     def test_the_log_gets_what_workers_print(self, executor: Executor, tmp_path: Path, capfd: Any) -> None:
-        executor.log_to(tmp_path / "log")
+        executor.settle(tmp_path / "log", tmp_path)
         executor.submit(Call("a", calls.say, "words to keep"))
         assert isinstance(wait(executor), Done)
-        executor.log_to(tmp_path / "other")
+        executor.settle(tmp_path / "other", tmp_path)
         executor.submit(Call("b", calls.say, "words elsewhere"))
         assert isinstance(wait(executor), Done)
         executor.close()
         assert "words to keep" in (tmp_path / "log").read_text()
         assert "words elsewhere" in (tmp_path / "other").read_text()
         assert "words" not in "".join(capfd.readouterr())
+
+    def test_temporary_files_lie_in_the_scratch_folder(self, executor: Executor, tmp_path: Path) -> None:
+        executor.settle(tmp_path / "log", tmp_path)
+        executor.submit(Call("a", calls.temporary_folder, None))
+        outcome = wait(executor)
+        assert isinstance(outcome, Done)
+        assert outcome.result == str(tmp_path)
 
     def test_what_is_abandoned_never_comes(self, executor: Executor, tmp_path: Path) -> None:
         executor.submit(Call("a", calls.sleep_and_tell, tmp_path / "pid"))

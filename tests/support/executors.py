@@ -19,7 +19,7 @@ class InlineExecutor:
         self._progress = progress
         self._calls: list[Call] = []
 
-    def log_to(self, log: Path) -> None:
+    def settle(self, log: Path, scratch: Path) -> None:
         pass
 
     def submit(self, call: Call) -> None:

@@ -124,7 +124,7 @@ def _json_rows(task: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]
 
 
 def _parquet_rows(task: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow
     from pyarrow import parquet
 
     try:

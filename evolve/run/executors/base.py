@@ -73,8 +73,11 @@ class Executor(Protocol):
     def capacity(self) -> int:
         """How many calls may be in flight at once; `submit` beyond that is a ValueError."""
 
-    def log_to(self, log: Path) -> None:
-        """Send what workers print and log to a file from now on; before, it goes nowhere."""
+    def settle(self, log: Path, scratch: Path) -> None:
+        """Give workers a home: a file for what they print and log, and an existing folder for their temporary files.
+
+        Before, their output goes nowhere, and their temporary files where the system puts such files.
+        """
 
     def submit(self, call: Call) -> None:
         """Begin a call."""

@@ -30,7 +30,7 @@ class LocalExecutor:
     """
 
     def __init__(self, progress: Progress) -> None:
-        self._log: Path | None = None
+        self._home: tuple[Path, Path] | None = None
         self._progress = progress
         self._context = multiprocessing.get_context("spawn")
         self._process: SpawnProcess | None = None
@@ -42,12 +42,12 @@ class LocalExecutor:
         """One call: a merge or an evaluation fills a GPU by itself."""
         return 1
 
-    def log_to(self, log: Path) -> None:
-        """Send what the worker prints and logs to a file from now on; before, it goes nowhere."""
-        self._log = log
+    def settle(self, log: Path, scratch: Path) -> None:
+        """Give the worker, and those that follow it, a file for its output and a folder for its temporary files."""
+        self._home = (log, scratch)
         if self._pipe is not None:
             with contextlib.suppress(BrokenPipeError):
-                self._pipe.send(log)
+                self._pipe.send(self._home)
 
     def submit(self, call: Call) -> None:
         """Begin a call; ValueError while another is in flight."""
@@ -104,8 +104,8 @@ class LocalExecutor:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         theirs.close()
         self._process, self._pipe = process, ours
-        if self._log is not None:
-            ours.send(self._log)
+        if self._home is not None:
+            ours.send(self._home)
 
     def _died(self, call: Call, process: SpawnProcess) -> Outcome:
         process.join(_PATIENCE_S)

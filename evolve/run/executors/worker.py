@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Iterator
 from multiprocessing import connection, parent_process
 from pathlib import Path
+
+import tqdm
 
 from evolve.engines.protocols import Report
 from evolve.errors import EvolveError
@@ -24,7 +27,7 @@ _REPORT_EVERY_S = 0.1
 
 
 def serve(pipe: connection.Connection) -> None:
-    """Answer what comes through `pipe` until it closes: a `Call`, or the path of the log from now on.
+    """Answer what comes through `pipe` until it closes: a `Call`, or where output and temporary files go from now on.
 
     The process dies with the driver, whatever ends that, and takes along what it has started itself.
     """
@@ -38,13 +41,15 @@ def serve(pipe: connection.Connection) -> None:
     _be_a_good_guest()
     while True:
         try:
-            message: Call | Path = pipe.recv()
+            message: Call | tuple[Path, Path] = pipe.recv()
         except EOFError:
             return
-        if isinstance(message, Path):
-            _send_output_to(message)
-        else:
+        if isinstance(message, Call):
             pipe.send(carry_out(message, _reporter(message, pipe)))
+        else:
+            log, scratch = message
+            _send_output_to(log)
+            tempfile.tempdir = str(scratch)  # whatever a killed worker leaves there is cleared with the folder
 
 
 def _die_with_driver() -> None:
@@ -64,9 +69,13 @@ def _send_output_to(log: Path) -> None:
 
 
 def _be_a_good_guest() -> None:
-    """Waiting torch threads that spin make a busy machine many times slower; tokenizers warn after a fork."""
+    """Waiting torch threads that spin make a busy machine many times slower; tokenizers warn after a fork.
+
+    The lock that tqdm makes by default is a semaphore of the system, which outlives a worker that is killed.
+    """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    tqdm.tqdm.set_lock(threading.RLock())
 
 
 def carry_out(call: Call, report: Report) -> Outcome:
