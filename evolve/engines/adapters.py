@@ -239,9 +239,8 @@ def _merge(job: AdapterJob, layout: Layout, report: Report) -> None:
             model.resize_token_embeddings(rows, mean_resizing=False)
         report("merging the adapter", 1, 3)
         adapted = peft.PeftModel.from_pretrained(model, job.adapter)
-        merged = adapted.merge_and_unload().to(dtype)
+        merged = adapted.merge_and_unload()
         report("saving the model", 2, 3)
-        merged.generation_config = transformers.GenerationConfig()  # the model's own may not pass transformers' checks
         merged.save_pretrained(job.output)
     except UserWarning as error:
         raise ModelError(

@@ -26,7 +26,7 @@ __all__ = ["Needs", "Preflight", "entry_of", "inspect_engines", "look_at_models"
 
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _BASE = "base_model"
-_ENGINES = ("mergekit", "lm_eval", "torch", "transformers")
+_ENGINES = ("mergekit", "lm_eval", "peft", "torch", "transformers")
 
 
 @dataclass(frozen=True)

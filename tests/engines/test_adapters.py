@@ -102,7 +102,7 @@ def test_it_is_the_same_every_time(tmp_path, model, adapter):
 
 def test_companions_are_the_models_unless_the_adapter_brings_a_tokenizer(tmp_path, model, copy):
     source = shutil.copytree(model, tmp_path / "model")
-    odd = {"temperature": 0.3, "do_sample": False, "eos_token_id": 2}  # transformers refuses to save this
+    odd = {"temperature": -0.3, "do_sample": False, "eos_token_id": 2}  # whatever they are worth
     (source / "generation_config.json").write_text(json.dumps(odd))
     (source / "chat_template.jinja").write_text("model's")
     out = merged(tmp_path, source, copy)
@@ -151,6 +151,7 @@ def test_layers_that_were_trained_whole_and_embeddings_are_merged(tmp_path, mode
     embedding = "base_model.model.model.embed_tokens.lora_embedding_"
     expected = before["model.embed_tokens.weight"].double() + 3 * (saved[f"{embedding}B"] @ saved[f"{embedding}A"]).T
     assert torch.allclose(after["model.embed_tokens.weight"].double(), expected, atol=0.02)
+    assert {weight.dtype for weight in after.values()} == {torch.bfloat16}
     assert torch.equal(after["lm_head.weight"], saved["base_model.model.lm_head.weight"].bfloat16())
 
 

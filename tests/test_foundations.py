@@ -1,0 +1,300 @@
+"""Whole runs from foundations that are not plain folders of one vocabulary: hub ids, LoRA adapters, added tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evolve.nursery import Family
+from tests.conftest import Evolve, write_config
+from tests.support import families
+from tests.support.hub import HubCache
+
+FIRST, SECOND = "1" * 40, "2" * 40
+SECRET = "hf_thisIsNoTokenButMustNotBeWrittenAnywhere"
+
+
+def write(path: Path, family: Family, models: dict[str, Any], **sections: Any) -> Path:
+    """A configuration with one short task."""
+    evaluation = {
+        "tasks": [{"task": "winogrande", "metric": "acc,none", "num_fewshot": 1}],
+        "datasets": {"winogrande": str(family.datasets["winogrande"])},
+        "model_args": {"dtype": "float32"},
+        "limit": 6,
+    }
+    return write_config(path, family, foundation_models=models, evaluation=evaluation, **sections)
+
+
+def started(run: Path) -> dict[str, Any]:
+    line = (run / "journal.jsonl").read_text().splitlines()[0]
+    event: dict[str, Any] = json.loads(line)["event"]
+    return event
+
+
+def tree_of(run: Path) -> dict[str, Any]:
+    tree: dict[str, Any] = json.loads((run / "family_tree.json").read_text())
+    return tree
+
+
+# -------------------------------------------------------------------------------------------- the hub and adapters
+
+
+class World:
+    """A run whose base and foundations come from a hub cache, two of them being adapters."""
+
+    def __init__(self, root: Path, family: Family, evolve: Evolve) -> None:
+        self.root, self.family, self.evolve = root, family, evolve
+        self.hub = HubCache(root / "hub")
+        self.adapter = families.adapt(root / "adapter", family.base, seed=1)
+        self.hub.add("nursery/base", family.base, FIRST, "main", "v1")
+        self.hub.add("nursery/facts", family.specialists["facts"], FIRST, "main")
+        self.hub.add("nursery/lora", families.adapt(root / "lora", family.base, seed=2), FIRST, "main")
+        self.config = write(
+            root / "config.yaml",
+            family,
+            {
+                "facts": "nursery/facts",
+                "one": {"model": "nursery/base@v1", "adapter": "./adapter"},
+                "other": {"model": "nursery/base", "adapter": "nursery/lora"},
+            },
+            base_model="nursery/base@v1",
+            strategy={"name": "kinship", "top_k": 3, "max_generations": 1, "stop_at_kinship": None},
+        )
+        self.run = root / "runs" / "run"
+
+    @property
+    def cached(self) -> list[Path]:
+        return sorted(path for path in (self.root / "runs" / ".adapters").glob("[!.]*"))
+
+    def go(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HF_HUB_CACHE", str(self.hub.root))
+            patch.setenv("HF_TOKEN", SECRET)
+            return self.evolve(*arguments)
+
+    def breed(self, *overrides: str) -> subprocess.CompletedProcess[str]:
+        more = [part for override in overrides for part in ("--set", override)]
+        return self.go("run", self.config, "--run-dir", self.run, *more)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, family: Family, evolve: Evolve) -> World:
+    return World(tmp_path_factory.mktemp("world"), family, evolve)
+
+
+@pytest.fixture(scope="module")
+def bred(world: World) -> World:
+    done = world.breed()
+    assert done.returncode == 0, done.stderr
+    return world
+
+
+def test_check_merges_no_adapter(world: World) -> None:
+    done = world.go("check", world.config)
+    assert done.returncode == 0, done.stderr
+    assert f"one: {world.hub.root}" in done.stdout
+    assert f"with the adapter {world.adapter} at commit {FIRST}+" in done.stdout
+    assert "All is well" in done.stdout
+
+
+def test_the_journal_says_where_foundations_came_from(bred: World) -> None:
+    event = started(bred.run)
+    entries = {entry["name"]: entry for entry in event["foundations"]}
+    assert event["base"]["revision"] == entries["facts"]["revision"] == FIRST
+    assert entries["facts"]["path"] == str(bred.hub.root / "models--nursery--facts" / "snapshots" / FIRST)
+    assert entries["one"]["source"] == f"nursery/base@v1+{bred.adapter}"
+    assert entries["one"]["revision"] == f"{FIRST}+"
+    assert entries["other"]["revision"] == f"{FIRST}+{FIRST}"
+    assert {entries["one"]["path"], entries["other"]["path"]} == {str(path) for path in bred.cached}
+    assert len({entry["identity"] for entry in entries.values()}) == 3
+    nodes = {node["id"]: node for node in tree_of(bred.run)["nodes"]}
+    assert len(nodes) == 6
+    assert all(node["status"] == "evaluated" for node in nodes.values())
+
+
+def test_nothing_that_was_written_holds_the_token(bred: World) -> None:
+    written = [path for path in (bred.root / "runs").rglob("*") if path.is_file()]
+    assert len(written) > 20
+    assert not [path for path in written if SECRET.encode() in path.read_bytes()]
+
+
+def test_another_run_takes_the_merged_adapters_as_they_are(bred: World) -> None:
+    before = {path: path.stat().st_mtime_ns for folder in bred.cached for path in folder.iterdir()}
+    done = bred.go("run", bred.config, "--run-dir", bred.run.with_name("again"))
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for folder in bred.cached for path in folder.iterdir()} == before
+
+
+def test_a_damaged_merge_is_not_trusted(bred: World) -> None:
+    folder = bred.cached[0]
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-8] + bytes(8))
+    done = bred.go("run", bred.config, "--run-dir", bred.run.with_name("third"))
+    assert done.returncode == 0, done.stderr
+    assert weights.read_bytes() == whole
+
+
+def test_a_run_goes_on_from_the_commits_that_it_began_with(bred: World) -> None:
+    """The branches have moved since, and the merged adapters are gone."""
+    for name in ("base", "facts", "lora"):
+        bred.hub.add(f"nursery/{name}", bred.family.specialists["arithmetic"], SECOND, "main", "v1")
+    entries = started(bred.run)["foundations"]
+    before = tree_of(bred.run)
+    _cut_short(bred)
+    done = bred.breed()
+    assert done.returncode == 0, done.stderr
+    assert started(bred.run)["foundations"] == entries
+    assert {str(path) for path in bred.cached} == {entry["path"] for entry in entries if "+" in entry["source"]}
+    for was, now in zip(before["nodes"], tree_of(bred.run)["nodes"], strict=True):
+        assert [now[key] for key in ("id", "identity", "average")] == [
+            was[key] for key in ("id", "identity", "average")
+        ]
+
+
+def _cut_short(bred: World) -> None:
+    """Leave the run as a driver that was killed after its first merge, and the cache empty."""
+    lines = (bred.run / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    merged = next(number for number, line in enumerate(lines) if json.loads(line)["event"]["type"] == "model_merged")
+    (bred.run / "journal.jsonl").write_bytes(b"".join(lines[: merged + 1]))
+    shutil.rmtree(bred.run / "models")
+    shutil.rmtree(bred.root / "runs" / ".adapters")
+
+
+def test_an_adapter_that_has_changed_since_is_refused(bred: World) -> None:
+    config = bred.adapter / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 13}))
+    _cut_short(bred)
+    journal = (bred.run / "journal.jsonl").read_bytes()
+    done = bred.breed()
+    assert done.returncode == 2
+    assert "the merged adapter of one is gone, and" in done.stderr
+    assert "are not what they were when the run began; restore them, or start a new run" in done.stderr
+    assert (bred.run / "journal.jsonl").read_bytes() == journal
+
+
+def test_an_adapter_of_another_model_is_refused_before_the_work(
+    world: World, family: Family, tmp_path: Path, evolve: Evolve
+) -> None:
+    stranger = families.adapt(tmp_path / "lora", families.save(tmp_path / "wide", hidden_size=64))
+    models = {"a": str(family.specialists["facts"]), "b": {"model": str(family.base), "adapter": str(stranger)}}
+    config = write(tmp_path / "config.yaml", family, models)
+    for command in ("check", "run"):
+        done = evolve(command, config)
+        assert done.returncode == 2
+        assert f"foundation_models.b = {stranger} does not fit {family.base}: " in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------------ vocabularies
+
+
+def with_tokens(folder: Path, model: Path, tokens: list[str]) -> Path:
+    """A copy of a model that was taught more tokens, with a row for each."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    words = AutoTokenizer.from_pretrained(model)
+    words.add_tokens(tokens, special_tokens=True)
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    rows = loaded.config.vocab_size + len(tokens)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(len(tokens))
+        loaded.resize_token_embeddings(rows, mean_resizing=False)
+    loaded.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+LOAD = """
+import sys, warnings
+warnings.simplefilter("error")
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+for folder in sys.argv[1:]:
+    words = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    inputs = words("Ann sold the cup<|end|>", return_tensors="pt")
+    out = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+    print(folder.rsplit("/", 1)[1], len(words), model.config.vocab_size, inputs.input_ids[0, -1].item())
+"""
+
+
+def test_foundations_of_three_vocabularies(tmp_path: Path, family: Family, evolve: Evolve) -> None:
+    """V, V + 1 and V + 2 rows, like Mistral-Instruct, MetaMath and OpenChat; the second row of the last is padding."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        facts = with_tokens(tmp_path / "facts", family.specialists["facts"], ["[PAD]"])
+        chat = with_tokens(tmp_path / "chat", family.specialists["coreference"], ["<|end|>", "<|pad_0|>"])
+    models = {"plain": str(family.specialists["arithmetic"]), "math": str(facts), "chat": str(chat)}
+    # more than three: the children of generation 1 enter S, whatever their scores, and the run goes on
+    several = {"top_k": 5, "pairs_per_generation": 2}
+    strategy = {"name": "kinship", "max_generations": 5, "stop_at_kinship": None} | several
+    config = write(tmp_path / "config.yaml", family, models, strategy=strategy)
+    run = tmp_path / "run"
+    done = evolve("run", config, "--run-dir", run)
+    assert done.returncode == 0, done.stderr
+
+    tree = tree_of(run)
+    nodes = {node["id"]: node for node in tree["nodes"]}
+    assert all(node["status"] == "evaluated" for node in nodes.values())
+    assert max(node["generation"] for node in nodes.values()) >= 2
+    _check_left_out(run, tree)
+    _check_children(run, [name for name, node in nodes.items() if node["parents"]], nodes)
+
+    child = next(name for name, node in nodes.items() if set(node["parents"]) == {"math", "chat"})
+    assert "rows of lm_head.weight" in evolve("show", run, child).stdout
+    shown = json.loads(evolve("kinship", "--base", family.base, facts, chat, "--json").stdout)["pairs"][0]
+    assert {row["tensor"]: row["rows"] for row in shown["left_out"]} == dict.fromkeys(EMBEDDINGS, 2)
+
+
+EMBEDDINGS = ("lm_head.weight", "model.embed_tokens.weight")
+
+
+def _check_left_out(run: Path, tree: dict[str, Any]) -> None:
+    events = [json.loads(line)["event"] for line in (run / "journal.jsonl").read_text().splitlines()]
+    measured = {frozenset((e["a"], e["b"])): e["left_out"] for e in events if e["type"] == "kinship_measured"}
+    for pair, rows in (("plain math", 1), ("plain chat", 2), ("math chat", 2)):
+        left_out = measured[frozenset(pair.split())]
+        assert {row["tensor"]: row["rows"] for row in left_out} == dict.fromkeys(EMBEDDINGS, rows)
+        assert all(0 < row["share"] < 0.01 for row in left_out)
+    assert all(-1 <= kinship["pcc"] <= 1 for kinship in tree["graph"]["kinships"])
+
+
+def _check_children(run: Path, children: list[str], nodes: dict[str, Any]) -> None:
+    """Each child loads without a warning, speaks, and knows the tokens of both its parents."""
+    folders = [str(run / nodes[name]["checkpoint"]) for name in children]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, *folders], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "warn" not in done.stderr.lower()
+    for line in done.stdout.splitlines():
+        name, words, rows, last = line.split()
+        assert words == rows
+        ancestors = _foundations(name, nodes)
+        assert int(words) == 512 + ("math" in ancestors) + 2 * ("chat" in ancestors)
+        recipe = yaml.safe_load((run / nodes[name]["recipe"]).read_text())
+        assert ("tokenizer" in recipe or "tokenizer_source" in recipe) == _mixed(name, nodes)
+        if "chat" in ancestors:
+            assert int(last) >= 512  # the end of a turn is one token
+
+
+def _foundations(name: str, nodes: dict[str, Any]) -> frozenset[str]:
+    parents = nodes[name]["parents"]
+    return frozenset().union(*(_foundations(parent, nodes) for parent in parents)) if parents else frozenset({name})
+
+
+def _mixed(name: str, nodes: dict[str, Any]) -> bool:
+    """Whether the parents count different tokens."""
+    kinds = {_foundations(parent, nodes) - {"plain"} for parent in nodes[name]["parents"]}
+    return len(kinds) > 1
