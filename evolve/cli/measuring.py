@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from math import fsum
@@ -16,6 +15,7 @@ from evolve.cli.output import print_json, say, show
 from evolve.cli.working import carry_out
 from evolve.engines import REAL
 from evolve.engines.checkpoints import differences, read_layout
+from evolve.engines.devices import DEVICES
 from evolve.engines.protocols import KinshipJob, KinshipResult
 from evolve.engines.sources import resolve
 from evolve.errors import InputError, ModelError
@@ -24,18 +24,16 @@ from evolve.views.text import View, plain
 
 __all__ = ["measure_kinship"]
 
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
-
 
 def measure_kinship(models: Sequence[str], base: str, metric: str, device: str, *, as_json: bool) -> None:
     """Measure all pairs of some models in one pass and show them."""
     if len(models) < 2:
         raise ModelError(f"{models[0]}: a kinship is one of two models at least, beside --base; name another")
-    if not _DEVICE.fullmatch(device):
-        raise InputError(f"--device {device}: it must be auto, cpu, cuda, cuda:<number> or mps")
     origin = _folder(base)
     folders = {name: _folder(model) for name, model in zip(_names(models), models, strict=True)}
     _check(origin, folders)
+    if not DEVICES.fullmatch(device):
+        raise InputError(f"--device {device}: it must be auto, cpu, cuda or cuda:<number>")
     job = KinshipJob(base=origin, models=folders, pairs=tuple(combinations(folders, 2)), device=device)
     with display(stderr=True) as watching:
         executor = LocalExecutor(watching.working)

@@ -266,9 +266,7 @@ class Config(_Section):
     strategy: StrategyConfig = Field(default_factory=StrategyConfig, description=_DEFAULTED)
     merge: MergeConfig = Field(default_factory=MergeConfig, description=_DEFAULTED)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description=_DEFAULTED)
-    device: str = Field(
-        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:<number> or mps"
-    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:<number>")
     attempts: int = Field(
         2, ge=1, description="a whole number of at least 1: how often a failing merge or evaluation is tried"
     )

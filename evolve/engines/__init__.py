@@ -6,6 +6,7 @@ Importing this package is cheap; the engines load torch and their libraries when
 from __future__ import annotations
 
 from evolve.engines.custom_code import refuse_custom_code
+from evolve.engines.devices import device_name
 from evolve.engines.evaluation import check_model_class, check_tasks, evaluate
 from evolve.engines.kinship import measure
 from evolve.engines.merging import check_recipe, merge, rehearse
@@ -22,6 +23,7 @@ def inspect(job: InspectJob, report: Report) -> InspectResult:
         ModelError: A model needs code of its own, which may not run.
         RecipeError: mergekit refuses a recipe.
         TaskError: A task, its metric or its data is wrong, or lm-eval has no such model class.
+        ConfigError: There is no such device.
     """
     if not job.trust_remote_code:
         refuse_custom_code(job.models)
@@ -36,6 +38,7 @@ def inspect(job: InspectJob, report: Report) -> InspectResult:
             raise RecipeError(f"merge.recipe = {name}: {error}") from error
     report("checking tasks", len(job.recipes), len(job.recipes) + len(job.tasks))
     check_model_class(job.model)
+    device_name(job.device)
     return InspectResult(check_tasks(job.tasks, job.task_dirs))
 
 

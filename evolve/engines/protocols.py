@@ -246,6 +246,7 @@ class InspectJob:
     trust_remote_code: bool = False
     models: Mapping[str, Path] = field(default_factory=dict)
     plan: bool = True
+    device: str = "auto"
 
 
 @dataclass(frozen=True)

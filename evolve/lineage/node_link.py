@@ -26,6 +26,9 @@ def to_graph(tree: FamilyTree) -> nx.DiGraph[str]:
         best=top[0] if top else None,
         stop=tree.stop.model_dump(include={"reason", "generation", "detail"}) if tree.stop else None,
         kinships=[{"a": a, "b": b, **kinship.model_dump()} for (a, b), kinship in sorted(tree.kinships.items())],
+        left_out=[
+            {"a": a, "b": b, **part.model_dump()} for (a, b), parts in sorted(tree.left_out.items()) for part in parts
+        ],
     )
     for model in tree.models:
         graph.add_node(model.name, **_node(tree, model))

@@ -181,6 +181,7 @@ def inspect_engines(found: Preflight, engines: Engines, executor: Executor) -> M
             trust_remote_code=config.trust_remote_code,
             models={_key(name): source.path for name, source in found.sources.items()},
             plan=_parents(found) is not None,
+            device=config.device,
         )
         executor.submit(Call("inspect", engines.inspect, job))
         while (outcome := executor.wait(1.0)) is None:

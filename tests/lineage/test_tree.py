@@ -351,7 +351,7 @@ NODE = {
     *("recipe", "recipe_name", "checkpoint", "seconds", "bytes", "batch_size", "reused"),
     *("decision", "reason", "retries", "remade"),
 }
-GRAPH = {"schema", "run", "strategy", "metric", "top", "best", "stop", "kinships"}
+GRAPH = {"schema", "run", "strategy", "metric", "top", "best", "stop", "kinships", "left_out"}
 
 
 def test_networkx_reads_the_node_link_data_as_the_design_says(tmp_path):
@@ -415,6 +415,7 @@ def test_a_node_carries_what_is_known_of_its_model():
         "best": "model-1-1",
         "stop": {"reason": "saturated", "generation": 1, "detail": "too alike"},
         "kinships": [{"a": "A", "b": "B", "pcc": 0.5, "cs": 0.25, "ed": 3.0}],
+        "left_out": [],
     }
 
 

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from evolve.engines.devices import device_name
 from evolve.engines.protocols import EvaluateJob, EvaluateResult, Report, TaskSpec
 from evolve.errors import EvaluationError
 
@@ -74,14 +75,14 @@ def _run(job: EvaluateJob, report: Report) -> list[Mapping[str, Any]]:
 def _call(job: EvaluateJob, lm: Any, manager: Any, tasks: list[str], limit: int | None) -> Mapping[str, Any]:
     from lm_eval import simple_evaluate
 
-    from evolve.engines.evaluation.models import device_of, model_arguments
+    from evolve.engines.evaluation.models import model_arguments
 
     results: Mapping[str, Any] | None = simple_evaluate(
         model=lm,
         model_args=model_arguments(job),
         tasks=tasks,
         batch_size=job.batch_size,
-        device=device_of(job),
+        device=device_name(job.device),
         limit=limit,
         bootstrap_iters=BOOTSTRAP_ITERATIONS,
         log_samples=True,

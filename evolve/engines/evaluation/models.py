@@ -8,10 +8,11 @@ from importlib.util import find_spec
 from inspect import signature
 from typing import Any
 
+from evolve.engines.devices import device_name
 from evolve.engines.protocols import EvaluateJob
 from evolve.errors import EvaluationError, TaskError
 
-__all__ = ["check_model_class", "device_of", "load_model", "model_arguments"]
+__all__ = ["check_model_class", "load_model", "model_arguments"]
 
 _OURS = {
     "pretrained": "the checkpoint is given by the job",
@@ -34,15 +35,6 @@ _PACKAGES = {
     "sglang": "sglang",
     "trtllm": "tensorrt_llm",
 }
-
-
-def device_of(job: EvaluateJob) -> str:
-    """Returns the torch device name of a job, `auto` being resolved."""
-    import torch
-
-    if job.device != "auto":
-        return job.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def model_arguments(job: EvaluateJob) -> dict[str, Any]:
@@ -73,7 +65,7 @@ def load_model(job: EvaluateJob) -> Any:
     arguments = model_arguments(job)
     try:
         lm = _model_class(job.model).create_from_arg_obj(
-            arguments, {"batch_size": job.batch_size, "device": device_of(job)}
+            arguments, {"batch_size": job.batch_size, "device": device_name(job.device)}
         )
     except ImportError as error:
         raise EvaluationError(

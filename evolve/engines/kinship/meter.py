@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
+from evolve.engines.devices import device_name
 from evolve.engines.kinship.plan import Plan, make_plan
 from evolve.engines.protocols import KinshipJob, KinshipResult, PairKinship, Report
-from evolve.errors import KinshipError
 
 if TYPE_CHECKING:
     import torch
@@ -48,15 +48,18 @@ def measure(job: KinshipJob, report: Report) -> KinshipResult:
 
     Raises:
         KinshipError: A model's shared weights are exactly those of the base (its delta has no direction), a weight is
-            not finite, a pair shares nothing or names an unknown model, or the device is not there.
+            not finite, a pair shares nothing or names an unknown model.
+        ConfigError: The device is not there.
         ModelError: A checkpoint is unusable, quantized, of another shape, tied where the base is not, or has another
             number of rows than the base with no tokenizer to tell them by.
     """
     began = time.perf_counter()
     if not job.pairs:
         return KinshipResult((), 0.0)
+    import torch
+
     plan = make_plan(job)
-    device = _device(job.device)
+    device = torch.device(device_name(job.device))
     with _one_thread():
         sums, size = _sum(plan, device, report)
     found = {}
@@ -88,23 +91,6 @@ def _sum(plan: Plan, device: torch.device, report: Report) -> tuple[Sums, int]:
             done += chunk.bytes
             report("measuring kinship", done, total)
     return sums, done
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise KinshipError(f"the device {name!r} is unknown: expected auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise KinshipError(f"the device {name!r} is not there: torch sees {count} CUDA devices; set device to auto")
-    if device.type not in {"cpu", "cuda"}:
-        raise KinshipError(f"kinship cannot be measured on {name!r}: expected auto, cpu, cuda or cuda:N")
-    return device
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from evolve.engines.devices import device_name
 from evolve.engines.merging.checking import check_recipe
 from evolve.engines.protocols import MergeJob, MergeResult, Report
 from evolve.errors import MergeError, RecipeError
@@ -51,7 +52,7 @@ def merge(job: MergeJob, report: Report) -> MergeResult:
     donor, realigned = configuration.folders[0], configuration.realigns  # mergekit changes its configuration
     with _mergekit.quiet_transformers(), _mergekit.kept_generators():
         with _failures(f"mergekit could not merge {' and '.join(path.name for path in job.parents)}"):
-            _mergekit.run(configuration, job, device=_device(job.device), seed=seed, report=report)
+            _mergekit.run(configuration, job, device=device_name(job.device), seed=seed, report=report)
         with _failures("the merged checkpoint cannot be completed"):
             _companions.complete(job, donor=donor, realigned=realigned, seed=seed)
         with _failures("the merged checkpoint does not load"):
@@ -118,14 +119,6 @@ def _check_folders(job: MergeJob, folders: list[Path]) -> None:
             raise MergeError(f"the recipe does not refer to the parent {parent}")
     if not job.output.is_dir() or any(job.output.iterdir()):
         raise MergeError(f"the output folder {job.output} does not exist or is not empty")
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @contextmanager
