@@ -2,7 +2,7 @@
 
 Makes a base and some models of one size, then takes turns at reading all files and at measuring all pairs of models:
 
-    python benchmarks/kinship_throughput.py /tmp/models --models 3 --megabytes 200
+    python benchmarks/kinship_throughput.py models --models 3 --megabytes 200
 
 The first line of each turn is what the page cache (or the disk, where it holds less than the files) gives.
 """
