@@ -13,7 +13,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable .
-	touch $@
+	@touch $@
 
 # Trains a tiny family in place, breeds it by the kinship strategy, and shows what came out.
 demo: $(INSTALLED)

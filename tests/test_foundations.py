@@ -194,6 +194,125 @@ def test_an_adapter_of_another_model_is_refused_before_the_work(
         assert f"foundation_models.b = {stranger} does not fit {family.base}: " in done.stderr
 
 
+# ---------------------------------------------------------------------------------------------------- pickled weights
+
+
+class Pickled:
+    """A run whose base and two foundations have pickled weights, those of one in shards and from the hub."""
+
+    def __init__(self, root: Path, family: Family, evolve: Evolve) -> None:
+        from transformers import AutoModelForCausalLM
+
+        self.root, self.evolve = root, evolve
+        sharded = shutil.copytree(family.specialists["facts"], root / "sharded")
+        (sharded / "model.safetensors").unlink()
+        AutoModelForCausalLM.from_pretrained(family.specialists["facts"]).save_pretrained(
+            sharded, max_shard_size="90KB"
+        )
+        self.hub = HubCache(root / "hub")
+        self.hub.add("nursery/facts", families.pickled(root / "facts", sharded), FIRST, "main")
+        self.one = families.pickled(root / "one", family.specialists["coreference"])
+        self.originals = {"base_model": family.base, "one": family.specialists["coreference"], "facts": sharded}
+        self.config = write(
+            root / "config.yaml",
+            family,
+            {"plain": str(family.specialists["arithmetic"]), "one": "./one", "facts": "nursery/facts"},
+            base_model=str(families.pickled(root / "base", family.base)),
+            strategy={"name": "kinship", "top_k": 3, "max_generations": 1, "stop_at_kinship": None},
+            allow_pickled_weights=True,
+        )
+        self.run = root / "runs" / "run"
+
+    @property
+    def cached(self) -> set[str]:
+        return {str(path) for path in (self.root / "runs" / ".converted").glob("[!.]*")}
+
+    def go(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HF_HUB_CACHE", str(self.hub.root))
+            return self.evolve(*arguments)
+
+    def cut_short(self) -> None:
+        lines = (self.run / "journal.jsonl").read_bytes().splitlines(keepends=True)
+        merged = next(number for number, line in enumerate(lines) if b'"model_merged"' in line)
+        (self.run / "journal.jsonl").write_bytes(b"".join(lines[: merged + 1]))
+        shutil.rmtree(self.run / "models")
+        shutil.rmtree(self.root / "runs" / ".converted")
+
+
+@pytest.fixture(scope="module")
+def pickled(tmp_path_factory: pytest.TempPathFactory, family: Family, evolve: Evolve) -> Pickled:
+    return Pickled(tmp_path_factory.mktemp("pickled"), family, evolve)
+
+
+@pytest.fixture(scope="module")
+def converted(pickled: Pickled) -> Pickled:
+    done = pickled.go("run", pickled.config, "--run-dir", pickled.run)
+    assert done.returncode == 0, done.stderr
+    return pickled
+
+
+def test_check_converts_no_weights(pickled: Pickled) -> None:
+    done = pickled.go("check", pickled.config)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("pickled weights that the run converts") == 3
+    assert "not checked: the pickled weights of one, which only the run opens" in done.stdout
+    assert "understood by mergekit, not tried on all models" in done.stdout
+    assert "All is well" in done.stdout
+    assert not pickled.cached
+
+
+def test_pickled_weights_are_refused_unless_allowed(pickled: Pickled) -> None:
+    done = pickled.go("run", pickled.config, "--run-dir", pickled.run, "--set", "allow_pickled_weights=false")
+    assert done.returncode == 2
+    assert "base_model: " in done.stderr or "foundation_models.facts" in done.stderr
+    assert "set allow_pickled_weights: true" in done.stderr
+    assert not pickled.run.exists()
+
+
+def test_converted_weights_are_those_of_the_models(converted: Pickled) -> None:
+    import torch
+
+    event = started(converted.run)
+    entries = {entry["name"]: entry for entry in [event["base"], *event["foundations"]]}
+    assert entries["one"]["source"] == str(converted.one)
+    assert (entries["facts"]["source"], entries["facts"]["revision"]) == ("nursery/facts", FIRST)
+    assert {entries[name]["path"] for name in converted.originals} == converted.cached
+    for name, original in converted.originals.items():
+        before, after = families.weights(original), families.weights(Path(entries[name]["path"]))
+        assert before.keys() == after.keys()
+        assert all(torch.equal(weight, after[key]) for key, weight in before.items())
+    nodes = tree_of(converted.run)["nodes"]
+    assert len(nodes) == 6
+    assert all(node["status"] == "evaluated" for node in nodes)
+
+
+def test_a_run_goes_on_from_pickled_weights_when_the_converted_ones_are_gone(converted: Pickled) -> None:
+    before, entries, cached = tree_of(converted.run), started(converted.run), converted.cached
+    converted.cut_short()
+    done = converted.go("resume", converted.run)
+    assert done.returncode == 0, done.stderr
+    assert started(converted.run) == entries
+    assert converted.cached == cached
+    for was, now in zip(before["nodes"], tree_of(converted.run)["nodes"], strict=True):
+        assert [now[key] for key in ("id", "identity", "average")] == [
+            was[key] for key in ("id", "identity", "average")
+        ]
+
+
+def test_pickled_weights_that_have_changed_since_are_refused(converted: Pickled) -> None:
+    converted.cut_short()
+    config = converted.one / "config.json"
+    config.write_text(config.read_text() + "\n")
+    done = converted.go("resume", converted.run)
+    assert done.returncode == 2
+    assert f"the converted copy of one is gone, and the files of {converted.one} are not what they were" in done.stderr
+    (converted.one / "pytorch_model.bin").unlink()
+    done = converted.go("resume", converted.run)
+    assert done.returncode == 2
+    assert f"the converted copy of one is gone, and {converted.one} has no weights" in done.stderr
+
+
 # ------------------------------------------------------------------------------------------------------ vocabularies
 
 

@@ -97,17 +97,20 @@ def _findings(found: Preflight, facts: Mapping[str, TaskFacts]) -> list[str]:
         layout = found.layouts[name]
         commit = f" at commit {source.revision}" if source.revision else ""
         adapter = f" with the adapter {source.adapter}" if source.adapter else ""
+        pickled = ", pickled weights that the run converts" if source.pickled else ""
         kind, layers = layout.setting("model_type"), layout.setting("num_hidden_layers")
         bytes_ = size(sum(layout.files.values()))
-        lines.append(f"{name}: {source.path}{adapter}{commit}, {kind}, {layers} layers, {bytes_}")
+        lines.append(f"{name}: {source.path}{adapter}{commit}, {kind}, {layers} layers, {bytes_}{pickled}")
     for task in config.evaluation.tasks:
         fact = facts[task.task]
         count = "all documents of the hub's data" if fact.documents is None else f"{fact.documents} documents"
         shots = "the task's own number of" if task.num_fewshot is None else task.num_fewshot
         lines.append(f"{task.task}: {task.metric}, {shots} shots, {count}")
-    tried = "accepted by mergekit" if not found.missing else "understood by mergekit, not tried on all models"
+    all_tried = not (found.missing or found.pickled)
+    tried = "accepted by mergekit" if all_tried else "understood by mergekit, not tried on all models"
     lines += [f"recipes: {', '.join(found.templates)} ({tried})", _merges_at_most(found), *_disk(found)]
     unchecked = [*found.missing.values()]
+    unchecked += [f"the pickled weights of {name}, which only the run opens" for name in found.pickled]
     unchecked += [f"the data of {name}, which come from the hub" for name, fact in facts.items() if fact.needs_hub]
     lines += [f"not checked: {what}" for what in unchecked]
     if found.missing:

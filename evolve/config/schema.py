@@ -38,6 +38,8 @@ def _check_name(name: str) -> str:
 
 
 def _check_model_name(name: str) -> str:
+    if name == "base_model":
+        raise ValueError("base_model is the name of the base; rename it")
     if _CHILD_NAME.fullmatch(_check_name(name)):
         raise ValueError("names of the form model-<generation>-<n> are kept for the children; rename it")
     return name
@@ -272,6 +274,9 @@ class Config(_Section):
     )
     trust_remote_code: bool = Field(
         default=False, description="true or false; true runs Python code that comes with a model"
+    )
+    allow_pickled_weights: bool = Field(
+        default=False, description="true or false; true converts pickled weights (pytorch_model.bin) to safetensors"
     )
 
     @model_validator(mode="after")

@@ -9,15 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
-from math import prod
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from evolve.engines.headers import TensorInfo, read_tensors
 from evolve.engines.protocols import Report
 from evolve.errors import ModelError
 
@@ -25,17 +25,20 @@ __all__ = [
     "FileStamp",
     "Layout",
     "TensorInfo",
+    "companions",
     "differences",
     "fingerprint",
+    "is_head",
+    "is_pickled",
     "read_config",
+    "read_json_object",
     "read_layout",
     "read_tensors",
     "total_bytes",
 ]
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_BITS = re.compile(r"(?:BF|F|I|U)(64|32|16|8)(?:_E\dM\d)?")
-_MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _BUFFERS = (".inv_freq", ".masked_bias")  # saved by old transformers beside the parameters
 _EMBEDDINGS = ("embed_tokens", "embed_in", "wte", "word_embeddings", "tok_embeddings")
 _HEADS = ("lm_head", "embed_out")
@@ -54,44 +57,14 @@ _HASHERS = 4
 
 
 @dataclass(frozen=True)
-class TensorInfo:
-    """Where a tensor lies.
-
-    Attributes:
-        name: Its name.
-        file: Name of its file in the checkpoint folder.
-        dtype: safetensors' word for its type, such as `BF16`.
-        shape: Its shape; empty for a scalar.
-        offset: Position of its first byte in the file; its elements follow in row-major order.
-        size: Its length in bytes.
-    """
-
-    name: str
-    file: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    size: int
-
-    @property
-    def elements(self) -> int:
-        """Number of its scalars."""
-        return prod(self.shape)
-
-    @property
-    def rows(self) -> int:
-        """Its first dimension; 1 for a scalar."""
-        return self.shape[0] if self.shape else 1
-
-
-@dataclass(frozen=True)
 class Layout:
     """A checkpoint as its configuration and the headers of its weight files describe it.
 
     Attributes:
         folder: The checkpoint folder.
         config: Its config.json.
-        tensors: All its tensors, by name, in the order of their files and places in them.
+        tensors: All its tensors, by name, in the order of their files and places in them; none where its weights are
+            pickled, which are not opened to look.
         files: Sizes in bytes of its weight files, by name.
     """
 
@@ -113,8 +86,11 @@ class Layout:
         They are where the weights hold no output embeddings at all, or where the configuration says so; some old
         exports then hold the one tensor twice.
         """
-        if not any(_owner(name) in _HEADS for name in self.tensors):
-            return True
+        return self.ties_by_setting or not any(is_head(name) for name in self.tensors)
+
+    @property
+    def ties_by_setting(self) -> bool:
+        """Whether the configuration says that input and output embeddings are one tensor."""
         tied = self.setting("tie_word_embeddings")
         return self.setting("model_type") in _TIED_BY_DEFAULT if tied is None else bool(tied)
 
@@ -164,7 +140,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         if (folder / "adapter_config.json").is_file():
             raise ModelError(f"{folder} is an adapter, not a model: merge it into its base model and give that folder")
         raise ModelError(f"{folder} has no config.json: give the folder that save_pretrained wrote")
-    return _json_object(path)
+    return read_json_object(path)
 
 
 def read_layout(folder: Path) -> Layout:
@@ -191,7 +167,9 @@ def read_layout(folder: Path) -> Layout:
     return Layout(folder, config, {info.name: info for info in ordered}, files)
 
 
-def fingerprint(folder: Path, *, report: Report | None = None) -> dict[str, FileStamp]:
+def fingerprint(
+    folder: Path, *, weights: Collection[str] | None = None, report: Report | None = None
+) -> dict[str, FileStamp]:
     """Sizes and hashes of all files of a checkpoint that decide what the model says, sorted by name.
 
     They are the weights, the configurations, the files of the tokenizer, the chat templates and the model's own code;
@@ -200,12 +178,13 @@ def fingerprint(folder: Path, *, report: Report | None = None) -> dict[str, File
 
     Args:
         folder: The checkpoint folder.
+        weights: Names of the files with the weights; None: those of its safetensors.
         report: Is told the bytes that are done; possibly from another thread, but never from two at once.
 
     Raises:
         ModelError: As `read_layout`.
     """
-    paths = _paths(folder)
+    paths = _paths(folder, weights)
     total, done, lock = sum(path.stat().st_size for path in paths), 0, Lock()
 
     def advance(size: int) -> None:
@@ -229,13 +208,16 @@ def differences(a: Layout, b: Layout) -> str | None:
     """The first thing that keeps two models from being merged or compared, as a sentence; None if there is none.
 
     Compared are the architecture, the sizes in the configuration (where both give them), whether the embeddings are
-    tied, and names and shapes of all parameters apart from the number of tokens.
+    tied, and names and shapes of all parameters apart from the number of tokens. Of pickled weights only the
+    configuration is compared.
     """
     pair = f"{a.folder} and {b.folder} differ in"
     for key in _CONFIG_KEYS:
         one, other = a.setting(key), b.setting(key)
         if one is not None and other is not None and one != other:
             return f"{pair} {key}: {one} and {other}"
+    if not (a.tensors and b.tensors):
+        return None
     if a.tied != b.tied:
         return f"{pair} their output embeddings: only {(a if a.tied else b).folder} ties them to the input embeddings"
     ours, theirs = a.parameters(), b.parameters()
@@ -249,12 +231,33 @@ def differences(a: Layout, b: Layout) -> str | None:
     return None
 
 
+def is_pickled(folder: Path) -> bool:
+    """Whether the weights of a folder are pickled and there are no safetensors, which would count instead."""
+    return _has_any(folder, _PICKLED) and not _has_any(folder, (_SINGLE, _INDEX))
+
+
+def companions(folder: Path) -> list[Path]:
+    """All files of a checkpoint that decide what the model says, apart from the weights, sorted."""
+    names = (path for path in folder.iterdir() if path.is_file() and _COMPANIONS.fullmatch(path.name))
+    return sorted(chain(names, (folder / "additional_chat_templates").glob("*.jinja")))
+
+
+def is_head(name: str) -> bool:
+    """Whether a tensor belongs to the output embeddings."""
+    return _owner(name) in _HEADS
+
+
+def _has_any(folder: Path, names: Iterable[str]) -> bool:
+    return any((folder / name).is_file() for name in names)
+
+
 def _owner(name: str) -> str:
     """The module a tensor belongs to: `lm_head` of `lm_head.weight`."""
     return name.rpartition(".")[0].rpartition(".")[2]
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; raises ModelError where it is not an object."""
     try:
         value = json.loads(path.read_bytes())
     except ValueError as error:
@@ -267,15 +270,16 @@ def _json_object(path: Path) -> dict[str, Any]:
 def _no_weights(folder: Path) -> str:
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     if pickled:
+        allowed = "set allow_pickled_weights: true to have a run convert them, or " if is_pickled(folder) else ""
         return (
-            f"{folder} holds pickled weights ({pickled[0]}), which can run code when opened and are refused: "
+            f"{folder} holds pickled weights ({pickled[0]}), which can run code when opened and are refused: {allowed}"
             "convert them with AutoModelForCausalLM.from_pretrained(...).save_pretrained(..., safe_serialization=True)"
         )
     return f"{folder} has no weights: expected {_SINGLE}, or {_INDEX} and its shards; download the model again"
 
 
 def _read_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
-    places = _json_object(index).get("weight_map")
+    places = read_json_object(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise ModelError(f"{index} has no weight_map from tensors to files: download the model again")
     headers: dict[str, dict[str, TensorInfo]] = {}
@@ -290,56 +294,10 @@ def _read_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
     return {name: headers[shard][name] for name, shard in places.items()}
 
 
-def read_tensors(path: Path) -> dict[str, TensorInfo]:
-    """The tensors of one safetensors file, after checking that the file has exactly the length its header needs.
-
-    Raises:
-        ModelError: It is cut off, damaged, or no safetensors file.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(8)
-        if head == b"version ":
-            raise ModelError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder")
-        length = int.from_bytes(head, "little")
-        if len(head) < 8 or length > min(size - 8, _MAX_HEADER):
-            raise ModelError(f"{path} is cut off or not a safetensors file ({size} bytes): download it again")
-        raw = file.read(length)
-    try:
-        entries = json.loads(raw)
-        entries.pop("__metadata__", None)
-        tensors = {name: _tensor(name, path.name, entry, 8 + length) for name, entry in entries.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{path} has a damaged safetensors header ({error}): download it again") from error
-    expected = max((info.offset + info.size for info in tensors.values()), default=8 + length)
-    if size != expected:
-        state = "cut off" if size < expected else "too long"
-        raise ModelError(f"{path} is {state}: {size} bytes, but its header describes {expected}; download it again")
-    return tensors
-
-
-def _item_bytes(dtype: str) -> int:
-    if dtype == "BOOL":
-        return 1
-    match = _BITS.fullmatch(dtype)
-    if not match:
-        raise ValueError(f"the type {dtype} is unknown")
-    return int(match[1]) // 8
-
-
-def _tensor(name: str, file: str, entry: Mapping[str, Any], start: int) -> TensorInfo:
-    first, last = entry["data_offsets"]
-    info = TensorInfo(name, file, str(entry["dtype"]), tuple(map(int, entry["shape"])), start + first, last - first)
-    if not 0 <= first <= last or info.size != info.elements * _item_bytes(info.dtype):
-        raise ValueError(f"{name} does not fit its place")
-    return info
-
-
-def _paths(folder: Path) -> list[Path]:
-    weights = {*read_layout(folder).files} | ({_INDEX} if not (folder / _SINGLE).is_file() else set())
-    names = (path for path in folder.iterdir() if path.is_file())
-    chosen = [path for path in names if path.name in weights or _COMPANIONS.fullmatch(path.name)]
-    return sorted(chain(chosen, (folder / "additional_chat_templates").glob("*.jinja")))
+def _paths(folder: Path, weights: Collection[str] | None = None) -> list[Path]:
+    if weights is None:
+        weights = {*read_layout(folder).files} | ({_INDEX} if not (folder / _SINGLE).is_file() else set())
+    return sorted({*(folder / name for name in weights), *companions(folder)})
 
 
 def _stamp(path: Path, advance: Callable[[int], None]) -> FileStamp:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from evolve.engines.checkpoints import is_pickled
 from evolve.errors import ModelError
 
 __all__ = ["NotAtHandError", "Source", "resolve"]
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py"]
+_PICKLED = ["pytorch_model*.bin"]  # asked for only where there is nothing better
 _NO_FILES = ["consolidated*", "*/*.safetensors"]  # the same weights once more, and those of other stages of training
 
 
@@ -30,18 +32,21 @@ class Source:
         revision: Its commit where it came from the hub; of a model and an adapter `<commit>+<commit>`, either of which
             may be empty.
         adapter: Folder of the LoRA adapter that has yet to be merged into it.
+        pickled: Whether its weights are pickled and have yet to be converted.
     """
 
     path: Path
     revision: str | None
     adapter: Path | None = None
+    pickled: bool = False
 
 
-def resolve(source: str) -> Source:
+def resolve(source: str, *, pickled: bool = False) -> Source:
     """The local folder of a model or an adapter.
 
     Args:
         source: An absolute path of a folder, or a hub id with an optional `@revision` (a branch, tag or commit).
+        pickled: Whether pickled weights will do where there are no safetensors.
 
     Raises:
         NotAtHandError: It is not in the local hub cache, and the hub cannot be reached or is switched off.
@@ -50,19 +55,27 @@ def resolve(source: str) -> Source:
     if source.startswith("/"):
         if not Path(source).is_dir():
             raise ModelError(f"{source}: there is no such folder; give the folder of a model, or a hub id")
-        return Source(Path(source), None)
+        return Source(Path(source), None, pickled=pickled and is_pickled(Path(source)))
     name, _, revision = source.partition("@")
-    return _download(name, revision or None)
+    folder = _download(name, revision or None, _FILES)
+    if any(folder.glob("*.safetensors")):
+        return Source(folder, folder.name)
+    if pickled and is_pickled(_download(name, folder.name, [*_FILES, *_PICKLED])):
+        return Source(folder, folder.name, pickled=True)
+    raise ModelError(
+        f"{source}: {folder} holds no safetensors weights: download the model again, or, if it comes with pickled "
+        "weights only, set allow_pickled_weights: true, or convert it and give the folder"
+    )
 
 
-def _download(name: str, revision: str | None) -> Source:
+def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
     shown = f"{name}@{revision}" if revision else name
     try:
         path = huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=_FILES, ignore_patterns=_NO_FILES
+            name, revision=revision, allow_patterns=patterns, ignore_patterns=_NO_FILES
         )
     except errors.GatedRepoError:
         raise ModelError(
@@ -81,13 +94,7 @@ def _download(name: str, revision: str | None) -> Source:
         raise ModelError(f"{shown}: {error.snapshot_path} is not complete; download the model again") from None
     except OSError as error:
         raise NotAtHandError(_unreachable(shown, name, revision, error)) from None
-    folder = Path(path).resolve()
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{shown}: {folder} holds no safetensors weights: download the model again, or, if it comes with pickled "
-            "weights only, convert it and give the folder"
-        )
-    return Source(folder, folder.name)
+    return Path(path).resolve()
 
 
 def _unreachable(shown: str, name: str, revision: str | None, error: OSError) -> str:

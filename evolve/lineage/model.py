@@ -31,6 +31,7 @@ class Model:
         average_stderr: Standard error of the average, the tasks taken as independent; None where one has none.
         seconds: Wall times of `merge` and `evaluate`.
         retries: What failed before it worked, in order.
+        attempts: Attempts that were lost, by step; halving a batch costs none.
         remade: Why its checkpoint had to be made again, each time.
     """
 
@@ -53,6 +54,7 @@ class Model:
     average_stderr: float | None = None
     reason: str | None = None
     retries: tuple[str, ...] = ()
+    attempts: dict[str, int] = field(default_factory=dict)
     remade: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

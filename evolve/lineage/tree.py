@@ -42,6 +42,7 @@ class FamilyTree:
         kinships: Every kinship ever measured, by unordered pair.
         tops: S of each planned generation, best first, by generation.
         stop: Why the run ended, or None.
+        batch_limit: The batch size that a lack of memory led to; None where there was enough.
     """
 
     def __init__(self) -> None:
@@ -52,6 +53,7 @@ class FamilyTree:
         self.stop: RunStopped | None = None
         self.started: RunStarted | None = None
         self.changes: list[SettingsChanged] = []
+        self.batch_limit: int | None = None
         self._config: Config | None = None
         self._merged_pairs: set[Pair] = set()
 
@@ -155,7 +157,12 @@ class FamilyTree:
     def _apply_step_retried(self, event: StepRetried) -> None:
         model = self._known(event.model)
         retries = (*model.retries, f"{event.step}: {event.reason}")
-        self._put(replace(model, retries=retries, batch_size=event.batch_size or model.batch_size))
+        attempts = model.attempts
+        if event.batch_size is None:
+            attempts = {**attempts, event.step: attempts.get(event.step, 0) + 1}
+        else:
+            self.batch_limit = min(event.batch_size, self.batch_limit or event.batch_size)
+        self._put(replace(model, retries=retries, attempts=attempts))
 
     def _apply_checkpoint_remade(self, event: CheckpointRemade) -> None:
         model = self._known(event.model)
@@ -166,6 +173,8 @@ class FamilyTree:
     def _apply_settings_changed(self, event: SettingsChanged) -> None:
         self._config = Config.model_validate(event.config)
         self.changes.append(event)
+        if "evaluation.batch_size" in event.changes:
+            self.batch_limit = None
         if self.stop is not None and self.stop.reason == "budget":
             self.stop = None  # a raised budget lets the run go on
 

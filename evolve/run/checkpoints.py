@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -51,10 +54,20 @@ class Manifest(BaseModel):
 
 
 class CheckpointGuard:
-    """Tells whether checkpoints are whole; hashes a file once, and again only when its size or time has changed."""
+    """Tells whether checkpoints are whole; hashes a file once, and again only when its size or time has changed.
 
-    def __init__(self) -> None:
-        self._hashes: dict[tuple[Path, int, int, int], str] = {}
+    Args:
+        memory: File that keeps the hashes between drivers, so that resuming a run reads no weights again; it may be
+            deleted at any time. None keeps them for this driver only.
+    """
+
+    def __init__(self, memory: Path | None = None) -> None:
+        self._memory = memory
+        self._hashes: dict[str, str] = {}
+        if memory is not None and memory.is_file():
+            with contextlib.suppress(OSError, ValueError):
+                known = json.loads(memory.read_text(encoding="utf-8"))
+                self._hashes = {str(key): str(value) for key, value in known.items()} if isinstance(known, dict) else {}
 
     def damage(self, folder: Path, identity: str) -> str | None:
         """What is wrong with a child's checkpoint, in a few words; None where it is whole."""
@@ -75,16 +88,21 @@ class CheckpointGuard:
 
     def trust(self, folder: Path, manifest: Manifest) -> None:
         """Take the hashes of a checkpoint that was verified just now as known."""
-        for name, (_, sha256) in manifest.files.items():
-            self._hashes[self._key(folder / name)] = sha256
+        self._learn({self._key(folder / name): sha256 for name, (_, sha256) in manifest.files.items()})
 
     def _hash(self, path: Path) -> str:
         key = self._key(path)
         if key not in self._hashes:
-            self._hashes[key] = hash_file(path)
+            self._learn({key: hash_file(path)})
         return self._hashes[key]
 
+    def _learn(self, hashes: Mapping[str, str]) -> None:
+        self._hashes |= hashes
+        if self._memory is not None:
+            replace_json(self._memory, self._hashes)
+
     @staticmethod
-    def _key(path: Path) -> tuple[Path, int, int, int]:
+    def _key(path: Path) -> str:
+        """Changes with the file; the time of change cannot be set back, unlike that of modification."""
         status = path.stat()
-        return (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        return f"{path} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"

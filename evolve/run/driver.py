@@ -9,7 +9,7 @@ import logging
 
 from pydantic import ValidationError
 
-from evolve.errors import DiskError, EvolveError, RunError
+from evolve.errors import DiskError, EvolveError, InputError, RunError
 from evolve.lineage import (
     CheckpointRemade,
     EvaluateStep,
@@ -123,6 +123,8 @@ class Driver:
             if outcome is not None:
                 break
             self._interrupts.check(abandon=self._may_be_abandoned())
+        if isinstance(outcome, Failed) and outcome.cause == "died":
+            self._interrupts.check()  # who ends this process may have ended the worker first
         fault_point("step.after_call")
         task = self._in_flight.pop(outcome.id)
         self._shop.making.discard(task.makes or "")
@@ -150,11 +152,13 @@ class Driver:
         if task.model is None:
             self._fail_run(task, failure, attempts)
             return
+        if isinstance(failure.error, InputError):
+            raise failure.error  # what the user gave has changed under the run: no fault of the candidate
         model = self.tree.model(task.model)
-        attempt = sum(1 for retry in model.retries if retry.startswith(f"{task.step}: ")) + 1
+        attempt = model.attempts.get(task.step, 0) + 1
+        smaller = self._smaller_batch(task, failure)
         # What an engine refuses with reasons, it refuses again: only accidents are worth another attempt.
-        if attempt < attempts and failure.cause != "error":
-            smaller = self._smaller_batch(task, failure)
+        if smaller is not None or (attempt < attempts and failure.cause != "error"):
             retried = {"model": model.name, "step": task.step, "reason": failure.reason, "attempt": attempt}
             self.record(StepRetried.model_validate({**retried, "batch_size": smaller}))
         elif model.kind == "foundation" or model.status == "evaluated":
@@ -175,10 +179,10 @@ class Driver:
             raise error
 
     def _smaller_batch(self, task: Task, failure: Failed) -> int | None:
-        """Half the batch where an evaluation ran out of memory."""
-        if task.step != "evaluate" or failure.cause != "memory" or task.model is None:
+        """Half the batch where an evaluation ran out of memory, which costs no attempt; None for a batch of one."""
+        if task.step != "evaluate" or failure.cause != "memory":
             return None
-        return max(1, batch_size(self.tree, self.tree.model(task.model)) // 2)
+        return batch_size(self.tree) // 2 or None
 
 
 def restore_files(shop: Workshop) -> None:

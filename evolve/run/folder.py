@@ -22,6 +22,7 @@ __all__ = ["RunFolder"]
 _OURS = {".lock", "driver.json", "config.yaml", "journal.jsonl", "family_tree.json", "run.log"}
 _FOLDERS = ("recipes", "models", "evals", "staging")
 _IDENTITIES = "identities.json"
+_HASHES = "hashes.json"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ class RunFolder:
         return self.staging / _IDENTITIES
 
     @property
+    def hashes(self) -> Path:
+        """Hashes of the children's files as they were last seen; kept for the same reason."""
+        return self.staging / _HASHES
+
+    @property
     def scores(self) -> Path:
         """The score store, which the runs beside this one share."""
         return self.root.parent / ".scores"
@@ -69,6 +75,11 @@ class RunFolder:
     def adapters(self) -> Path:
         """Adapters merged into their models, which the runs beside this one share."""
         return self.root.parent / ".adapters"
+
+    @property
+    def converted(self) -> Path:
+        """Models whose pickled weights were converted, which the runs beside this one share."""
+        return self.root.parent / ".converted"
 
     def recipe(self, model: str) -> Path:
         """The recipe of a child, as mergekit-yaml takes it."""
@@ -169,10 +180,10 @@ class RunFolder:
     def tidy(self, *, finished: bool = False) -> None:
         """Clear what unfinished work of an earlier driver left behind; nobody else may drive the run.
 
-        Answers that an evaluation can go on from stay, and known identities, unless the run is finished.
+        Answers that an evaluation can go on from stay, and known identities and hashes, unless the run is finished.
         """
         for path in self.staging.iterdir():
-            if finished or not (path.name.startswith("requests-") or path.name == _IDENTITIES):
+            if finished or not (path.name.startswith("requests-") or path.name in {_IDENTITIES, _HASHES}):
                 remove(path)
         for parent in (self.root, *(self.root / name for name in _FOLDERS)):
             for pattern in (".*.gone", ".*.tmp"):

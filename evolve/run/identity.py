@@ -35,6 +35,7 @@ def hash_data(config: Config) -> dict[str, str]:
     for number, folder in enumerate(config.evaluation.task_dirs):
         if not folder.is_dir():
             raise ConfigError(f"evaluation.task_dirs.{number} = {folder}: there is no such folder; give one with tasks")
-        for path in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.py")]):
-            found[f"task_dirs.{number}/{path.relative_to(folder).as_posix()}"] = hash_file(path)
+        for path in sorted(folder.rglob("*")):  # a task may include and read any of them
+            if path.is_file() and path.parent.name != "__pycache__":
+                found[f"task_dirs.{number}/{path.relative_to(folder).as_posix()}"] = hash_file(path)
     return found

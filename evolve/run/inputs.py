@@ -11,15 +11,15 @@ from evolve.engines import merging
 from evolve.engines.protocols import Report
 from evolve.errors import ConfigError, ModelError, RecipeError
 from evolve.lineage import FamilyTree
-from evolve.run.adapters import key_of
 from evolve.run.changes import Change, changes_between
 from evolve.run.durable import replace_json
 from evolve.run.folder import RunFolder
+from evolve.run.foundations import content_of, key_of
 from evolve.run.identity import hash_data, identity_of
 from evolve.run.observer import Observer
 from evolve.run.preflight import Preflight
 
-__all__ = ["accepted_changes", "identities_of", "refuse_changed_inputs", "remember"]
+__all__ = ["accepted_changes", "identities_of", "refuse_changed_inputs", "refuse_twins", "remember"]
 
 
 def accepted_changes(tree: FamilyTree, folder: RunFolder, config: Config) -> list[Change]:
@@ -81,22 +81,34 @@ def refuse_changed_inputs(tree: FamilyTree, folder: RunFolder, observer: Observe
 def identities_of(found: Preflight, observer: Observer) -> dict[str, str]:
     """Identities of the base and the foundations, no two of which may be equal.
 
-    A model with an adapter that is not merged yet has the key that it will have in the cache.
+    A model that is yet to be made of an adapter or of pickled weights has the key that it will have in the cache.
     """
     identities: dict[str, str] = {}
     folders: dict[Path, str] = {}
     for name, source in found.sources.items():
         if source.path not in folders:
-            folders[source.path] = identity_of(source.path, _reporter(observer, name))
-        identity = folders[source.path] if source.adapter is None else key_of(source, folders[source.path])
-        for other, known in identities.items():
-            if known == identity:
-                raise ModelError(
-                    f"foundation_models.{name}: has the same files as {other} ({source.path}); list a model once, and "
-                    "the base model only as base_model"
-                )
+            folders[source.path] = content_of(source, _reporter(observer, name))
+        identity = key_of(source, folders[source.path])
+        _refuse_twin(name, identity, identities, source.path)
         identities[name] = identity
     return identities
+
+
+def refuse_twins(found: Preflight, identities: dict[str, str]) -> None:
+    """Make sure once more, when all models are made, that no two are equal; raises ModelError."""
+    known: dict[str, str] = {}
+    for name, identity in identities.items():
+        _refuse_twin(name, identity, known, found.sources[name].path)
+        known[name] = identity
+
+
+def _refuse_twin(name: str, identity: str, known: dict[str, str], path: Path) -> None:
+    for other, same in known.items():
+        if same == identity:
+            raise ModelError(
+                f"foundation_models.{name}: has the same files as {other} ({path}); list a model once, and the base "
+                "model only as base_model"
+            )
 
 
 def remember(found: Preflight, identities: dict[str, str], folder: RunFolder) -> None:

@@ -12,20 +12,21 @@ from evolve import __version__
 from evolve.config import AdapterSource, Config, ModelSource
 from evolve.engines import merging
 from evolve.engines.checkpoints import Layout, differences, read_layout
+from evolve.engines.pickled import pickled_layout
 from evolve.engines.protocols import Engines, InspectJob, InspectResult, TaskFacts
 from evolve.engines.sources import NotAtHandError, Source
 from evolve.errors import ModelError, RecipeError, RunError, TaskError
 from evolve.lineage import FoundationEntry, RunStarted
-from evolve.run.adapters import AdapterCache, locate, stand_ins
 from evolve.run.blame import one_line, recipe_blamed, refuse_losses, task_blamed
+from evolve.run.derived import DerivedCache
 from evolve.run.executors import Call, Executor, Failed
+from evolve.run.foundations import BASE, config_key, locate, made, stand_ins
 from evolve.run.identity import hash_data, identity_of
 from evolve.run.store import task_specs
 
-__all__ = ["Needs", "Preflight", "entry_of", "inspect_engines", "look_at_models", "with_adapters_merged"]
+__all__ = ["Needs", "Preflight", "entry_of", "inspect_engines", "look_at_models", "with_models_made"]
 
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-_BASE = "base_model"
 _ENGINES = ("mergekit", "lm_eval", "peft", "torch", "transformers")
 
 
@@ -52,7 +53,7 @@ class Preflight:
 
     Attributes:
         sources: The base and the foundations by name; while an adapter is not merged, the model that it adapts.
-        layouts: Of the same.
+        layouts: Of the same; while pickled weights are not converted, without tensors.
         missing: Why models could not be looked at, by name; only where that was asked for.
     """
 
@@ -62,6 +63,11 @@ class Preflight:
     templates: Mapping[str, merging.Template]
     data: Mapping[str, str]
     missing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def pickled(self) -> tuple[str, ...]:
+        """Names of the models whose weights are pickled and not converted yet."""
+        return tuple(name for name, source in self.sources.items() if source.pickled)
 
     @property
     def needs(self) -> Needs:
@@ -75,7 +81,7 @@ class Preflight:
             (
                 sum(info.elements for info in layout.tensors.values())
                 for name, layout in self.layouts.items()
-                if name != _BASE
+                if name != BASE
             ),
             default=0,
         )
@@ -90,7 +96,7 @@ class Preflight:
             versions={"evolve": __version__, **{name: version(name) for name in _ENGINES}},
             recipes={name: template.text for name, template in self.templates.items()},
             data=dict(self.data),
-            base=self._entry(_BASE, self.config.base_model, identities),
+            base=self._entry(BASE, self.config.base_model, identities),
             foundations=tuple(
                 self._entry(name, source, identities) for name, source in self.config.foundation_models.items()
             ),
@@ -129,38 +135,45 @@ def look_at_models(config: Config, *, partly: bool = False) -> Preflight:
     data = hash_data(config)
     sources: dict[str, Source] = {}
     missing: dict[str, str] = {}
-    for name, source in {_BASE: config.base_model, **config.foundation_models}.items():
+    for name, source in {BASE: config.base_model, **config.foundation_models}.items():
         try:
-            sources[name] = _located(_key(name), source)
+            sources[name] = _located(config_key(name), source, pickled=config.allow_pickled_weights)
         except NotAtHandError as error:
             if not partly:
                 raise
             missing[name] = str(error)
     layouts = {name: _layout(name, source) for name, source in sources.items()}
-    for name, layout in layouts.items():
-        difference = differences(next(iter(layouts.values())), layout)
-        if difference is not None:
-            raise ModelError(f"{_key(name)}: {difference}; give a model that was tuned from the base model")
+    _refuse_strangers(layouts)
     return Preflight(config, sources, layouts, templates, data, missing)
 
 
-def with_adapters_merged(
-    found: Preflight, identities: Mapping[str, str], cache: AdapterCache
+def _refuse_strangers(layouts: Mapping[str, Layout]) -> None:
+    for name, layout in layouts.items():
+        difference = differences(next(iter(layouts.values())), layout)
+        if difference is not None:
+            raise ModelError(f"{config_key(name)}: {difference}; give a model that was tuned from the base model")
+
+
+def with_models_made(
+    found: Preflight, identities: Mapping[str, str], *, adapters: DerivedCache, converted: DerivedCache
 ) -> tuple[Preflight, dict[str, str]]:
-    """The same with each adapter merged into its model, and the identities of what came of it.
+    """The same with each adapter merged into its model, all weights converted, and the identities of what came of it.
 
     Raises:
-        ModelError: An adapter cannot be merged.
+        ModelError: An adapter cannot be merged or pickled weights not be converted, or what comes of them does not fit
+            the other models.
         RunError: The worker failed.
     """
-    sources = {
-        name: source if source.adapter is None else cache.merged(name, source, identities[name])
-        for name, source in found.sources.items()
-    }
-    new = [name for name, source in found.sources.items() if source.adapter is not None]
+    sources = dict(found.sources)
+    for name, source in found.sources.items():
+        if source.adapter is not None or source.pickled:
+            cache, trust = converted if source.pickled else adapters, found.config.trust_remote_code
+            sources[name] = made(cache, name, source, identities[name], trust_remote_code=trust)
+    new = [name for name, source in sources.items() if source is not found.sources[name]]
     layouts = {**found.layouts, **{name: _layout(name, sources[name]) for name in new}}
-    made = {name: identity_of(sources[name].path) for name in new}
-    return replace(found, sources=sources, layouts=layouts), {**identities, **made}
+    _refuse_strangers(layouts)
+    made_of = {name: identity_of(sources[name].path) for name in new}
+    return replace(found, sources=sources, layouts=layouts), {**identities, **made_of}
 
 
 def inspect_engines(found: Preflight, engines: Engines, executor: Executor) -> Mapping[str, TaskFacts]:
@@ -179,7 +192,7 @@ def inspect_engines(found: Preflight, engines: Engines, executor: Executor) -> M
             config.evaluation.task_dirs,
             config.evaluation.model,
             trust_remote_code=config.trust_remote_code,
-            models={_key(name): source.path for name, source in found.sources.items()},
+            models={config_key(name): source.path for name, source in found.sources.items()},
             plan=_parents(found) is not None,
             device=config.device,
         )
@@ -198,9 +211,10 @@ def inspect_engines(found: Preflight, engines: Engines, executor: Executor) -> M
 
 
 def _parents(found: Preflight) -> tuple[str, str] | None:
-    """Two foundations that are at hand, as is the base; None where there are none."""
-    names = [name for name in found.sources if name != _BASE]
-    return (names[0], names[1]) if len(names) > 1 and _BASE in found.sources else None
+    """Two foundations whose tensors are at hand, as are the base's; None where there are none."""
+    known = [name for name, source in found.sources.items() if not source.pickled]
+    names = [name for name in known if name != BASE]
+    return (names[0], names[1]) if len(names) > 1 and BASE in known else None
 
 
 def _drafts(found: Preflight, folders: Mapping[str, Path]) -> dict[str, str]:
@@ -209,7 +223,7 @@ def _drafts(found: Preflight, folders: Mapping[str, Path]) -> dict[str, str]:
     tokenizer: merging.Source | None
     if parents is not None:
         layers, tokenizer = _layers(parents[0], found.layouts[parents[0]]), _tokenizer(found, folders)
-        one, other, base = (folders[name] for name in (*parents, _BASE))
+        one, other, base = (folders[name] for name in (*parents, BASE))
     else:
         layers, tokenizer = 2, None if merge.tokenizer == "auto" else merge.tokenizer
         one, other, base = (Path("/imagined") / name for name in ("one", "other", "base"))
@@ -245,24 +259,19 @@ def _layers(name: str, layout: Layout) -> int:
     return layers
 
 
-def _key(name: str) -> str:
-    """The key of the configuration that names a model."""
-    return name if name == _BASE else f"foundation_models.{name}"
-
-
-def _located(key: str, source: ModelSource) -> Source:
+def _located(key: str, source: ModelSource, *, pickled: bool) -> Source:
     try:
-        return locate(source)
+        return locate(source, pickled=pickled)
     except ModelError as error:
         raise type(error)(f"{key} = {error}") from None
 
 
 def _layout(name: str, source: Source) -> Layout:
     try:
-        return read_layout(source.path)
+        return pickled_layout(source.path) if source.pickled else read_layout(source.path)
     except ModelError as error:
-        raise ModelError(f"{_key(name)}: {error}") from None
+        raise ModelError(f"{config_key(name)}: {error}") from None
     except OSError as error:
         raise ModelError(
-            f"{_key(name)}: {error.filename} cannot be read ({error.strerror}): make it readable"
+            f"{config_key(name)}: {error.filename} cannot be read ({error.strerror}): make it readable"
         ) from None

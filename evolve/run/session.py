@@ -14,18 +14,19 @@ from evolve.config import Config
 from evolve.engines.protocols import Engines, TaskFacts
 from evolve.errors import InputError, RunFolderError
 from evolve.lineage import FamilyTree, RunStopped, SettingsChanged
-from evolve.run.adapters import AdapterCache, restore_adapters
 from evolve.run.changes import Change
+from evolve.run.derived import DerivedCache
 from evolve.run.driver import Driver, restore_files
 from evolve.run.durable import explained
 from evolve.run.executors import Executor, LocalExecutor
 from evolve.run.folder import RunFolder
-from evolve.run.inputs import accepted_changes, identities_of, refuse_changed_inputs, remember
+from evolve.run.foundations import restore_made
+from evolve.run.inputs import accepted_changes, identities_of, refuse_changed_inputs, refuse_twins, remember
 from evolve.run.interrupts import Interrupted, Interrupts
 from evolve.run.journal import Journal, tree_of
 from evolve.run.lock import driver_lock
 from evolve.run.observer import Observer
-from evolve.run.preflight import Preflight, inspect_engines, look_at_models, with_adapters_merged
+from evolve.run.preflight import Preflight, inspect_engines, look_at_models, with_models_made
 from evolve.run.steps import Workshop
 from evolve.run.store import ScoreStore
 
@@ -100,8 +101,7 @@ class Session:
                 identities = identities_of(found, self.observer)
             with _executor(self.executors, self.observer) as executor:
                 inspect_engines(found, self.engines, executor)
-                cache = AdapterCache(folder.adapters, executor, config.trust_remote_code)
-                found, identities = with_adapters_merged(found, identities, cache)
+                found, identities = self._made(found, identities, folder, executor)
                 folder.create()
                 with driver_lock(folder.root, force=self.force), Journal(folder.journal) as journal:
                     if journal.events:
@@ -111,6 +111,17 @@ class Session:
                         folder.write_config(config)
                         driver.record(found.start_event(identities))
                         return _finish(folder, driver)
+
+    def _made(
+        self, found: Preflight, identities: dict[str, str], folder: RunFolder, executor: Executor
+    ) -> tuple[Preflight, dict[str, str]]:
+        """Make what must be made of the models; what only then can be known of them is checked then."""
+        adapters, converted = DerivedCache(folder.adapters, executor), DerivedCache(folder.converted, executor)
+        ready, identities = with_models_made(found, identities, adapters=adapters, converted=converted)
+        refuse_twins(ready, identities)
+        if found.pickled:
+            inspect_engines(ready, self.engines, executor)
+        return ready, identities
 
     def resume(self, run_dir: Path, config: Config | None = None) -> Finished:
         """Go on with the run of a folder, with another configuration where that changes no result.
@@ -136,7 +147,7 @@ class Session:
         changes = accepted_changes(tree, folder, config) if config is not None else []
         folder.furnish()
         with _executor(self.executors, self.observer) as executor:
-            restore_adapters(tree, executor)
+            restore_made(tree, executor)
             refuse_changed_inputs(tree, folder, self.observer)
             with self._driver(folder, tree, journal, executor) as driver:
                 if changes and config is not None:

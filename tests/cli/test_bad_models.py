@@ -78,7 +78,13 @@ MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         ("{model}/config.json does not hold a JSON object", "download"),
     ),
     "no weights": (lambda model: _weights(model).unlink(), ("{model} has no weights", "model.safetensors", "download")),
-    "pickled weights": (_pickled, ("{model} holds pickled weights (pytorch_model.bin)", "refused", "convert them")),
+    "pickled weights": (
+        _pickled,
+        (
+            "{model} holds pickled weights (pytorch_model.bin)",
+            "refused: set allow_pickled_weights: true to have a run convert them, or convert them with",
+        ),
+    ),
     "weights cut off": (_cut, ("{model}/model.safetensors is cut off", "download it again")),
     "weights of no bytes": (
         lambda model: os.truncate(_weights(model), 0),
@@ -166,3 +172,50 @@ def test_a_model_that_cannot_be_read(refused, fake_family, monkeypatch):
 
     monkeypatch.setattr(preflight, "read_layout", read_layout)
     refused("run", fake_family, words=(f"{fake_family}: foundation_models.B: {weights} cannot be read", "readable"))
+
+
+PICKLED: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "empty": (lambda model: os.truncate(model / "pytorch_model.bin", 0), ("pytorch_model.bin is cut off", "download")),
+    "a pointer of Git LFS": (
+        lambda model: (model / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\n"),
+        ("{model}/pytorch_model.bin is a Git LFS pointer", "git lfs pull"),
+    ),
+    "shards that are missing": (
+        lambda model: (
+            (model / "pytorch_model.bin")
+            .rename(model / "pytorch_model.bin.index.json")
+            .write_text(json.dumps({"weight_map": {TENSOR: "pytorch_model-00001-of-00002.bin"}}))
+        ),
+        ("pytorch_model.bin.index.json names the shard pytorch_model-00001-of-00002.bin", "not in the folder"),
+    ),
+    "another number of layers": (
+        _configured(num_hidden_layers=2),
+        ("{base} and {model} differ in num_hidden_layers: 1 and 2", "give a model"),
+    ),
+    "no config.json": (lambda model: (model / "config.json").unlink(), ("{model} has no config.json",)),
+}
+
+
+@pytest.mark.parametrize("verb", ["check", "run"])
+@pytest.mark.parametrize(("spoil", "words"), PICKLED.values(), ids=PICKLED)
+def test_pickled_weights_that_are_wrong(refused, fake_family, spoil, words, verb):
+    model, base = fake_family.parent / "B", fake_family.parent / "base"
+    _pickled(model)
+    spoil(model)
+
+    refused(
+        *(verb, fake_family, "--set", "allow_pickled_weights=true"),
+        words=(f"{fake_family}: foundation_models.B: ", *(word.format(model=model, base=base) for word in words)),
+    )
+
+
+def test_pickled_weights_with_an_adapter(refused, fake_family, tmp_path):
+    model, adapter = fake_family.parent / "B", tmp_path / "adapter"
+    adapter.mkdir()
+    _pickled(model)
+
+    refused(
+        *("run", fake_family, "--set", "allow_pickled_weights=true"),
+        *("--set", f"foundation_models.B={{model: {model}, adapter: {adapter}}}"),
+        words=(f"foundation_models.B = {model}: holds pickled weights, which are not converted for a model with an",),
+    )

@@ -199,7 +199,7 @@ SOURCE = "it must be a folder or a hub id, or a mapping of model and adapter"
         ),
         (MODELS + "name: a/b\n", f'name = "a/b": {NAME_RULE}'),
         (MODELS + 'name: "a\\nb"\n', f'name = "a\\nb": {NAME_RULE}'),
-        (MODELS + "device: gpu\n", 'device = "gpu": it must be auto, cpu, cuda, cuda:<number> or mps'),
+        (MODELS + "device: gpu\n", 'device = "gpu": it must be auto, cpu, cuda or cuda:<number>'),
         (MODELS + "seed: -1\n", "seed = -1: it must be a whole number from 0 to 2147483647"),
         (MODELS + "strategy:\n", "strategy = null: it must be a mapping; left out, it has its defaults"),
         (

@@ -85,6 +85,27 @@ def test_a_snapshot_without_weights(hub, model):
         resolve("owner/half")
 
 
+def test_a_snapshot_with_pickled_weights(hub, model, tmp_path, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    hub.add("owner/old", families.pickled(tmp_path / "old", model), NEW, "main")
+    with pytest.raises(ModelError, match="weights only, set allow_pickled_weights: true, or convert it"):
+        resolve("owner/old")
+    asked = []
+    real = huggingface_hub.snapshot_download
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.append(k) or real(*a, **k))
+    folder = hub.root / "models--owner--old" / "snapshots" / NEW
+    assert resolve("owner/old", pickled=True) == Source(folder, NEW, pickled=True)
+    wanted = ["pytorch_model-00001-of-00002.bin", "pytorch_model.bin", "training_args.bin", "optimizer.bin"]
+    patterns = [{name: call[name] for name in ("allow_patterns", "ignore_patterns")} for call in asked]
+    assert [list(filter_repo_objects(wanted, **kinds)) for kinds in patterns] == [[], wanted[:2]]
+    assert asked[1]["revision"] == NEW
+    asked.clear()
+    assert not resolve("owner/name", pickled=True).pickled
+    assert len(asked) == 1  # pickled weights beside safetensors are never asked for
+
+
 def test_a_snapshot_with_some_of_the_weights(hub, model):
     last = max(path.name for path in model.glob("*.safetensors"))
     hub.add("owner/most", model, NEW, "main", wanted=lambda file: file != last)
@@ -132,5 +153,8 @@ def test_only_the_files_of_a_model_are_asked_for(hub, monkeypatch):
 
 def test_folders(tmp_path):
     assert resolve(str(tmp_path)) == Source(tmp_path, None)
+    (tmp_path / "pytorch_model.bin").touch()
+    assert resolve(str(tmp_path)) == Source(tmp_path, None)
+    assert resolve(str(tmp_path), pickled=True) == Source(tmp_path, None, pickled=True)
     with pytest.raises(ModelError, match="there is no such folder"):
         resolve(str(tmp_path / "none"))

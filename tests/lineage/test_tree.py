@@ -300,7 +300,26 @@ def test_what_is_not_an_outcome_leaves_the_status_as_it_is():
     assert model.status == "merged"
     assert model.retries == ("evaluate: out of memory",)
     assert (model.remade, model.bytes) == (("gone",), 7)
-    assert model.batch_size == 2
+    assert model.attempts == {}
+    assert tree.batch_limit == 2
+
+
+def test_an_attempt_is_lost_where_no_batch_was_halved():
+    lost = RETRIED.model_copy(update={"batch_size": None})
+
+    tree = fold([*MERGED, lost, lost])
+
+    assert tree.model("model-1-1").attempts == {"evaluate": 2}
+    assert tree.batch_limit is None
+
+
+def test_the_smallest_batch_holds_until_the_setting_changes():
+    larger = RETRIED.model_copy(update={"batch_size": 8})
+    config = make_config(("A", "B", "C"))
+    changed = SettingsChanged(changes={"evaluation.batch_size": (16, 4)}, config=config.model_dump(mode="json"))
+
+    assert fold([*MERGED, RETRIED, larger]).batch_limit == 2
+    assert fold([*MERGED, RETRIED, changed]).batch_limit is None
 
 
 # ----------------------------------------------------------------------------------------------------- changed settings

@@ -114,3 +114,13 @@ def _write(path: Path, number: int) -> None:
 
 def temporary_folder(job: None, report: Report) -> str:
     return tempfile.gettempdir()
+
+
+def fail_to_read(job: None, report: Report) -> None:
+    raise MergeError("the checkpoint cannot be loaded") from OSError(errno.ESTALE, "Stale file handle")
+
+
+def end_softly(job: None, report: Report) -> str:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+    return "still here"

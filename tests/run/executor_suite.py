@@ -173,6 +173,18 @@ class ExecutorSuite:
         assert "words elsewhere" in (tmp_path / "other").read_text()
         assert "words" not in "".join(capfd.readouterr())
 
+    def test_a_machine_that_fails_under_an_engine_is_an_accident(self, executor: Executor) -> None:
+        executor.submit(Call("a", calls.fail_to_read, None))
+        outcome = wait(executor)
+        assert isinstance(outcome, Failed)
+        assert (outcome.cause, outcome.reason) == ("bug", "the checkpoint cannot be loaded")
+
+    def test_workers_leave_signals_to_the_driver(self, executor: Executor, tmp_path: Path) -> None:
+        executor.submit(Call("a", calls.end_softly, None))
+        outcome = wait(executor)
+        assert isinstance(outcome, Done)
+        assert outcome.result == "still here"
+
     def test_temporary_files_lie_in_the_scratch_folder(self, executor: Executor, tmp_path: Path) -> None:
         executor.settle(tmp_path / "log", tmp_path)
         executor.submit(Call("a", calls.temporary_folder, None))

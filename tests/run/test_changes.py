@@ -33,6 +33,7 @@ CASES: list[tuple[str, Any, bool, bool]] = [
     ("merge.dtype", "float16", False, False),
     ("merge.tokenizer", "auto", False, False),
     ("trust_remote_code", True, False, False),
+    ("allow_pickled_weights", True, False, False),
     ("evaluation.limit", 5, False, True),
     ("evaluation.model", "vllm", False, True),
     ("evaluation.model_args", {"dtype": "float32"}, False, True),

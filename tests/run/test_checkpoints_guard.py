@@ -67,3 +67,15 @@ def test_a_file_is_hashed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     trusting.trust(folder, manifest)
     assert trusting.damage(folder, "identity") is None
     assert len(read) == 2
+
+
+def test_hashes_are_remembered_by_the_next_driver(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = tmp_path / "hashes.json"
+    assert CheckpointGuard(memory).damage(folder, "identity") is None
+    monkeypatch.setattr(checkpoints, "hash_file", lambda path: pytest.fail(f"{path} is read again"))
+    assert CheckpointGuard(memory).damage(folder, "identity") is None
+    monkeypatch.setattr(checkpoints, "hash_file", lambda path: "other")
+    memory.write_text("[")
+    assert str(CheckpointGuard(memory).damage(folder, "identity")).endswith("have changed")

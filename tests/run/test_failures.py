@@ -48,12 +48,29 @@ def test_an_accident_costs_an_attempt(
 
 
 def test_batches_are_halved_until_they_fit_or_attempts_end(tmp_path: Path, drivers: Drivers, config: Path) -> None:
-    run, own = tmp_path / "run", _config(config, tmp_path / "own.yaml", attempts=7)
-    drivers(run, own, EVOLVE_FAKE="evaluate:model-1-1:memory")
-    assert [event["batch_size"] for event in events(run, "step_retried")] == [8, 4, 2, 1, 1, 1]
+    """Halving costs no attempt, and the batch that fits holds for all that follow."""
+    run = tmp_path / "run"
+    drivers(run, config, EVOLVE_FAKE="evaluate:model-1-1:memory")
+    assert [event["batch_size"] for event in events(run, "step_retried")] == [8, 4, 2, 1, None]
     (failed,) = events(run, "model_failed")
-    assert failed["attempts"] == 7
+    assert failed["attempts"] == 2
     assert failed["reason"].startswith("it ran out of memory")
+    sizes = {event["model"]: event["batch_size"] for event in events(run, "model_evaluated")}
+    assert {sizes[name] for name in ("A", "B", "C")} == {16}
+    assert {size for name, size in sizes.items() if name.startswith("model-")} == {1}
+
+
+def test_what_the_user_gave_is_no_fault_of_a_candidate(
+    tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
+) -> None:
+    run = tmp_path / "run"
+    ended = drivers(run, config, EVOLVE_FAKE="evaluate:model-1-1:input")
+    assert ended.code == 2
+    assert "the data of model-1-1 is gone" in ended.message
+    assert not events(run, "model_failed")
+    assert drivers(run, config).code == 0
+    theirs = {n["id"]: n["average"] for n in reference.portrait["nodes"]}
+    assert {name: node["average"] for name, node in _nodes(run).items()} == theirs
 
 
 @pytest.mark.parametrize(

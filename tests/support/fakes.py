@@ -34,7 +34,7 @@ from evolve.engines.protocols import (
     TaskFacts,
     TaskScore,
 )
-from evolve.errors import EvaluationError, MergeError
+from evolve.errors import EvaluationError, MergeError, TaskError
 from evolve.run.durable import hash_file
 
 SIZE = 24
@@ -101,6 +101,8 @@ def _wishes(kind: str, subject: str) -> Iterator[str]:
 def _misbehave(what: str, subject: str) -> None:
     if what == "refuse":
         raise MergeError(f"{subject} is refused") if "merge" in what else EvaluationError(f"{subject} is refused")
+    if what == "input":
+        raise TaskError(f"the data of {subject} is gone")
     if what == "bug":
         raise LookupError(f"a bug about {subject}")
     if what == "memory":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -109,6 +110,25 @@ def adapt(folder: Path, model: Path, *, seed: int = 0, trained: bool = True, tok
                 if trained and ("lora_" in name or "modules_to_save" in name):
                     weight.copy_(torch.randn_like(weight) * 0.1)
         adapted.save_pretrained(folder)
+    return folder
+
+
+def pickled(folder: Path, model: Path) -> Path:
+    """A copy of a model with its weights in the form of old: a file of torch's for each of safetensors'."""
+    import torch
+    from safetensors.torch import load_file
+
+    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
+    places = {}
+    for path in sorted(model.glob("*.safetensors")):
+        name = path.name.replace("model", "pytorch_model", 1).replace(".safetensors", ".bin")
+        tensors = load_file(path)
+        if json.loads((model / "config.json").read_text()).get("tie_word_embeddings"):
+            tensors |= {"lm_head.weight": tensors["model.embed_tokens.weight"]}  # the very same
+        torch.save(tensors, folder / name)
+        places |= dict.fromkeys(tensors, name)
+    if len(set(places.values())) > 1:
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     return folder
 
 

@@ -40,7 +40,7 @@ class Failed:
 
     Attributes:
         cause: `error`: it refused with a reason; `memory`: it ran out of memory; `disk`: it ran out of disk space;
-            `died`: its process ended; `bug`: it raised something unforeseen.
+            `died`: its process ended; `bug`: it raised something unforeseen, or the machine failed under it.
         reason: One sentence.
         error: What was raised, where it is one of evolve's own.
         trace: The traceback of a bug.

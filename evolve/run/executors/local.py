@@ -76,8 +76,8 @@ class LocalExecutor:
                 return None
             self._call = None
             outcome: Outcome = message
-            if isinstance(outcome, Failed) and outcome.cause == "memory":
-                self._end(patience=0.0)  # the next attempt begins with all the memory
+            if isinstance(outcome, Failed) and outcome.cause in {"memory", "bug"}:
+                self._end(patience=0.0)  # the next attempt begins with all the memory, and with a sound CUDA context
             return outcome
         # What the worker started may live on and hold both ends of the pipe, so ask for the worker itself as well.
         return self._died(call, process) if ready or process.exitcode is not None else None

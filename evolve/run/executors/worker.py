@@ -32,8 +32,8 @@ def serve(pipe: connection.Connection) -> None:
     The process dies with the driver, whatever ends that, and takes along what it has started itself.
     """
     os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the driver decides what they mean, also when a whole job is ended
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     threading.Thread(target=_die_with_driver, daemon=True).start()
     _send_output_to(Path(os.devnull))
@@ -109,7 +109,8 @@ def _failure(call: Call, error: Exception) -> Failed:
         if _is_out_of_space(origin):
             return Failed(call.id, "disk", f"the disk is full ({_first_line(origin)})")
     if isinstance(error, EvolveError):
-        return Failed(call.id, "error", str(error), error)
+        accident = any(_is_accident(origin) for origin in _origins(error))
+        return Failed(call.id, "bug" if accident else "error", str(error), error)
     trace = "".join(traceback.format_exception(error))
     _LOG.error("call %s failed\n%s", call.id, trace)
     return Failed(call.id, "bug", f"{type(error).__name__}: {_first_line(error)}", trace=trace)
@@ -145,6 +146,11 @@ def _is_out_of_space(error: BaseException) -> bool:
     return not isinstance(error, EvolveError) and any(
         phrase in words for phrase in ("no space left on device", "disk is full", "disk quota exceeded")
     )
+
+
+def _is_accident(error: BaseException) -> bool:
+    """Whether the machine failed and not the work: a disk, a network file system, a CUDA context."""
+    return isinstance(error, OSError) or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
 
 
 def _first_line(error: BaseException) -> str:

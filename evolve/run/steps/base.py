@@ -51,5 +51,8 @@ class Workshop:
     folder: RunFolder
     tree: FamilyTree
     engines: Engines
-    guard: CheckpointGuard = field(default_factory=CheckpointGuard)
+    guard: CheckpointGuard = field(init=False)
     making: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.guard = CheckpointGuard(self.folder.hashes)

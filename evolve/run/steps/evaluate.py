@@ -64,7 +64,7 @@ def _evaluated(model: Model, record: EvaluationRecord, *, reused: bool) -> Model
 
 def _check_scores(shop: Workshop, model: Model, record: EvaluationRecord) -> None:
     """Refuse, before anything is kept, what the tree could not take in."""
-    weights = {task.task: task.weight for task in shop.tree.config.evaluation.tasks}
+    weights = {task.task: task.signed_weight for task in shop.tree.config.evaluation.tasks}
     if set(record.scores) != set(weights):
         raise EvaluationError(f"{model.name}: has scores of {', '.join(record.scores)} instead of {', '.join(weights)}")
     average, stderr = weighted_average(record.scores, weights)
@@ -72,9 +72,9 @@ def _check_scores(shop: Workshop, model: Model, record: EvaluationRecord) -> Non
         raise EvaluationError(f"{model.name}: the average of its scores is not finite")
 
 
-def batch_size(tree: FamilyTree, model: Model) -> int:
-    """The configured size, or the smaller one that a lack of memory led to."""
-    return min(tree.config.evaluation.batch_size, model.batch_size or sys.maxsize)
+def batch_size(tree: FamilyTree) -> int:
+    """The configured size, or the smaller one that a lack of memory led to and that holds for all that follow."""
+    return min(tree.config.evaluation.batch_size, tree.batch_limit or sys.maxsize)
 
 
 def _call(shop: Workshop, model: Model, staged: Path, key: str) -> Call:
@@ -87,7 +87,7 @@ def _call(shop: Workshop, model: Model, staged: Path, key: str) -> Call:
         request_cache=shop.folder.staging / f"requests-{key}",
         model=evaluation.model,
         model_args=evaluation.model_args,
-        batch_size=batch_size(shop.tree, model),
+        batch_size=batch_size(shop.tree),
         device=config.device,
         seed=config.seed,
         task_dirs=evaluation.task_dirs,

@@ -87,16 +87,18 @@ def _begin_remake(shop: Workshop, model: Model, damage: str) -> Begun:
 
 
 def restore_recipe(shop: Workshop, model: Model) -> None:
-    """Write the recipe of a child again where it was deleted; it waits where a parent has to be made again first."""
+    """Write the recipe of a child again where it was deleted, or where the run or its models have moved since.
+
+    It waits where a parent has to be made again first.
+    """
     path = shop.folder.recipe(model.name)
-    if path.exists():
-        return
     try:
         text = _recipe(shop, model)
     except ModelError as error:
         _LOG.info("the recipe of %s is not written yet: %s", model.name, error)
     else:
-        replace_text(path, text)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            replace_text(path, text)
 
 
 def _merged(shop: Workshop, model: Model, manifest: Manifest) -> ModelMerged:
@@ -162,7 +164,7 @@ def _tokenizer(shop: Workshop, model: Model) -> merging.Source | None:
     models = _paths(shop, model)
     if _template(shop, model).uses_base:
         models.append(_base(shop))
-    return merging.resolve_tokenizer(shop.tree.config.merge.tokenizer, models)
+    return merging.resolve_tokenizer(shop.tree.config.merge.tokenizer, models, base=_base(shop))
 
 
 def _recipe(shop: Workshop, model: Model) -> str:

@@ -1,0 +1,218 @@
+"""Pickled weights (`pytorch_model*.bin`): what can be told of them unopened, and how they become safetensors.
+
+Opening a pickle can run code. Here only torch opens them, in a worker, in the mode that makes tensors and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import struct
+import time
+import warnings
+import zipfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evolve.engines.checkpoints import (
+    Layout,
+    companions,
+    is_head,
+    is_pickled,
+    read_config,
+    read_json_object,
+)
+from evolve.engines.protocols import MergeResult, Report
+from evolve.errors import ModelError
+
+__all__ = ["ConversionJob", "convert", "pickled_files", "pickled_layout"]
+
+_SINGLE, _INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+_OUTPUT, _OUTPUT_INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class ConversionJob:
+    """One model whose weights are to be converted.
+
+    Attributes:
+        model: Its checkpoint folder.
+        output: An empty staging folder for the checkpoint.
+    """
+
+    model: Path
+    output: Path
+
+
+def pickled_files(folder: Path) -> list[str]:
+    """Names of the files that make up the pickled weights of a folder, the index included, sorted.
+
+    Raises:
+        ModelError: A file is missing, cut off or not what it should be.
+    """
+    shards = _shards(folder)
+    for shard in shards:
+        _check_file(folder / shard)
+    return sorted(shards if (folder / _SINGLE).is_file() else {*shards, _INDEX})
+
+
+def pickled_layout(folder: Path) -> Layout:
+    """What is known of a checkpoint with pickled weights while they are unopened: all but its tensors.
+
+    Raises:
+        ModelError: config.json or a file of the weights is missing or unusable.
+    """
+    config = read_config(folder)
+    return Layout(folder, config, {}, {name: (folder / name).stat().st_size for name in pickled_files(folder)})
+
+
+def convert(job: ConversionJob, report: Report) -> MergeResult:
+    """Write pickled weights as safetensors, shard by shard, with all that belongs to the model beside them.
+
+    Every tensor keeps its name, type and numbers. Output embeddings that are the input embeddings themselves are left
+    out where the configuration ties them, as transformers does; other tensors that share memory get a copy each.
+
+    Raises:
+        ModelError: The weights hold anything but tensors, are damaged, or have numbers that are not finite.
+        MemoryError: There is no room for a shard in main memory.
+    """
+    from evolve.engines.merging._verification import first_bad_tensor, manifest
+
+    started = time.monotonic()
+    layout = pickled_layout(job.model)
+    _convert(job, layout, report)
+    for path in companions(job.model):
+        target = job.output / path.relative_to(job.model)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target)
+    bad = first_bad_tensor(job.output, report)
+    if bad is not None:
+        raise ModelError(f"{job.model} holds numbers that are not finite, first in {bad}: give another model")
+    files = manifest(job.output, report)
+    return MergeResult(sum(size for size, _ in files.values()), time.monotonic() - started, files)
+
+
+# --------------------------------------------------------------------------------------------------------- checks
+
+
+def _shards(folder: Path) -> dict[str, frozenset[str] | None]:
+    """The files of the weights in order, each with the tensors that count in it; None: all."""
+    if not is_pickled(folder):
+        raise ModelError(f"{folder} has no pickled weights: expected {_SINGLE}, or {_INDEX} and its shards")
+    if (folder / _SINGLE).is_file():
+        return {_SINGLE: None}
+    places = read_json_object(folder / _INDEX).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+        raise ModelError(f"{folder / _INDEX} has no weight_map from tensors to files: download the model again")
+    found: dict[str, set[str]] = {}
+    for name, shard in places.items():
+        found.setdefault(shard, set()).add(name)
+    for shard in found:
+        path = folder / shard
+        if path.parent != folder or not path.is_file():
+            raise ModelError(
+                f"{folder / _INDEX} names the shard {shard}, which is not in the folder: download the model again"
+            )
+    return {shard: frozenset(found[shard]) for shard in sorted(found)}
+
+
+def _check_file(path: Path) -> None:
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head == b"version ":
+        raise ModelError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder")
+    if not head or (head.startswith(b"PK") and not _is_archive(path)):
+        raise ModelError(f"{path} is cut off ({path.stat().st_size} bytes): download it again")
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether a file is a whole archive, as torch writes since 1.6; the list of its contents is at its end."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
+
+
+# ------------------------------------------------------------------------------------------------------ conversion
+
+
+def _convert(job: ConversionJob, layout: Layout, report: Report) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    shards = _shards(job.model)
+    places: dict[str, str] = {}
+    size = 0
+    for number, (shard, wanted) in enumerate(shards.items(), start=1):
+        report("converting pickled weights", number - 1, len(shards))
+        name = _OUTPUT if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        tensors = _separate(_read(job.model / shard, wanted), layout)
+        try:
+            save_file(tensors, job.output / name, metadata={"format": "pt"})
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise ModelError(f"{job.model / shard} cannot be written as safetensors: {_words(error)}") from error
+        places |= dict.fromkeys(tensors, name)
+        size += sum(tensor.nbytes for tensor in tensors.values())
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+        (job.output / _OUTPUT_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _read(path: Path, wanted: Collection[str] | None) -> dict[str, Any]:
+    """The tensors of one file, by name."""
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on forms of pickles that torch does not write
+            # The mode that refuses everything but tensors and plain containers of them.
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_archive(path))
+    except (
+        *(AttributeError, AssertionError, EOFError, ImportError, LookupError, RuntimeError, TypeError, ValueError),
+        *(pickle.UnpicklingError, struct.error),
+    ) as error:
+        raise ModelError(
+            f"{path} is damaged, or holds more than tensors, which is never opened ({_words(error)}): download it "
+            "again, or convert it yourself if you trust it"
+        ) from error
+    if not isinstance(found, Mapping) or not found:
+        raise ModelError(f"{path} holds no tensors by name: give the folder that save_pretrained wrote")
+    for name, tensor in found.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+            raise ModelError(f"{path} holds {name!r}, which is no plain tensor: give the folder of a model's weights")
+    missing = sorted(set(wanted or ()) - set(found))
+    if missing:
+        raise ModelError(f"{path} does not hold {missing[0]}, which its index puts there: download the model again")
+    return {name: tensor.detach() for name, tensor in found.items() if wanted is None or name in wanted}
+
+
+def _separate(tensors: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+    """The same tensors, no two of them in one piece of memory, as safetensors wants them."""
+    import torch
+
+    by_place: dict[tuple[Any, ...], int] = {}
+    for tensor in tensors.values():
+        by_place[_place(tensor)] = by_place.get(_place(tensor), 0) + 1
+    seen: set[int] = set()
+    result: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        if is_head(name) and layout.ties_by_setting and by_place[_place(tensor)] > 1:
+            continue
+        storage = tensor.untyped_storage()
+        whole = tensor.is_contiguous() and storage.nbytes() == tensor.nbytes and storage.data_ptr() not in seen
+        seen.add(storage.data_ptr())
+        result[name] = tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
+    return result
+
+
+def _place(tensor: Any) -> tuple[Any, ...]:
+    """Equal for tensors that are one and the same."""
+    return (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tuple(tensor.stride()))
+
+
+def _words(error: Exception) -> str:
+    """The first sentence of what an engine says."""
+    return " ".join(str(error).split()).partition(". ")[0] or type(error).__name__
