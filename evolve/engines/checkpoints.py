@@ -140,14 +140,20 @@ def read_config(folder: Path) -> dict[str, Any]:
         if (folder / "adapter_config.json").is_file():
             raise ModelError(f"{folder} is an adapter, not a model: merge it into its base model and give that folder")
         raise ModelError(f"{folder} has no config.json: give the folder that save_pretrained wrote")
-    return read_json_object(path)
+    config = read_json_object(path)
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{folder} is a model with an adapter lying in it, which transformers would apply and a merge would not: "
+            "move the adapter's files to a folder of their own"
+        )
+    return config
 
 
 def read_layout(folder: Path) -> Layout:
     """The tensors of a checkpoint, from the headers of its safetensors files.
 
-    The weights are `model.safetensors`, or the shards that `model.safetensors.index.json` names; where both exist the
-    single file counts, as it does for transformers.
+    The weights are `model.safetensors`, or the shards that `model.safetensors.index.json` names. A folder that has both
+    is refused unless they mean the same, for transformers takes the one and mergekit the other.
 
     Raises:
         ModelError: A file is missing, cut off or unreadable, or the weights are not safetensors.
@@ -158,6 +164,10 @@ def read_layout(folder: Path) -> Layout:
         if not single.is_file():
             raise ModelError(_no_weights(folder))
         tensors = read_tensors(single)
+        if index.is_file() and {*(read_json_object(index).get("weight_map") or {}).values()} != {_SINGLE}:
+            raise ModelError(
+                f"{folder} holds {_SINGLE} and an index of other weights: remove the one that is not meant"
+            )
     else:
         tensors = _read_shards(folder, index)
     if not tensors:

@@ -92,12 +92,19 @@ def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
         raise ModelError(f"{shown}: is neither an existing folder nor a hub id of the form owner/name") from None
     except errors.IncompleteSnapshotError as error:
         raise ModelError(f"{shown}: {error.snapshot_path} is not complete; download the model again") from None
-    except OSError as error:
+    except _connection_errors() as error:
         raise NotAtHandError(_unreachable(shown, name, revision, error)) from None
     return Path(path).resolve()
 
 
-def _unreachable(shown: str, name: str, revision: str | None, error: OSError) -> str:
+def _connection_errors() -> tuple[type[Exception], ...]:
+    """What a connection to the hub that breaks off may raise: the client's HTTP library has a class of its own."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (OSError, RuntimeError, *(kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception)))
+
+
+def _unreachable(shown: str, name: str, revision: str | None, error: Exception) -> str:
     """What is not in the local cache, and why the hub cannot be asked for it."""
     from huggingface_hub import constants
 

@@ -73,10 +73,14 @@ def plan(tree: FamilyTree) -> Plan:
 
 
 def _open_steps(tree: FamilyTree) -> tuple[Step, ...]:
-    """What the planned generations still lack: kinships of parents, merges, evaluations, oldest first."""
+    """What the generations so far still lack: kinships of parents, merges, evaluations, oldest first."""
     steps: list[Step] = []
     # Parents of failed children too: whether a child fails before or after must not change what is known.
-    unmeasured = _unmeasured(tree, [pair(*model.parents) for model in tree.models if model.parents])
+    pairs = [pair(*model.parents) for model in tree.models if model.parents]
+    if tree.generation == 0:
+        # Generation 1 merges them all; and what has no kinship is found before an evaluation is spent on it.
+        pairs += [pair(a.name, b.name) for a, b in combinations(tree.models, 2)]
+    unmeasured = _unmeasured(tree, pairs)
     if unmeasured:
         steps.append(MeasureStep(unmeasured))
     for model in tree.models:

@@ -149,7 +149,10 @@ def restore_made(tree: FamilyTree, executor: Executor) -> None:
     for name, entry in ((BASE, tree.origin.base), *((entry.name, entry) for entry in tree.origin.foundations)):
         source = config.base_model if name == BASE else config.foundation_models[name]
         path = Path(entry.path)
-        if not _was_made(config, source, path, entry.revision) or is_there(path):
+        if is_there(path):
+            continue
+        if not _was_made(config, source, path, entry.revision):
+            _fetch_again(name, source, entry)
             continue
         kind, parts = "converted copy", f"the files of {source}"
         if isinstance(source, AdapterSource):
@@ -165,6 +168,18 @@ def restore_made(tree: FamilyTree, executor: Executor) -> None:
                 f"{gone} {parts} are not what they were when the run began; restore them, or start a new run"
             )
         made(DerivedCache(path.parent, executor), name, found, key, trust_remote_code=config.trust_remote_code)
+
+
+def _fetch_again(name: str, source: ModelSource, entry: FoundationEntry) -> None:
+    """Ask the hub once more for the commit of a model that has gone from the local cache; a folder is just gone."""
+    if entry.revision is None or isinstance(source, AdapterSource):
+        return
+    found = resolve(_at(source, entry.revision))
+    if found.path != Path(entry.path):
+        raise ModelError(
+            f"{entry.path}: the folder of {name} is gone; the hub's cache has it in {found.path} now, so set HF_HOME "
+            "or HF_HUB_CACHE as they were when the run began"
+        )
 
 
 def _was_made(config: Config, source: ModelSource, path: Path, revision: str | None) -> bool:

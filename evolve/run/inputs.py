@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,9 @@ def refuse_changed_inputs(tree: FamilyTree, folder: RunFolder, observer: Observe
 
     Raises:
         ModelError: A model has changed or is gone.
-        ConfigError: A file that evaluations read has changed or is gone.
+        ConfigError: A file that evaluations read has changed or is gone, or another engine is installed.
     """
+    _refuse_other_engines(tree)
     known = _Remembered(folder.identities)
     for entry in (tree.origin.base, *tree.origin.foundations):
         path = Path(entry.path)
@@ -76,6 +78,17 @@ def refuse_changed_inputs(tree: FamilyTree, folder: RunFolder, observer: Observe
             f"{folder.root}: files of evaluation.datasets or evaluation.task_dirs have changed since the run began "
             f"({', '.join(changed[:3])}); restore them, or start a new run"
         )
+
+
+def _refuse_other_engines(tree: FamilyTree) -> None:
+    """Two versions of an engine may merge or score the same model differently; one run has one."""
+    for name in ("mergekit", "lm_eval"):
+        then, now = tree.origin.versions.get(name), version(name)
+        if then is not None and then != now:
+            raise ConfigError(
+                f"the run began with {name} {then}, but {now} is installed, which may merge or score differently; "
+                f"install {name}=={then}, or start a new run"
+            )
 
 
 def identities_of(found: Preflight, observer: Observer) -> dict[str, str]:

@@ -117,6 +117,8 @@ def test_folders_that_are_no_models(tmp_path):
     (folder / "config.json").write_text("[]")
     refused(folder, "does not hold a JSON object")
     (folder / "config.json").write_text("{}")
+    refused(folder, "is a model with an adapter lying in it.*: move the adapter's files")
+    (folder / "adapter_config.json").unlink()
     assert read_config(folder) == {}
     refused(folder, "has no weights")
     (folder / "adapter_model.safetensors").write_bytes(b"")
@@ -277,3 +279,14 @@ def test_the_first_difference_is_said_in_a_sentence(tmp_path, config, weights, w
     sentence = differences(a, b)
     assert sentence.startswith(f"{tmp_path / 'a'} and {tmp_path / 'b'} differ in ")
     assert re.search(words, sentence)
+
+
+def test_a_single_file_beside_an_index_of_others_is_refused(tmp_path):
+    """transformers would take the file, and mergekit the shards."""
+    folder = shard(tmp_path / "m")
+    save_file(WEIGHTS, folder / "model.safetensors")
+    refused(folder, "an index of other weights: remove the one that is not meant")
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(WEIGHTS, "model.safetensors")})
+    )
+    assert set(read_layout(folder).files) == {"model.safetensors"}

@@ -342,7 +342,7 @@ def test_changed_settings_let_only_a_run_go_on_that_its_budget_stopped(reason):
     assert [event.changes for event in tree.changes] == [{"strategy.max_generations": (1, 5)}]
     if reason == "budget":
         assert tree.stop is None
-        assert isinstance(plan(tree), GenerationPlanned)
+        assert isinstance(plan(tree), Work)
     else:
         assert plan(tree) == tree.stop == end
 

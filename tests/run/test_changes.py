@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
 
 from evolve.config import Config, load_config
+from evolve.errors import ConfigError
+from evolve.run import inputs
 from evolve.run.changes import Change, changes_between
+from evolve.run.folder import RunFolder
+from evolve.run.observer import Silent
 from evolve.run.store import evaluation_key
 
 # key, another value, whether the run goes on, whether scores are other scores
@@ -108,3 +112,15 @@ def test_keys_are_those_of_the_file(then: Config, config: Path, tmp_path: Path) 
     assert changes_between(then, _changed(config, "evaluation.tasks", tasks, tmp_path)) == [
         Change("evaluation.tasks.0.weight", 1.0, 2.0, harmless=False)
     ]
+
+
+def test_a_run_goes_on_with_the_engines_that_it_began_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Origin:
+        versions: ClassVar[dict[str, str]] = {"mergekit": "0.0.1", "evolve": "0.0.1"}
+
+    class Tree:
+        origin = Origin()
+
+    monkeypatch.setattr(inputs, "version", lambda name: "0.0.2")
+    with pytest.raises(ConfigError, match=r"began with mergekit 0\.0\.1, but 0\.0\.2 is installed.*mergekit==0\.0\.1"):
+        inputs.refuse_changed_inputs(Tree(), RunFolder(tmp_path), Silent())  # type: ignore[arg-type]
