@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -11,8 +16,10 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import pytest
+import yaml
 
 from evolve.nursery import Family
+from runs import portrait
 from tests.conftest import Evolve, write_config
 
 METRIC = "pcc"
@@ -138,6 +145,72 @@ def test_the_run_folder_holds_what_it_should(tree: nx.DiGraph, run: Path) -> Non
                 p.stat().st_size for p in (run / node["checkpoint"]).iterdir() if p.name != "evolve.json"
             )
     assert not any(path for path in (run / "staging").iterdir())
+
+
+def test_mergekit_reads_every_recipe_as_it_stands(tree: nx.DiGraph, run: Path) -> None:
+    from mergekit.config import MergeConfiguration
+
+    children = {name: node for name, node in tree.nodes.items() if node["kind"] != "foundation"}
+    assert {path.stem for path in (run / "recipes").iterdir()} == set(children)
+    for node in children.values():
+        read = MergeConfiguration.model_validate(yaml.safe_load((run / node["recipe"]).read_text()))
+        first, second = (str(run / tree.nodes[parent]["checkpoint"]) for parent in node["parents"])
+        assert read.base_model.model.path == first
+        assert {model.model.path for model in read.referenced_models()} == {first, second}
+
+
+def test_mergekit_yaml_makes_the_child_of_its_recipe(tree: nx.DiGraph, run: Path, tmp_path: Path) -> None:
+    youngest = max(tree.nodes, key=lambda name: (tree.nodes[name]["generation"], name))
+    recipe, child = (run / tree.nodes[youngest][key] for key in ("recipe", "checkpoint"))
+    command = [Path(sys.executable).with_name("mergekit-yaml"), recipe, tmp_path / "out"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (child / "model.safetensors").read_bytes()
+
+
+def test_elsewhere_and_with_another_hash_seed_it_comes_to_the_same(
+    run: Path, family: Family, evolve: Evolve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "4711" if os.environ.get("PYTHONHASHSEED") != "4711" else "0")
+    config = write_config(tmp_path / "whole.yaml", _moved(family, tmp_path / "another-family"))
+    done = evolve("run", config, "--run-dir", tmp_path / "another-run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert _placeless(tmp_path / "another-run") == _placeless(run)
+    children = sorted(path.name for path in (run / "models").iterdir())
+    for child in children:
+        ours, theirs = (
+            (folder / "models" / child / "model.safetensors").read_bytes() for folder in (run, tmp_path / "another-run")
+        )
+        assert ours == theirs, child
+    known = {path.name for path in (tmp_path / ".scores").iterdir()}
+    assert len(known) == len(children) + len(family.specialists)
+    assert known <= {path.name for path in (run.parent / ".scores").iterdir()}
+
+
+def _moved(family: Family, place: Path) -> Family:
+    """A copy of a family."""
+    shutil.copytree(family.directory, place)
+
+    def there(paths: dict[str, Path]) -> dict[str, Path]:
+        return {name: place / path.relative_to(family.directory) for name, path in paths.items()}
+
+    return replace(
+        family,
+        directory=place,
+        base=place / family.base.relative_to(family.directory),
+        specialists=there(family.specialists),
+        datasets=there(family.datasets),
+    )
+
+
+def _placeless(run: Path) -> dict[str, Any]:
+    """The family tree without times and paths; sizes go as well, since the model cards give paths."""
+    data = portrait(run)
+    for node in data["nodes"]:
+        assert not node["reused"]
+        del node["checkpoint"], node["bytes"]
+    return data
 
 
 def test_a_finished_run_is_shown_and_not_run_again(run: Path, evolve: Evolve) -> None:

@@ -1,0 +1,270 @@
+"""Driver and worker are killed while mergekit and lm-eval are at work: resumed, the run comes to the same."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from evolve.nursery import Family
+from evolve.run.folder import RunFolder
+from runs import Reference, environment, events, in_place
+from tests.conftest import TASKS, write_config
+
+PATIENCE_S = 120.0
+ITEMS, CHOICES = 12, 24  # of gsm8k, which are generated one at a time; and of winogrande, two to an item
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def _evolve(*arguments: str | Path, **env: str) -> subprocess.Popen[str]:
+    """The command with its real engines, as the leader of a process group."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "evolve", *map(str, arguments)],
+        env=environment(**OFFLINE, **env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, family: Family) -> Path:
+    """Three foundations, their three children, and nothing after."""
+    winogrande, gsm8k, _ = TASKS
+    evaluation = {
+        "tasks": [winogrande, gsm8k | {"generation_kwargs": {"max_gen_toks": 32}}],
+        "datasets": {task: str(family.datasets[task]) for task in ("winogrande", "gsm8k")},
+        "model_args": {"dtype": "float32"},
+        "batch_size": 1,
+        "limit": ITEMS,
+    }
+    strategy = {"name": "kinship", "top_k": 2, "max_generations": 1, "stop_at_kinship": None}
+    path = tmp_path_factory.mktemp("faults") / "faults.yaml"
+    return write_config(path, family, evaluation=evaluation, strategy=strategy)
+
+
+@pytest.fixture(scope="module")
+def reference(config: Path) -> Reference:
+    run = config.parent / "reference" / "run"
+    process = _evolve("run", config, "--run-dir", run)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, err
+    assert events(run, "run_stopped")[0]["reason"] == "budget"
+    return Reference.of(run, run.parent / "no-tally")
+
+
+# ------------------------------------------------------------------------------------------- killed between two steps
+
+
+def _merged(run: Path) -> list[str]:
+    return [event["model"] for event in events(run, "model_merged")]
+
+
+def _evaluated(run: Path) -> list[str]:
+    return [event["model"] for event in events(run, "model_evaluated")]
+
+
+def _merge_without_its_event(run: Path) -> bool:
+    return (run / "models" / "model-1-1" / "model.safetensors").exists() and not _merged(run)
+
+
+def _event_that_the_tree_has_not(run: Path) -> bool:
+    return "model-1-1" in _evaluated(run) and "model-1-1" not in _evaluated_in_tree(run)
+
+
+def _evaluation_that_is_half_shared(run: Path) -> bool:
+    begun = [path for path in (run.parent / ".scores").iterdir() if path.name.startswith(".")]
+    return len(list(run.glob("evals/*/scores.json"))) == 2 and len(_evaluated(run)) == len(begun) == 1
+
+
+def _file_that_is_not_renamed(run: Path) -> bool:
+    return len(list(run.rglob(".*.tmp"))) == 1 and 0 < len(_evaluated(run)) < 6
+
+
+def _evaluated_in_tree(run: Path) -> set[str]:
+    data = Reference.of(run, run.parent / "no-tally").portrait
+    return {node["id"] for node in data["nodes"] if node["status"] == "evaluated"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "as_meant"),
+    [
+        ("store.before_rename:2", _evaluation_that_is_half_shared),
+        ("publish.after_rename:7", _merge_without_its_event),
+        ("replace.after_fsync:17", _file_that_is_not_renamed),
+        ("journal.after_write:10", _event_that_the_tree_has_not),
+    ],
+    ids=["store", "merge", "file", "journal"],
+)
+def test_killed_between_two_steps(fault: str, as_meant, tmp_path: Path, config: Path, reference: Reference) -> None:
+    run = tmp_path / "run"
+    killed = _evolve("run", config, "--run-dir", run, EVOLVE_FAULT=fault)
+    _, err = killed.communicate(timeout=PATIENCE_S)
+    assert killed.returncode == -signal.SIGKILL, err
+    assert as_meant(run), f"{fault} is another moment than it was; count anew"
+    _resume(run, reference)
+
+
+def _resume(run: Path, reference: Reference) -> str:
+    """Resume, and check that all comes to the same and nothing finished is done again; what the log says of it."""
+    before, stamps, said = in_place(run), _stamps(run), (run / "run.log").stat().st_size
+    process = _evolve("resume", run)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, err
+    _check(run, reference)
+    assert stamps.items() <= _stamps(run).items()
+    log = (run / "run.log").read_text()[said:]
+    to_do = [work.split()[0] for work in in_place(run) - before]
+    assert log.count("mergekit.merge: Planning operations") == to_do.count("merge")
+    assert len(_answers(log, "generate_until")) == to_do.count("evaluate")
+    return log
+
+
+def _check(run: Path, reference: Reference, *, retries: bool = True) -> None:
+    reference.check(run, retries=retries)
+    folder = RunFolder.open(run)
+    assert folder.is_complete(folder.read_tree())  # the journal says what the files say
+
+
+def _stamps(run: Path) -> dict[Path, tuple[int, int]]:
+    """Which files the finished merges and evaluations consist of, and when they were written."""
+    files = (path for folder in ("models", "evals") for path in run.glob(f"{folder}/[!.]*/*"))
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+def _answers(log: str, kind: str) -> list[tuple[int, int]]:
+    """Of each list of requests that the model was given: how many there were, and how many were answered before."""
+    found = re.findall(rf"\b{kind}: (\d+) requests, (\d+) of them answered before", log)
+    return [(int(all_of_them), int(before)) for all_of_them, before in found]
+
+
+# ---------------------------------------------------------------------------------------- in the midst of an evaluation
+
+
+@contextmanager
+def _in_the_midst(config: Path, run: Path) -> Iterator[tuple[subprocess.Popen[str], int, int]]:
+    """A driver whose worker is held while it generates, with answers of both kinds on the disk.
+
+    Gives the worker's process number and the number of those answers as well. Where an evaluation was over before it
+    could be held, the next one is.
+    """
+    driver = _evolve("run", config, "--run-dir", run)
+    try:
+        end, seen = time.monotonic() + PATIENCE_S, 0
+        while driver.poll() is None and time.monotonic() < end:
+            log = (run / "run.log").read_text() if (run / "run.log").exists() else ""
+            begun = len(_answers(log, "loglikelihood"))
+            if begun > seen and begun > len(_answers(log, "generate_until")):
+                seen, worker = begun, _worker(driver.pid)
+                known = _hold(worker, run)
+                if known is not None:
+                    yield driver, worker, known
+                    return
+            time.sleep(0.002)
+        pytest.fail(f"no evaluation was caught; exit code of the driver: {driver.poll()}")
+    finally:
+        driver.kill()
+        driver.communicate()
+
+
+def _worker(driver: int) -> int:
+    """The child that is no resource tracker."""
+    children = Path(f"/proc/{driver}/task/{driver}/children").read_text().split()
+    (worker,) = (int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    return worker
+
+
+def _hold(worker: int, run: Path) -> int | None:
+    """Stop a worker when some but not all of what it generates is on the disk; None where it ended before.
+
+    Between two items, answers are written once in a second, and a small evaluation takes less: so the worker is let
+    go for a moment and held for a second, in turn.
+    """
+    while (known := _known(run)) is not None and known < CHOICES + ITEMS:
+        os.kill(worker, signal.SIGSTOP)
+        known = _known(run)
+        if known is not None and CHOICES < known < CHOICES + ITEMS:
+            return known
+        time.sleep(1.1)
+        os.kill(worker, signal.SIGCONT)
+        time.sleep(0.05)
+    return None
+
+
+def _known(run: Path) -> int | None:
+    """Number of answers in the request cache; None where there is no such cache."""
+    try:
+        (cache,) = run.glob("staging/requests-*.db")
+        with closing(sqlite3.connect(f"file:{cache}?mode=ro", uri=True, timeout=5)) as opened:
+            return int(opened.execute("SELECT TOTAL(times) FROM answers").fetchone()[0])
+    except (ValueError, sqlite3.OperationalError):  # it has just been deleted
+        return None
+
+
+def _ends(pid: int) -> bool:
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":  # nobody waits for it
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _goes_on(log: str, known: int) -> bool:
+    """Whether the first evaluation in a log asked the model for no answer that was known."""
+    choices, generated = _answers(log, "loglikelihood")[0], _answers(log, "generate_until")[0]
+    return choices == (CHOICES, CHOICES) and generated == (ITEMS, known - CHOICES)
+
+
+def test_killed_worker(tmp_path: Path, config: Path, reference: Reference) -> None:
+    run = tmp_path / "run"
+    with _in_the_midst(config, run) as (driver, worker, known):
+        said = (run / "run.log").stat().st_size
+        os.kill(worker, signal.SIGKILL)
+        _, err = driver.communicate(timeout=PATIENCE_S)
+    assert driver.returncode == 0, err
+    (retried,) = events(run, "step_retried")
+    assert (retried["step"], retried["attempt"]) == ("evaluate", 1)
+    assert "was killed by SIGKILL" in retried["reason"]
+    _check(run, reference, retries=False)
+    assert _goes_on((run / "run.log").read_text()[said:], known)
+
+
+def test_killed_driver_whose_worker_dies_with_it(tmp_path: Path, config: Path, reference: Reference) -> None:
+    run = tmp_path / "run"
+    with _in_the_midst(config, run) as (driver, worker, known):
+        os.kill(driver.pid, signal.SIGKILL)
+        os.kill(worker, signal.SIGCONT)
+        assert _ends(worker)
+    last = _known(run)  # it may have written once more before it noticed
+    assert known <= last
+    assert _goes_on(_resume(run, reference), last)
+
+
+def test_interrupted(tmp_path: Path, config: Path) -> None:
+    run = tmp_path / "run"
+    with _in_the_midst(config, run) as (driver, worker, known):
+        os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
+        os.kill(worker, signal.SIGCONT)
+        _, err = driver.communicate(timeout=PATIENCE_S)
+    assert driver.returncode == 130, err
+    assert f"interrupted by SIGINT; nothing is lost, go on with `evolve resume {run}`" in " ".join(err.split())
+    assert "leaked" not in err
+    assert "Traceback" not in err
+    assert _ends(worker)
+    assert _known(run) >= known
+    assert not (run / "driver.json").exists()
