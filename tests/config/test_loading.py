@@ -574,3 +574,9 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
         load_config(tmp_path / "run.yaml")
 
     assert str(caught.value) == f"{tmp_path / 'run.yaml'}: cannot be read (Permission denied); give a readable file"
+
+
+def test_no_foundation_takes_the_name_of_the_base(problems):
+    (line,) = problems(foundations("base_model: org/a", "B: org/b"))
+
+    assert line == "foundation_models.base_model: base_model is the name of the base; rename it"
