@@ -96,14 +96,15 @@ class LocalExecutor:
         self._end(patience=0.0)
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=serve, args=(theirs,), name="evolve-worker")
-        # The worker is born with the signals blocked, so that no Ctrl-C reaches it before it can ignore them.
+        # The worker is born with the signals blocked, so that no Ctrl-C reaches it before it can ignore them; and one
+        # that comes meanwhile finds it known, so that it can be ended.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             process.start()
+            theirs.close()
+            self._process, self._pipe = process, ours
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        theirs.close()
-        self._process, self._pipe = process, ours
         if self._home is not None:
             ours.send(self._home)
 
