@@ -233,7 +233,8 @@ def test_the_second_signal_stops_at_once(tmp_path: Path, drivers: Drivers, confi
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_the_run_begins_leaves_nothing(number: signal.Signals, tmp_path: Path, config: Path) -> None:
     process = start("run", config, "--run-dir", tmp_path / "run", EVOLVE_FAKE="inspect:*:sleep60")
-    _until(lambda: bool(_children(process.pid)))
+    _until(lambda: len(_children(process.pid)) > 1)  # the tracker of multiprocessing, and the worker
+    time.sleep(0.5)  # by then the driver waits for it
     workers = _children(process.pid)
     process.send_signal(number)
     _, err = process.communicate(timeout=30)

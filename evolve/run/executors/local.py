@@ -9,7 +9,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
@@ -96,6 +96,8 @@ class LocalExecutor:
         self._end(patience=0.0)
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=serve, args=(theirs,), name="evolve-worker")
+        # Starting the tracker of multiprocessing lets signals through, so it comes before they are blocked.
+        resource_tracker.ensure_running()
         # The worker is born with the signals blocked, so that no Ctrl-C reaches it before it can ignore them; and one
         # that comes meanwhile finds it known, so that it can be ended.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
