@@ -14,7 +14,7 @@ cached. Rates count bytes of weights: a pass reads each model once, a merge read
 tells how much of what plain reading and writing in the same turn allows is reached; the time that a merge takes at
 most is that of reading both parents and writing the child. The stages of a merge are told by its own reports.
 
-    python benchmarks/mistral_shape.py /tmp/mistral --layers 2 --turns 3 --json figures.json
+    python benchmarks/mistral_shape.py mistral --layers 2 --turns 3 --json figures.json
 """
 
 from __future__ import annotations
