@@ -7,16 +7,14 @@ from typing import Any
 
 from evolve.engines.protocols import Report
 from evolve.errors import RunError
-from evolve.run.executors import Call, Done, Executor
+from evolve.run.executors import Call, Done, Executor, outcome_of
 
 __all__ = ["carry_out"]
 
 
 def carry_out(executor: Executor, words: str, function: Callable[[Any, Report], Any], job: Any) -> Any:
     """Call an engine and wait for its result; what it raises is raised here."""
-    executor.submit(Call(words, function, job))
-    while (outcome := executor.wait(1.0)) is None:
-        pass
+    outcome = outcome_of(executor, Call(words, function, job))
     if isinstance(outcome, Done):
         return outcome.result
     error = outcome.error or RunError(f"{words}: {outcome.reason}")

@@ -15,7 +15,7 @@ import filelock
 from evolve.errors import ModelError, RunError
 from evolve.run.checkpoints import CheckpointGuard, Manifest
 from evolve.run.durable import publish, remove
-from evolve.run.executors import Call, Executor, Failed
+from evolve.run.executors import Call, Executor, Failed, outcome_of
 
 __all__ = ["DerivedCache", "is_there"]
 
@@ -54,9 +54,7 @@ class DerivedCache:
         if staged.exists():
             remove(staged)
         staged.mkdir()
-        self.executor.submit(call(staged))
-        while (outcome := self.executor.wait(1.0)) is None:
-            pass
+        outcome = outcome_of(self.executor, call(staged))
         if isinstance(outcome, Failed):
             remove(staged)
             if isinstance(outcome.error, ModelError):

@@ -19,7 +19,7 @@ from evolve.errors import ModelError, RecipeError, RunError, TaskError
 from evolve.lineage import FoundationEntry, RunStarted
 from evolve.run.blame import one_line, recipe_blamed, refuse_losses, task_blamed
 from evolve.run.derived import DerivedCache
-from evolve.run.executors import Call, Executor, Failed
+from evolve.run.executors import Call, Executor, Failed, outcome_of
 from evolve.run.foundations import BASE, config_key, locate, made, stand_ins
 from evolve.run.identity import hash_data, identity_of
 from evolve.run.store import task_specs
@@ -196,9 +196,7 @@ def inspect_engines(found: Preflight, engines: Engines, executor: Executor) -> M
             plan=_parents(found) is not None,
             device=config.device,
         )
-        executor.submit(Call("inspect", engines.inspect, job))
-        while (outcome := executor.wait(1.0)) is None:
-            pass
+        outcome = outcome_of(executor, Call("inspect", engines.inspect, job))
         if isinstance(outcome, Failed):
             if isinstance(outcome.error, TaskError):
                 raise task_blamed(config, outcome.error)

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 from evolve.engines.protocols import Report
 from evolve.errors import EvolveError
 
-__all__ = ["Call", "Done", "Executor", "Failed", "Outcome", "Progress"]
+__all__ = ["Call", "Done", "Executor", "Failed", "Outcome", "Progress", "outcome_of"]
 
 
 @dataclass(frozen=True)
@@ -90,3 +90,11 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """End all workers."""
+
+
+def outcome_of(executor: Executor, call: Call) -> Outcome:
+    """Carry out one call by itself, and wait for what comes of it."""
+    executor.submit(call)
+    while (outcome := executor.wait(1.0)) is None:
+        pass
+    return outcome
