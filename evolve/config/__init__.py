@@ -1,6 +1,7 @@
 """The configuration of a run: its schema, and the way from a YAML file to a valid `Config`."""
 
 from evolve.config.loading import dump_config, load_config, parse_config
+from evolve.config.metrics import METRICS, Metric
 from evolve.config.schema import (
     AdapterSource,
     Config,
@@ -10,16 +11,21 @@ from evolve.config.schema import (
     StrategyConfig,
     TaskConfig,
 )
+from evolve.config.scoring import data_of_task, scoring_settings
 
 __all__ = [
+    "METRICS",
     "AdapterSource",
     "Config",
     "EvaluationConfig",
     "MergeConfig",
+    "Metric",
     "ModelSource",
     "StrategyConfig",
     "TaskConfig",
+    "data_of_task",
     "dump_config",
     "load_config",
     "parse_config",
+    "scoring_settings",
 ]
