@@ -8,15 +8,14 @@ import shutil
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evolve.engines.checkpoints import Layout, TensorInfo, differences, read_layout, read_tensors
-from evolve.engines.protocols import MergeResult, Report
+from evolve.engines.protocols import AdapterJob, MergeResult, Report
 from evolve.errors import ModelError
 
-__all__ = ["ADAPTER_FILES", "AdapterJob", "check_adapter", "merge_adapter"]
+__all__ = ["ADAPTER_FILES", "check_adapter", "merge_adapter"]
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_FILES = (_CONFIG, _WEIGHTS)
@@ -34,24 +33,6 @@ _TOKENIZER = re.compile(
 _VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _GENERATION = "generation_config.json"
 _TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-
-@dataclass(frozen=True)
-class AdapterJob:
-    """One adapter to be merged into its model.
-
-    Attributes:
-        model: Checkpoint folder of the model.
-        adapter: Folder of the adapter.
-        output: An empty staging folder for the checkpoint.
-        dtype: torch's word for the type of the result; None: the one that most of the model's weights have.
-    """
-
-    model: Path
-    adapter: Path
-    output: Path
-    dtype: str | None = None
-    trust_remote_code: bool = False
 
 
 def check_adapter(folder: Path, model: Layout) -> None:

@@ -13,7 +13,6 @@ import time
 import warnings
 import zipfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +24,13 @@ from evolve.engines.checkpoints import (
     read_config,
     read_json_object,
 )
-from evolve.engines.protocols import MergeResult, Report
+from evolve.engines.protocols import ConversionJob, MergeResult, Report
 from evolve.errors import ModelError
 
-__all__ = ["ConversionJob", "convert", "pickled_files", "pickled_layout"]
+__all__ = ["convert", "pickled_files", "pickled_layout"]
 
 _SINGLE, _INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _OUTPUT, _OUTPUT_INDEX = "model.safetensors", "model.safetensors.index.json"
-
-
-@dataclass(frozen=True)
-class ConversionJob:
-    """One model whose weights are to be converted.
-
-    Attributes:
-        model: Its checkpoint folder.
-        output: An empty staging folder for the checkpoint.
-    """
-
-    model: Path
-    output: Path
 
 
 def pickled_files(folder: Path) -> list[str]:

@@ -8,15 +8,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evolve.engines.protocols import TaskFacts, TaskSpec
+from evolve.engines.protocols import InspectTasksJob, Report, TaskFacts, TaskSpec
 from evolve.errors import TaskError
 
 if TYPE_CHECKING:
     from evolve.engines.evaluation.taskfiles import PlannedTask
 
-__all__ = ["check_tasks"]
+__all__ = ["check_tasks", "inspect_tasks"]
 
 _LOCAL_BUILDERS = {"arrow", "csv", "json", "pandas", "parquet", "text"}
+
+
+def inspect_tasks(job: InspectTasksJob, report: Report) -> dict[str, TaskFacts]:
+    """Check the model class and the tasks of an evaluation, and return what is known of each task."""
+    from evolve.engines.evaluation.models import check_model_class
+
+    report("checking tasks", 0, len(job.tasks))
+    check_model_class(job.model)
+    return check_tasks(job.tasks, job.task_dirs)
 
 
 def check_tasks(tasks: Sequence[TaskSpec], task_dirs: Sequence[Path]) -> dict[str, TaskFacts]:

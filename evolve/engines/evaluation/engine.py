@@ -21,7 +21,7 @@ BOOTSTRAP_ITERATIONS = 1000
 """Any number but 0 gives metrics that are means their analytic standard error; so many are drawn for the others."""
 
 
-def evaluate(job: EvaluateJob, report: Report) -> EvaluateResult:
+def evaluate(job: EvaluateJob, report: Report, device: str = "auto") -> EvaluateResult:
     """Scores a checkpoint on all tasks of a job, with one model object.
 
     Scores and standard errors of means are those of `lm_eval run` with the same task files, `--batch_size` and
@@ -39,13 +39,13 @@ def evaluate(job: EvaluateJob, report: Report) -> EvaluateResult:
 
     started = time.monotonic()
     with quiet(evaluating=True), preserved_generators():
-        results = merged(_run(job, report))
+        results = merged(_run(job, report, device_name(device)))
         scores = {spec.task: score_of(results, spec) for spec in job.tasks}
         write_results(results, job.output)
     return EvaluateResult(scores=scores, seconds=time.monotonic() - started, batch_size=job.batch_size)
 
 
-def _run(job: EvaluateJob, report: Report) -> list[Mapping[str, Any]]:
+def _run(job: EvaluateJob, report: Report, device: str) -> list[Mapping[str, Any]]:
     """Calls lm-eval once for each limit that occurs, and returns what it returned."""
     from evolve.engines.evaluation.answers import Answering
     from evolve.engines.evaluation.catalog import Catalog
@@ -62,17 +62,19 @@ def _run(job: EvaluateJob, report: Report) -> list[Mapping[str, Any]]:
         store = stack.enter_context(_store(job))
         report("loading the model", 0, 1)
         seed_generators(job.seed)
-        model = stack.enter_context(_freed([load_model(job)]))
+        model = stack.enter_context(_freed([load_model(job, device)]))
         loader.start_from(Generators.capture())
         answering = Answering(report, store)
         answering.instances = lambda: [instance for task in loader.built for instance in task.instances]
         answering.attach(model[0])
         stack.callback(lambda: answering.detach(model[0]))
         report("building prompts", 0, 1)
-        return [_call(job, model[0], loader.manager, names, limit) for limit, names in _by_limit(job.tasks)]
+        return [_call(job, device, model[0], loader.manager, names, limit) for limit, names in _by_limit(job.tasks)]
 
 
-def _call(job: EvaluateJob, lm: Any, manager: Any, tasks: list[str], limit: int | None) -> Mapping[str, Any]:
+def _call(
+    job: EvaluateJob, device: str, lm: Any, manager: Any, tasks: list[str], limit: int | None
+) -> Mapping[str, Any]:
     from lm_eval import simple_evaluate
 
     from evolve.engines.evaluation.models import model_arguments
@@ -82,7 +84,7 @@ def _call(job: EvaluateJob, lm: Any, manager: Any, tasks: list[str], limit: int 
         model_args=model_arguments(job),
         tasks=tasks,
         batch_size=job.batch_size,
-        device=device_name(job.device),
+        device=device,
         limit=limit,
         bootstrap_iters=BOOTSTRAP_ITERATIONS,
         log_samples=True,

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from inspect import signature
 from typing import Any
 
-from evolve.engines.devices import device_name
 from evolve.engines.protocols import EvaluateJob
 from evolve.errors import EvaluationError, TaskError
 
@@ -52,7 +51,7 @@ def model_arguments(job: EvaluateJob) -> dict[str, Any]:
     return arguments
 
 
-def load_model(job: EvaluateJob) -> Any:
+def load_model(job: EvaluateJob, device: str) -> Any:
     """Loads the checkpoint and checks its weights.
 
     Raises:
@@ -64,9 +63,7 @@ def load_model(job: EvaluateJob) -> Any:
 
     arguments = model_arguments(job)
     try:
-        lm = _model_class(job.model).create_from_arg_obj(
-            arguments, {"batch_size": job.batch_size, "device": device_name(job.device)}
-        )
+        lm = _model_class(job.model).create_from_arg_obj(arguments, {"batch_size": job.batch_size, "device": device})
     except ImportError as error:
         raise EvaluationError(
             f"evaluation: the model class '{job.model}' of lm-eval needs a package that is not here ({error}). "

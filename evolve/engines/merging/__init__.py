@@ -6,7 +6,7 @@ This package is light to import; mergekit, transformers and torch are imported b
 from __future__ import annotations
 
 from evolve.engines.merging.checking import check_recipe
-from evolve.engines.merging.merger import merge, rehearse
+from evolve.engines.merging.merger import merge, rehearse, rehearse_recipe
 from evolve.engines.merging.recipes import Template, identity, load_template, parse_template, render, template_names
 from evolve.engines.merging.vocabulary import Setting, Source, resolve_tokenizer, same_vocabulary
 
@@ -20,6 +20,7 @@ __all__ = [
     "merge",
     "parse_template",
     "rehearse",
+    "rehearse_recipe",
     "render",
     "resolve_tokenizer",
     "same_vocabulary",

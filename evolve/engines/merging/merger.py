@@ -16,17 +16,17 @@ import yaml
 
 from evolve.engines.devices import device_name
 from evolve.engines.merging.checking import check_recipe
-from evolve.engines.protocols import MergeJob, MergeResult, Report
+from evolve.engines.protocols import FilterMatch, MergeJob, MergeResult, RehearseJob, Report
 from evolve.errors import MergeError, RecipeError
 
-__all__ = ["merge", "rehearse", "seed_of"]
+__all__ = ["merge", "rehearse", "rehearse_recipe", "seed_of"]
 
 _RANDOM_METHODS = ("arcee_fusion", "dare_linear", "dare_ties", "della", "della_linear")
 _MODEL_KEYS = ("base_model", "model", "path", "source", "tokenizer_source")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
-def merge(job: MergeJob, report: Report) -> MergeResult:
+def merge(job: MergeJob, report: Report, device: str = "auto") -> MergeResult:
     """Merges with mergekit, completes the checkpoint and verifies it; see `Merger`.
 
     The caller's global random generators are left as they were. A method that draws random numbers is seeded by
@@ -52,7 +52,7 @@ def merge(job: MergeJob, report: Report) -> MergeResult:
     donor, realigned = configuration.folders[0], configuration.realigns  # mergekit changes its configuration
     with _mergekit.quiet_transformers(), _mergekit.kept_generators():
         with _failures(f"mergekit could not merge {' and '.join(path.name for path in job.parents)}"):
-            _mergekit.run(configuration, job, device=device_name(job.device), seed=seed, report=report)
+            _mergekit.run(configuration, job, device=device_name(device), seed=seed, report=report)
         with _failures("the merged checkpoint cannot be completed"):
             _companions.complete(job, donor=donor, realigned=realigned, seed=seed)
         with _failures("the merged checkpoint does not load"):
@@ -62,7 +62,26 @@ def merge(job: MergeJob, report: Report) -> MergeResult:
     return MergeResult(sum(size for size, _ in files.values()), time.monotonic() - started, files)
 
 
-def rehearse(recipe: str, *, trust_remote_code: bool = False) -> None:
+def rehearse(job: RehearseJob, report: Report) -> dict[str, tuple[FilterMatch, ...]]:
+    """Plan merges without reading weights; see `RecipeRehearser`.
+
+    Raises:
+        RecipeError: mergekit cannot carry one of them out.
+    """
+    for number, (name, recipes) in enumerate(job.recipes.items()):
+        report(f"checking recipe {name}", number, len(job.recipes))
+        for recipe in recipes:
+            try:
+                if job.plan:
+                    rehearse_recipe(recipe, trust_remote_code=job.trust_remote_code)
+                else:
+                    check_recipe(recipe)
+            except RecipeError as error:
+                raise RecipeError(f"merge.recipe = {name}: {error}") from error
+    return dict.fromkeys(job.recipes, ())
+
+
+def rehearse_recipe(recipe: str, *, trust_remote_code: bool = False) -> None:
     """Makes sure, as far as it can be told without reading weights, that mergekit can carry out a complete recipe.
 
     It checks the recipe, plans the merge, and looks for each tensor in the headers of the models' files: families and
