@@ -75,7 +75,7 @@ class Observers:
         for observer in tuple(self._observers):
             try:
                 tell(observer)
-            except Exception:
+            except Exception:  # noqa: BLE001 - an observer must never end a run
                 _LOG.exception("observer %s failed and is dropped; the run goes on", type(observer).__name__)
                 self._observers = [other for other in self._observers if other is not observer]
 

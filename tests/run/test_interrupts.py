@@ -35,8 +35,8 @@ def test_the_second_signal_ends_the_process_even_if_its_callback_fails(second: s
         "import os, signal\nfrom evolve.run.interrupts import Interrupts\n"
         f"def end(): {second}\n"
         "with Interrupts(lambda: None, end):\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n    os.kill(os.getpid(), signal.SIGINT)\n    print('still running')\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n    os.kill(os.getpid(), signal.SIGINT)\n    print('alive')\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 130
-    assert "still running" not in done.stdout
+    assert "alive" not in done.stdout
