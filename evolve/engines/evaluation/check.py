@@ -44,9 +44,9 @@ def check_tasks(tasks: Sequence[TaskSpec], task_dirs: Sequence[Path]) -> dict[st
         TaskError: Something is wrong with a task, its metric or its data; nothing else was changed.
     """
     from evolve.engines.evaluation.catalog import Catalog
-    from evolve.engines.evaluation.generators import preserved_generators
     from evolve.engines.evaluation.quiet import quiet
     from evolve.engines.evaluation.taskfiles import plan_tasks
+    from evolve.engines.generators import preserved_generators
 
     with quiet(evaluating=False), preserved_generators(), tempfile.TemporaryDirectory(prefix="evolve-tasks-") as folder:
         catalog = Catalog(task_dirs)

@@ -33,9 +33,9 @@ def evaluate(job: EvaluateJob, report: Report, device: str = "auto") -> Evaluate
         EvaluationError: The model cannot be loaded, or a score is missing or not finite.
         torch.cuda.OutOfMemoryError: As torch raises it.
     """
-    from evolve.engines.evaluation.generators import preserved_generators
     from evolve.engines.evaluation.quiet import quiet
     from evolve.engines.evaluation.results import merged, score_of, write_results
+    from evolve.engines.generators import preserved_generators
 
     started = time.monotonic()
     with quiet(evaluating=True), preserved_generators():
@@ -49,10 +49,10 @@ def _run(job: EvaluateJob, report: Report, device: str) -> list[Mapping[str, Any
     """Calls lm-eval once for each limit that occurs, and returns what it returned."""
     from evolve.engines.evaluation.answers import Answering
     from evolve.engines.evaluation.catalog import Catalog
-    from evolve.engines.evaluation.generators import Generators, seed_generators
     from evolve.engines.evaluation.models import load_model, model_arguments
     from evolve.engines.evaluation.taskfiles import plan_tasks
     from evolve.engines.evaluation.tasks import TaskLoader
+    from evolve.engines.generators import Generators, seed_generators
 
     report("reading tasks", 0, 1)
     planned = plan_tasks(job.tasks, Catalog(job.task_dirs))

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from evolve.engines.evaluation.generators import Generators
 from evolve.engines.evaluation.taskfiles import PlannedTask
+from evolve.engines.generators import Generators
 from evolve.errors import TaskError
 
 __all__ = ["TaskLoader", "load_errors", "reason"]
