@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -71,7 +72,8 @@ class HashCache:
             temporary.replace(self._file)
         except OSError as error:
             _LOG.warning("%s: hashes of files are not cached (%s)", self._file, error)
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def _folder() -> Path:
