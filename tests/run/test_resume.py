@@ -1,4 +1,4 @@
-"""Going on with a run whose settings or inputs changed meanwhile."""
+"""Resuming a run after its settings or inputs have changed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _halved(drivers: Drivers, run: Path, config: Path) -> dict[str, bytes]:
 
 
 def _contents(run: Path) -> dict[str, bytes]:
-    passing = {"identities.json", "driver.json"}
+    passing = {"driver.json", "progress.json"}
     return {str(path): path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name not in passing}
 
 
@@ -88,7 +88,7 @@ def test_other_changes_are_accepted_and_recorded(tmp_path: Path, drivers: Driver
     assert len(events(run, "settings_changed")) == 1
 
 
-def test_a_raised_budget_lets_a_run_go_on_that_it_had_ended(
+def test_a_raised_budget_continues_a_run_that_it_had_stopped(
     tmp_path: Path, drivers: Drivers, family: Path, edit: Edit
 ) -> None:
     run = tmp_path / "run"
