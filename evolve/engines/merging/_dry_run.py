@@ -198,9 +198,8 @@ def _check_loads(config: Any, tensors: Tensors, *, trust_remote_code: bool) -> N
     with torch.device("meta"):
         auto = get_auto_cls(config.architectures[0])
         kind = type(auto.from_config(config, trust_remote_code=trust_remote_code))
-    _, info = kind.from_pretrained(
-        None, config=config, state_dict=tensors, device_map="meta", output_loading_info=True
-    )
+    options = {"config": config, "state_dict": tensors, "device_map": "meta", "ignore_mismatched_sizes": True}
+    _, info = kind.from_pretrained(None, output_loading_info=True, **options)
     for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         if names := sorted(str(name) for name in info[problem]):
             raise MergeError(
