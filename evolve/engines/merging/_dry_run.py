@@ -1,7 +1,7 @@
 """A merge without weights: mergekit's plan, carried out on tensors that have a shape and no data.
 
-Everything runs as in the merge but the arithmetic and the alignment of the rows, of which only the outcome's shape is
-needed. Transformers then loads the outcome, so that whatever is missing or does not fit is found before any work.
+mergekit's own tasks run, apart from the arithmetic and the alignment of rows: only the shape of their outcome is
+needed. Then transformers loads the outcome, which shows whether the child would be complete.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import mergekit.merge
 import mergekit.merge_methods.base
 import torch
+import transformers
 from mergekit.architecture.conversion import convert_checkpoint_tensors
 from mergekit.common import ModelReference, dtype_from_name, get_auto_cls
 from mergekit.io.tasks import GatherTensors, LoaderCache, LoadTensor, SaveTensor
@@ -53,11 +54,11 @@ def dry_run(configuration: Configuration, *, trust_remote_code: bool) -> tuple[F
     filters = FilterCount()
     with filters.recording(), plan(configuration, trust_remote_code=trust_remote_code) as planned:
         builders = [task for task in planned.tasks if isinstance(task, BuildTokenizer)]
-        tokens = builders[0].execute() if builders else None
+        tokens = _Tokens(builders[0].execute()) if builders else None
         if tokens is not None:
             multiple = configuration.tokenizer and configuration.tokenizer.pad_to_multiple_of
             mergekit.merge._update_config_vocab(  # noqa: SLF001
-                planned.config, planned.architecture, tokens.tokenizer, pad_to_multiple_of=multiple
+                planned.config, planned.architecture, tokens.info.tokenizer, pad_to_multiple_of=multiple
             )
         _check_size(planned.config, first)
         child: Tensors = {}
@@ -103,7 +104,8 @@ class _Model:
                 f"{self.folder} has no tensor {task.tensor}, which mergekit's definition of {self.architecture} "
                 "requires: mergekit cannot read this variant of the architecture"
             )
-        return tensor.to(dtype_from_name(task.dtype)) if task.dtype else tensor
+        dtype: torch.dtype | None = dtype_from_name(task.dtype)
+        return tensor if dtype is None else tensor.to(dtype)
 
     def _converted(self, task: LoadTensor) -> torch.Tensor | None:
         """Return a tensor that transformers composes of several, such as fused experts.
@@ -117,24 +119,43 @@ class _Model:
             if layer is None or (found := _LAYER.search(name)) is None or found[1] == layer[1]
         }
         for target in (task.tensor, *(task.aliases or ())):
-            tensor = convert_checkpoint_tensors(self.config.model_type, sources, target)
+            tensor: torch.Tensor | None = convert_checkpoint_tensors(self.config.model_type, sources, target)
             if tensor is not None:
                 return tensor
         return None
 
 
+class _Tokens:
+    """The child's tokens, and the row that each has in each model."""
+
+    def __init__(self, info: TokenizerInfo) -> None:
+        self.info = info
+        self.ids: dict[str, int] = info.tokenizer.get_vocab()
+
+    def without_row(self, model: ModelReference, rows: int) -> tuple[str, int] | None:
+        """Return a token of a model whose id is beyond the rows of its embeddings, with that id."""
+        places = self.info.permutations[model]
+        for token, number in self.ids.items():
+            row = places.get(number)  # -1 where the model has no such token
+            if row is None or row >= rows:
+                return token, self.info.original_vocabs[model][token]
+        return None
+
+
 def _outcome(
-    task: ExecuteMergeMethodTask, models: Mapping[ModelReference, _Model], tokens: TokenizerInfo | None
+    task: ExecuteMergeMethodTask, models: Mapping[ModelReference, _Model], tokens: _Tokens | None
 ) -> torch.Tensor | None:
     """Return a tensor of the child; None where mergekit leaves an optional one out."""
     inputs = task.gather_tensors
     gather: GatherTensors = inputs.gather_tensors if isinstance(inputs, PermutedVocabulary) else inputs
     loaded = {key: models[load.model].load(load) for key, load in gather.arguments().items()}
     tensors = gather.execute(**loaded)
-    if isinstance(inputs, PermutedVocabulary):
+    if isinstance(inputs, PermutedVocabulary) and tokens is not None:
         tensors = _aligned(inputs, tensors, models, tokens)
     if any(not tensor.is_floating_point() for tensor in tensors.values()):
-        return next(iter(tensors.values()))  # mergekit copies it where the models agree, which their headers do not tell
+        return next(
+            iter(tensors.values())
+        )  # mergekit copies it where the models agree, which their headers do not tell
     result: torch.Tensor | None = task.execute(tensors)
     return result
 
@@ -143,26 +164,21 @@ def _aligned(
     task: PermutedVocabulary,
     tensors: Mapping[ModelReference, torch.Tensor],
     models: Mapping[ModelReference, _Model],
-    tokens: TokenizerInfo,
+    tokens: _Tokens,
 ) -> dict[ModelReference, torch.Tensor]:
     """Return the embeddings as `PermutedVocabulary` shapes them, after checking that each token has its row."""
-    axis, vocabulary = task.vocabulary_axis, tokens.tokenizer.get_vocab()
+    axis = task.vocabulary_axis
     for model, tensor in tensors.items():
-        rows, places = tensor.shape[axis], tokens.permutations[model]
-        for token, number in vocabulary.items():
-            row = places.get(number)
-            if row is None or row >= rows:
-                own = tokens.original_vocabs[model][token]
-                raise MergeError(
-                    f"{models[model].folder}: the tokenizer gives the token {token!r} the id {own}, but the embeddings "
-                    f"have only {rows} rows (vocab_size): resize the embeddings to the tokenizer, or remove the token "
-                    "from the tokenizer"
-                )
-    size = len(vocabulary)
+        if (bad := tokens.without_row(model, tensor.shape[axis])) is not None:
+            raise MergeError(
+                f"{models[model].folder}: its tokenizer gives the token {bad[0]!r} the id {bad[1]}, but its embeddings "
+                f"have only {tensor.shape[axis]} rows: resize the embeddings to the tokenizer, or remove the token from it"
+            )
+    size = len(tokens.ids)
     if task.pad_to_multiple_of:
         size += -size % task.pad_to_multiple_of
     if task.tokens:  # rows that the recipe chooses itself: mergekit checks them, here on embeddings of one column
-        task.execute(tokens, {model: torch.zeros(tensor.shape[axis], 1) for model, tensor in tensors.items()})
+        task.execute(tokens.info, {model: torch.zeros(tensor.shape[axis], 1) for model, tensor in tensors.items()})
     return {
         model: torch.empty((*tensor.shape[:axis], size, *tensor.shape[axis + 1 :]), dtype=tensor.dtype, device="meta")
         for model, tensor in tensors.items()
@@ -175,7 +191,7 @@ def _no_arithmetic() -> Iterator[None]:
     method = mergekit.merge_methods.base.MergeMethod
     original = method._execute_resolved  # noqa: SLF001
 
-    def first(_: Any, groups: Any, *args: Any, **rest: Any) -> tuple[torch.Tensor, ...]:
+    def first(_: Any, groups: Any, *_args: Any, **_options: Any) -> tuple[torch.Tensor, ...]:
         return tuple(group.tensors[0] for group in groups)
 
     method._execute_resolved = first  # noqa: SLF001
@@ -195,9 +211,7 @@ def _check_size(config: Any, first: _Model) -> None:
 
 def _check_loads(config: Any, tensors: Tensors, *, trust_remote_code: bool) -> None:
     """Let transformers load the tensors as a checkpoint of the configuration."""
-    with torch.device("meta"):
-        auto = get_auto_cls(config.architectures[0])
-        kind = type(auto.from_config(config, trust_remote_code=trust_remote_code))
+    kind = _model_class(config, trust_remote_code=trust_remote_code)
     options = {"config": config, "state_dict": tensors, "device_map": "meta", "ignore_mismatched_sizes": True}
     _, info = kind.from_pretrained(None, output_loading_info=True, **options)
     for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
@@ -206,3 +220,12 @@ def _check_loads(config: Any, tensors: Tensors, *, trust_remote_code: bool) -> N
                 f"{config.architectures[0]} would not load the child, by mergekit's definition of it: "
                 f"{problem.replace('_', ' ')} {', '.join(names[:3])}"
             )
+
+
+def _model_class(config: Any, *, trust_remote_code: bool) -> Any:
+    """Return the class that loads a model of a configuration."""
+    known = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    if type(config) in known:
+        return known[type(config)]
+    with torch.device("meta"):  # another head, or code of the model
+        return type(get_auto_cls(config.architectures[0]).from_config(config, trust_remote_code=trust_remote_code))

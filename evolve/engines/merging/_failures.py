@@ -28,7 +28,8 @@ def failures(what: str) -> Iterator[None]:
 
     They raise RuntimeError for unsupported requests; ValueError (also pydantic's) and TypeError for tensors and
     configurations that do not fit; AssertionError, IndexError and KeyError for tokens or tensors that are missing;
-    OSError and SafetensorError for files; ImportError where a package is missing. Other exceptions are bugs. A full disk passes through as OSError, and a full device as it is.
+    OSError and SafetensorError for files; ImportError where a package is missing. Other exceptions are bugs. A full
+    disk passes through as OSError, and a full device as it is.
 
     Args:
         what: The work, for the beginning of the message.

@@ -37,7 +37,11 @@ class FilterCount:
         def recorded(parameter: Any, settings: Iterable[Any], *, tensor_name: str, **rest: Any) -> Any:
             scopes = list(settings)
             for scope in scopes:
-                if scope and parameter.name in scope and self._record(parameter.name, scope[parameter.name], tensor_name):
+                if (
+                    scope
+                    and parameter.name in scope
+                    and self._record(parameter.name, scope[parameter.name], tensor_name)
+                ):
                     break
             return original(parameter, scopes, tensor_name=tensor_name, **rest)
 

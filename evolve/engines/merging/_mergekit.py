@@ -1,9 +1,10 @@
-"""Calls into mergekit: parsing, running and planning. Importing this module takes seconds; its callers import it late."""
+"""Calls into mergekit: parsing, running and planning. Importing this module takes seconds, so callers import it late."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ def run(configuration: Configuration, job: MergeJob, *, device: str, seed: int |
         trust_remote_code=job.trust_remote_code,
         out_shard_size=_SHARD_BYTES,
     )
-    with _clean_caches(), _quiet_tokenizers(), _reported(report):
+    with _clean_caches(), _quiet(), _reported(report):
         mergekit.merge.run_merge(configuration, str(job.output), options)
 
 
@@ -113,7 +114,7 @@ def plan(configuration: Configuration, *, trust_remote_code: bool) -> Iterator[P
         trust_remote_code: Whether the models' own code may run.
     """
     options = MergeOptions(device="meta", read_to_gpu=True, quiet=True, trust_remote_code=trust_remote_code)
-    with _clean_caches(), _quiet_tokenizers():
+    with _clean_caches(), _quiet():
         LoaderCache().setup(options=options)
         architecture = get_architecture_info(configuration, options)
         config = mergekit.merge._model_out_config(configuration, architecture, trust_remote_code)  # noqa: SLF001
@@ -152,14 +153,20 @@ def _return_memory() -> None:
 
 
 @contextlib.contextmanager
-def _quiet_tokenizers() -> Iterator[None]:
-    """Silence the progress bar of mergekit's tokenizers, which ignores `quiet`."""
-    bars = mergekit.tokenizer.build.tqdm
+def _quiet() -> Iterator[None]:
+    """Silence what mergekit prints in spite of `quiet`: a progress bar, and warnings about what it infers.
+
+    Some of its warnings go to the root logger, to which Python then adds a handler.
+    """
+    bars, disabled, handlers = mergekit.tokenizer.build.tqdm, logging.root.manager.disable, [*logging.root.handlers]
     mergekit.tokenizer.build.tqdm = SimpleNamespace(tqdm=lambda items, **_: items)
+    logging.disable(logging.WARNING)
     try:
         yield
     finally:
         mergekit.tokenizer.build.tqdm = bars
+        logging.disable(disabled)
+        logging.root.handlers[:] = handlers
 
 
 @contextlib.contextmanager

@@ -211,15 +211,20 @@ def _placeholders(text: str, name: str) -> frozenset[str]:
 
 
 def _complete(
-    template: Template, models: Mapping[str, str], *, num_layers: int | None, dtype: str, tokenizer: TokenizerSource | None
+    template: Template,
+    models: Mapping[str, str],
+    *,
+    num_layers: int | None,
+    dtype: str,
+    tokenizer: TokenizerSource | None,
 ) -> tuple[str, Any]:
     """Return the filled-in text and its content, with any strings for the models."""
     if dtype not in DTYPES:
         raise RecipeError(f"unknown dtype {dtype!r}; known are {', '.join(DTYPES)}")
     if template.uses_layers and num_layers is None:
         raise RecipeError(
-            f"recipe {template.name} uses {{{{ num_layers }}}}, but the configuration of parent 1 does not give its number "
-            "of layers: choose a recipe without it"
+            f"recipe {template.name} uses {{{{ num_layers }}}}, but the configuration of parent 1 gives no number of "
+            "layers: choose a recipe without that placeholder"
         )
     references = {name: _reference(path) for name, path in models.items()}
     text, content = _fill(template, references | {"num_layers": num_layers, "dtype": dtype})
