@@ -152,12 +152,10 @@ def _outcome(
     tensors = gather.execute(**loaded)
     if isinstance(inputs, PermutedVocabulary) and tokens is not None:
         tensors = _aligned(inputs, tensors, models, tokens)
-    if any(not tensor.is_floating_point() for tensor in tensors.values()):
-        return next(
-            iter(tensors.values())
-        )  # mergekit copies it where the models agree, which their headers do not tell
-    result: torch.Tensor | None = task.execute(tensors)
-    return result
+    result: torch.Tensor | None = next(iter(tensors.values()), None)
+    if all(tensor.is_floating_point() for tensor in tensors.values()):
+        result = task.execute(tensors)
+    return result  # mergekit copies other types where the models agree, which headers do not tell
 
 
 def _aligned(
@@ -172,7 +170,7 @@ def _aligned(
         if (bad := tokens.without_row(model, tensor.shape[axis])) is not None:
             raise MergeError(
                 f"{models[model].folder}: its tokenizer gives the token {bad[0]!r} the id {bad[1]}, but its embeddings "
-                f"have only {tensor.shape[axis]} rows: resize the embeddings to the tokenizer, or remove the token from it"
+                f"have only {tensor.shape[axis]} rows: resize the embeddings, or remove the token from the tokenizer"
             )
     size = len(tokens.ids)
     if task.pad_to_multiple_of:

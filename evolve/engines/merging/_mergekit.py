@@ -1,4 +1,4 @@
-"""Calls into mergekit: parsing, running and planning. Importing this module takes seconds, so callers import it late."""
+"""Calls into mergekit: parsing, running and planning. Importing it takes seconds, so callers import it late."""
 
 from __future__ import annotations
 

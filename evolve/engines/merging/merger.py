@@ -102,5 +102,5 @@ def _blame(bad: str, models: Sequence[Path]) -> str:
     """Tell a merge that overflowed from one whose models held bad numbers."""
     for folder in models:
         if (name := first_bad_tensor(folder)) is not None:
-            return f"{folder} holds numbers that are not finite, first in {name}, which spoil {bad} of the child: leave it out"
+            return f"{folder} holds numbers that are not finite, first in {name}; they spoil {bad} of the child"
     return f"the merge made numbers that are not finite in {bad}, while all its models are finite: try a wider dtype"
