@@ -8,9 +8,9 @@ import pytest
 
 from evolve.engines.evaluation import tasks
 from evolve.engines.evaluation.catalog import Catalog
-from evolve.engines.evaluation.generators import Generators
 from evolve.engines.evaluation.taskfiles import plan_tasks
 from evolve.engines.evaluation.tasks import TaskLoader
+from evolve.engines.generators import Generators
 from evolve.engines.protocols import TaskSpec
 
 from . import _world

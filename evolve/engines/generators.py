@@ -1,4 +1,7 @@
-"""The global random generators, which lm-eval reseeds."""
+"""The global random generators of Python, numpy and torch, which mergekit and lm-eval reseed.
+
+Importing this module loads neither numpy nor torch.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,13 @@ __all__ = ["Generators", "preserved_generators", "seed_generators"]
 
 @dataclass(frozen=True)
 class Generators:
-    """State of the global generators of Python, numpy and torch (CPU, and CUDA where it is in use).
+    """State of the global generators.
 
-    torch is not imported for it: its part is None where nothing has imported it yet.
+    Attributes:
+        python: State of `random`.
+        numpy: State of `numpy.random`.
+        torch: State of torch's CPU generator; None where torch has not been imported.
+        cuda: States of the CUDA generators by device; None where torch does not use CUDA.
     """
 
     python: Any
@@ -26,7 +33,7 @@ class Generators:
 
     @classmethod
     def capture(cls) -> Generators:
-        """Reads the state of all generators."""
+        """Read the present state of all generators, without importing torch."""
         import numpy as np
 
         state: Any = np.random.get_state()
@@ -41,7 +48,7 @@ class Generators:
         )
 
     def restore(self) -> None:
-        """Puts all generators back into this state; torch's only if they were in use when it was read."""
+        """Set all generators to this state; torch's only if their state was captured."""
         import numpy as np
 
         random.setstate(self.python)
@@ -56,7 +63,7 @@ class Generators:
 
 
 def seed_generators(seed: int) -> None:
-    """Seeds as lm-eval's `simple_evaluate` does."""
+    """Seed all generators with one number, as `lm_eval --seed` does."""
     import numpy as np
     import torch
 
@@ -67,7 +74,7 @@ def seed_generators(seed: int) -> None:
 
 @contextmanager
 def preserved_generators() -> Iterator[None]:
-    """Leaves the generators as they were before, whatever lm-eval does to them."""
+    """Restore the generators at the end of the block to their state at its start."""
     before = Generators.capture()
     try:
         yield

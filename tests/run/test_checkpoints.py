@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from evolve.engines.checkpoints import hash_file
 from evolve.engines.protocols import MergeResult
-from evolve.run import checkpoints
+from evolve.run import hashes
 from evolve.run.checkpoints import CheckpointGuard, Manifest
-from evolve.run.durable import hash_file
+from evolve.run.hashes import HashCache
 
 
 @pytest.fixture
@@ -24,17 +25,21 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_whole_checkpoint(folder: Path) -> None:
-    assert CheckpointGuard().damage(folder, "identity") is None
+@pytest.fixture
+def guard(tmp_path: Path) -> CheckpointGuard:
+    return CheckpointGuard(HashCache(tmp_path / "hashes.json"))
+
+
+def test_a_whole_checkpoint(folder: Path, guard: CheckpointGuard) -> None:
+    assert guard.damage(folder, "identity") is None
     manifest = Manifest.read(folder, "identity")
     assert manifest is not None
     assert (manifest.bytes, manifest.seconds, len(manifest.files)) == (9, 1.5, 2)
 
 
-def test_each_damage_has_its_words(folder: Path) -> None:
+def test_each_damage_is_described(folder: Path, guard: CheckpointGuard) -> None:
     weights = folder / "model.safetensors"
     whole, times = weights.read_bytes(), weights.stat()
-    guard = CheckpointGuard()
     assert guard.damage(folder, "identity") is None
     assert guard.damage(folder, "another") == "the checkpoint has no manifest that fits"
     weights.write_bytes(whole[:-1])
@@ -43,39 +48,17 @@ def test_each_damage_has_its_words(folder: Path) -> None:
     os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a copy that keeps times would
     assert guard.damage(folder, "identity") == "the contents of model.safetensors have changed"
     weights.unlink()
-    assert guard.damage(folder, "identity") == "model.safetensors is gone"
+    assert guard.damage(folder, "identity") == "model.safetensors is missing"
     (folder / "evolve.json").write_text("{")
     assert guard.damage(folder, "identity") == "the checkpoint has no manifest that fits"
-    assert guard.damage(folder.with_name("none"), "identity") == "the checkpoint is gone"
+    assert guard.damage(folder.with_name("none"), "identity") == "the checkpoint is missing"
 
 
-def test_a_file_is_hashed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
-
-    def counting(path: Path) -> str:
-        read.append(path.name)
-        return hash_file(path)
-
-    monkeypatch.setattr(checkpoints, "hash_file", counting)
-    guard = CheckpointGuard()
-    for _ in range(3):
-        assert guard.damage(folder, "identity") is None
-    assert sorted(read) == ["config.json", "model.safetensors"]
-    trusting = CheckpointGuard()
+def test_a_verified_checkpoint_is_not_read(
+    folder: Path, guard: CheckpointGuard, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest = Manifest.read(folder, "identity")
     assert manifest is not None
-    trusting.trust(folder, manifest)
-    assert trusting.damage(folder, "identity") is None
-    assert len(read) == 2
-
-
-def test_hashes_are_remembered_by_the_next_driver(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    memory = tmp_path / "hashes.json"
-    assert CheckpointGuard(memory).damage(folder, "identity") is None
-    monkeypatch.setattr(checkpoints, "hash_file", lambda path: pytest.fail(f"{path} is read again"))
-    assert CheckpointGuard(memory).damage(folder, "identity") is None
-    monkeypatch.setattr(checkpoints, "hash_file", lambda path: "other")
-    memory.write_text("[")
-    assert str(CheckpointGuard(memory).damage(folder, "identity")).endswith("have changed")
+    guard.trust(folder, manifest)
+    monkeypatch.setattr(hashes, "hash_file", lambda path, _: pytest.fail(f"{path} is read"))
+    assert guard.damage(folder, "identity") is None

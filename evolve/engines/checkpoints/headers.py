@@ -1,31 +1,41 @@
-"""The headers of safetensors files: what tensors they hold and where, without reading one."""
+"""The headers of safetensors files: names, types, shapes and places of tensors, without their data."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from evolve.errors import ModelError
 
-__all__ = ["TensorInfo", "read_tensors"]
+__all__ = ["ITEM_BYTES", "TensorInfo", "item_bytes", "read_tensors"]
 
-_BITS = re.compile(r"(?:BF|F|I|U)(64|32|16|8)(?:_E\dM\d)?")
+_BY_SIZE = {
+    8: ("F64", "C64", "I64", "U64"),
+    4: ("F32", "I32", "U32"),
+    2: ("F16", "BF16", "I16", "U16"),
+    1: ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I8", "U8", "BOOL"),
+}
+
+ITEM_BYTES: Mapping[str, int] = MappingProxyType({name: size for size, names in _BY_SIZE.items() for name in names})
+"""Size in bytes of one number, by safetensors' name of its type."""
+
+_TORCH_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies.
+    """Where a tensor is stored.
 
     Attributes:
         name: Its name.
         file: Name of its file in the checkpoint folder.
-        dtype: safetensors' word for its type, such as `BF16`.
+        dtype: safetensors' name of its type, such as `BF16`.
         shape: Its shape; empty for a scalar.
         offset: Position of its first byte in the file; its elements follow in row-major order.
         size: Its length in bytes.
@@ -49,11 +59,16 @@ class TensorInfo:
         return self.shape[0] if self.shape else 1
 
 
+def item_bytes(torch_name: str) -> int:
+    """Return the size in bytes of one number of a floating type, by torch's name, such as `bfloat16`."""
+    return ITEM_BYTES[_TORCH_NAMES[torch_name]]
+
+
 def read_tensors(path: Path) -> dict[str, TensorInfo]:
-    """The tensors of one safetensors file, after checking that the file has exactly the length its header needs.
+    """Return the tensors of one safetensors file, and check that its length is what its header describes.
 
     Raises:
-        ModelError: It is cut off, damaged, or no safetensors file.
+        ModelError: The file is cut off, damaged, or not a safetensors file.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -68,27 +83,29 @@ def read_tensors(path: Path) -> dict[str, TensorInfo]:
         entries = json.loads(raw)
         entries.pop("__metadata__", None)
         tensors = {name: _tensor(name, path.name, entry, 8 + length) for name, entry in entries.items()}
+        expected = _end(tensors, 8 + length)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{path} has a damaged safetensors header ({error}): download it again") from error
-    expected = max((info.offset + info.size for info in tensors.values()), default=8 + length)
     if size != expected:
         state = "cut off" if size < expected else "too long"
         raise ModelError(f"{path} is {state}: {size} bytes, but its header describes {expected}; download it again")
     return tensors
 
 
-def _item_bytes(dtype: str) -> int:
-    if dtype == "BOOL":
-        return 1
-    match = _BITS.fullmatch(dtype)
-    if not match:
-        raise ValueError(f"the type {dtype} is unknown")
-    return int(match[1]) // 8
-
-
 def _tensor(name: str, file: str, entry: Mapping[str, Any], start: int) -> TensorInfo:
     first, last = entry["data_offsets"]
     info = TensorInfo(name, file, str(entry["dtype"]), tuple(map(int, entry["shape"])), start + first, last - first)
-    if not 0 <= first <= last or info.size != info.elements * _item_bytes(info.dtype):
+    if info.dtype not in ITEM_BYTES:
+        raise ValueError(f"the type {info.dtype} is unknown")
+    if not 0 <= first <= last or info.size != info.elements * ITEM_BYTES[info.dtype]:
         raise ValueError(f"{name} does not fit its place")
     return info
+
+
+def _end(tensors: Mapping[str, TensorInfo], start: int) -> int:
+    """Return the position after the last tensor; the tensors must follow each other without gaps."""
+    for info in sorted(tensors.values(), key=lambda info: (info.offset, info.size)):
+        if info.offset != start:
+            raise ValueError(f"{info.name} does not begin where the tensor before it ends")
+        start += info.size
+    return start
