@@ -17,15 +17,16 @@ Importing this package is cheap. Only `verify` and `token_rows` of a SentencePie
 from __future__ import annotations
 
 from evolve.engines.checkpoints.comparison import differences, differing_settings
-from evolve.engines.checkpoints.files import companions, is_pickled, read_json_object
+from evolve.engines.checkpoints.files import companions, is_complete, is_pickled, read_index, read_json_object
 from evolve.engines.checkpoints.hashing import FileStamp, content_identity, fingerprint, hash_file
-from evolve.engines.checkpoints.headers import ITEM_BYTES, TensorInfo, item_bytes, read_tensors
+from evolve.engines.checkpoints.headers import ITEM_BYTES, TORCH_NAMES, TensorInfo, item_bytes, read_tensors
 from evolve.engines.checkpoints.layout import Layout, is_head, read_config, read_layout
 from evolve.engines.checkpoints.tokens import same_vocabulary, token_rows, tokenizer_files
 from evolve.engines.checkpoints.verification import NotFiniteError, first_bad_tensor, manifest, verify
 
 __all__ = [
     "ITEM_BYTES",
+    "TORCH_NAMES",
     "FileStamp",
     "Layout",
     "NotFiniteError",
@@ -37,11 +38,13 @@ __all__ = [
     "fingerprint",
     "first_bad_tensor",
     "hash_file",
+    "is_complete",
     "is_head",
     "is_pickled",
     "item_bytes",
     "manifest",
     "read_config",
+    "read_index",
     "read_json_object",
     "read_layout",
     "read_tensors",

@@ -11,7 +11,17 @@ from typing import Any
 
 from evolve.errors import ModelError
 
-__all__ = ["INDEX", "PICKLED", "PICKLED_INDEX", "SINGLE", "companions", "is_pickled", "read_json_object"]
+__all__ = [
+    "INDEX",
+    "PICKLED",
+    "PICKLED_INDEX",
+    "SINGLE",
+    "companions",
+    "is_complete",
+    "is_pickled",
+    "read_index",
+    "read_json_object",
+]
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -49,6 +59,32 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{path} does not hold a JSON object: download the model again")
     return value
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Return the file of each tensor by an index of shards.
+
+    Raises:
+        ModelError: The index is damaged or empty, or a file that it names is not in its folder.
+    """
+    places = read_json_object(path).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+        raise ModelError(f"{path} has no weight_map from tensors to files: download the model again")
+    for shard in sorted(set(places.values())):
+        shard_path = path.parent / shard
+        if shard_path.parent != path.parent or not shard_path.is_file():
+            raise ModelError(f"{path} names the shard {shard}, which is not in the folder: download the model again")
+    return places
+
+
+def is_complete(folder: Path) -> bool:
+    """Return whether a folder has all files that its index of safetensors names; without an index it has."""
+    if (folder / SINGLE).is_file() or not (folder / INDEX).is_file():
+        return True
+    try:
+        return bool(read_index(folder / INDEX))
+    except ModelError:
+        return False
 
 
 def _has_any(folder: Path, names: Iterable[str]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from evolve.errors import ModelError
 
-__all__ = ["ITEM_BYTES", "TensorInfo", "item_bytes", "read_tensors"]
+__all__ = ["ITEM_BYTES", "TORCH_NAMES", "TensorInfo", "item_bytes", "read_tensors"]
 
 _BY_SIZE = {
     8: ("F64", "C64", "I64", "U64"),
@@ -24,7 +24,11 @@ _BY_SIZE = {
 ITEM_BYTES: Mapping[str, int] = MappingProxyType({name: size for size, names in _BY_SIZE.items() for name in names})
 """Size in bytes of one number, by safetensors' name of its type."""
 
-_TORCH_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+TORCH_NAMES: Mapping[str, str] = MappingProxyType(
+    {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+)
+"""torch's names of the types that weights are merged and measured in, by safetensors' names."""
+
 _MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit
 
 
@@ -60,8 +64,8 @@ class TensorInfo:
 
 
 def item_bytes(torch_name: str) -> int:
-    """Return the size in bytes of one number of a floating type, by torch's name, such as `bfloat16`."""
-    return ITEM_BYTES[_TORCH_NAMES[torch_name]]
+    """Return the size in bytes of one number of a type of `TORCH_NAMES`, by torch's name, such as `bfloat16`."""
+    return next(ITEM_BYTES[name] for name, known in TORCH_NAMES.items() if known == torch_name)
 
 
 def read_tensors(path: Path) -> dict[str, TensorInfo]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evolve.engines.checkpoints.files import INDEX, SINGLE, is_pickled, read_json_object
+from evolve.engines.checkpoints.files import INDEX, SINGLE, is_pickled, read_index, read_json_object
 from evolve.engines.checkpoints.headers import TensorInfo, read_tensors
 from evolve.errors import ModelError
 
@@ -163,15 +163,8 @@ def _no_weights(folder: Path) -> str:
 
 
 def _read_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
-    places = read_json_object(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise ModelError(f"{index} has no weight_map from tensors to files: download the model again")
-    headers: dict[str, dict[str, TensorInfo]] = {}
-    for shard in sorted(set(places.values())):
-        path = folder / shard
-        if path.parent != folder or not path.is_file():
-            raise ModelError(f"{index} names the shard {shard}, which is not in the folder: download the model again")
-        headers[shard] = read_tensors(path)
+    places = read_index(index)
+    headers = {shard: read_tensors(folder / shard) for shard in sorted(set(places.values()))}
     for name, shard in places.items():
         if name not in headers[shard]:
             raise ModelError(f"{index} puts {name} into {shard}, which does not hold it: download the model again")

@@ -45,6 +45,7 @@ def measure(job: KinshipJob, report: Report, device: str = "auto") -> KinshipRes
     Args:
         job: Base, models, pairs. Models that are in no pair are not looked at.
         report: Is told the bytes read so far, of all.
+        device: A name that `device_name` accepts.
 
     Raises:
         KinshipError: A model's shared weights are exactly those of the base (its delta has no direction), a weight is
