@@ -41,7 +41,7 @@ def explained(root: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename or root
         if error.errno in NO_ROOM:
-            raise DiskError(f"{where}: {error.strerror}; free some space, then run `evolve resume {root}`") from error
+            raise DiskError(f"{where}: {error.strerror}; make room, then run `evolve resume {root}`") from error
         raise RunError(f"{where}: {error.strerror or error}; fix the cause, then run `evolve resume {root}`") from error
 
 
