@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -18,7 +17,6 @@ from evolve.run.faults import fault_point
 __all__ = [
     "NO_ROOM",
     "explained",
-    "hash_file",
     "publish",
     "remove",
     "replace_json",
@@ -43,14 +41,8 @@ def explained(root: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename or root
         if error.errno in NO_ROOM:
-            raise DiskError(f"{where}: {error.strerror}; free some space, then run `evolve resume {root}`") from error
+            raise DiskError(f"{where}: {error.strerror}; make room, then run `evolve resume {root}`") from error
         raise RunError(f"{where}: {error.strerror or error}; fix the cause, then run `evolve resume {root}`") from error
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's contents, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_folder(folder: Path) -> None:
