@@ -259,10 +259,12 @@ class InputsMoved(_Record):
 
     Attributes:
         paths: New path by model: `base_model` or the name of a foundation.
+        root: Absolute path of the run folder at that time.
     """
 
     type: Literal["inputs_moved"] = "inputs_moved"
     paths: dict[str, str] = Field(min_length=1)
+    root: str | None = None
 
 
 class RunStopped(_Record):

@@ -52,6 +52,7 @@ class TreeState:
         self._config: Config | None = None
         self._merged_pairs: set[Pair] = set()
         self._base_path: str | None = None
+        self._root: str | None = None
 
     @property
     def config(self) -> Config:
@@ -64,6 +65,11 @@ class TreeState:
         if self.started is None:
             raise ValueError("the journal has no run_started event")
         return self.started
+
+    @property
+    def root(self) -> str | None:
+        """The absolute path of the run folder when the models were last found; None in a journal of schema 1."""
+        return self.origin.root if self._root is None else self._root
 
     @property
     def base_path(self) -> str:

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import Lock
 
 import platformdirs
 
@@ -38,6 +39,7 @@ class HashCache:
     def __init__(self, file: Path | None = None) -> None:
         self._file = file if file is not None else _folder() / "hashes.json"
         self._known = _read(self._file)
+        self._lock = Lock()  # a fingerprint hashes several files at once
 
     def hash_of(self, path: Path, advance: Callable[[int], None] = _ignore) -> str:
         """Return the SHA-256 of a file, and read the file only where it is not known.
@@ -63,8 +65,12 @@ class HashCache:
 
     def _keep(self, new: Mapping[str, str]) -> None:
         """Remember hashes, here and in the file, where other processes may have added theirs."""
-        merged = {**_read(self._file), **self._known, **new}
-        self._known = dict(list(merged.items())[-_MOST:])
+        with self._lock:
+            merged = {**_read(self._file), **self._known, **new}
+            self._known = dict(list(merged.items())[-_MOST:])
+            self._write()
+
+    def _write(self) -> None:
         temporary = self._file.with_name(f".{self._file.name}.{os.getpid()}.tmp")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)

@@ -149,7 +149,7 @@ class Session:
                 if changes:
                     driver.record(inputs.settings_changed(changes, folder, settings))
                 if moved:
-                    driver.record(InputsMoved(paths=moved))
+                    driver.record(InputsMoved(paths=moved, root=str(folder.root)))
                 if tree.stop is not None and tree.stop.reason == "failed":
                     driver.record(_retry_failed(tree))
                 driver.restore_files()

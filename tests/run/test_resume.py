@@ -12,7 +12,7 @@ import yaml
 from drive import Drivers
 from fakes import write_family
 
-from runs import Reference, events, portrait, tallied
+from runs import Reference, events, outcome, portrait, tallied
 
 HALF = "step.before_call:14"  # in generation 2
 
@@ -103,7 +103,7 @@ def test_a_raised_budget_continues_a_run_that_it_had_stopped(
     assert len(events(run, "run_stopped")) == 2
     whole = tmp_path / "beside" / "run"
     assert drivers(whole, family).code == 0
-    assert portrait(run) == portrait(whole)
+    assert outcome(run) == outcome(whole)
 
 
 # -------------------------------------------------------------------------------------------------- changed inputs

@@ -25,6 +25,15 @@ def portrait(run: Path, *, retries: bool = True) -> dict[str, Any]:
     return data
 
 
+def outcome(run: Path) -> dict[str, Any]:
+    """The portrait of a run, without the places of its foundations."""
+    data = portrait(run)
+    for node in data["nodes"]:
+        if node["kind"] == "foundation":
+            del node["checkpoint"]
+    return data
+
+
 def journal(run: Path) -> list[dict[str, Any]]:
     """The events of a journal, a torn last line left out."""
     lines = (run / "journal.jsonl").read_bytes().split(b"\n")[:-1]

@@ -96,9 +96,10 @@ def settings_changed(changes: list[Change], folder: RunFolder, config: Config) -
 
 
 def _effect(key: str, before: Mapping[str, Any], after: Mapping[str, Any], metric: str) -> Effect:
-    then, now = before.get(key), after.get(key)
+    then: Any = before.get(key)
+    now: Any = after.get(key)
     if key == "strategy.max_generations":
-        return "none" if now > then else "results"
+        return "none" if int(now) > int(then) else "results"
     if key == "strategy.stop_at_kinship":
         is_later = now is None or (then is not None and METRICS[metric].is_beyond(now, then))
         return "none" if is_later else "results"

@@ -75,7 +75,7 @@ class Ready:
     def _entry(self, name: str, source: ModelSource, folder: RunFolder) -> FoundationEntry:
         return FoundationEntry(
             name=name,
-            source="+".join(parts_of(source).values()),
+            source="+".join(map(folder.portable, parts_of(source).values())),
             revision=self.fingerprinted.checked.located.models[name].revision,
             path=folder.portable(self.paths[name]),
             identity=self.identities[name],

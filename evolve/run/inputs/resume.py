@@ -32,7 +32,7 @@ def moved_config(tree: FamilyTree, folder: RunFolder) -> Config:
     A path that does not exist any more is looked for where it lies if the run folder was moved together with it.
     """
     config = folder.located_config(tree.config)
-    root = tree.origin.root
+    root = tree.root
     if root is None or Path(root) == folder.root:
         return config
 

@@ -19,12 +19,10 @@ from evolve.run.durable import publish, remove, replace_text
 from evolve.run.executors import Call
 from evolve.run.steps.base import RunContext
 
-__all__ = ["PLAIN", "CheckpointWork"]
+__all__ = ["CheckpointWork"]
 
 _LOG = logging.getLogger("evolve.run")
 _SPARE = 64 * 2**20
-PLAIN = "plain"
-"""The journal's word for a child that has its first parent's tokenizer as it is."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +45,11 @@ class CheckpointWork:
         template = merging.parse_template(name, tree.origin.recipes[name])
         first, second = (folder.checkpoint_of(tree.model(parent)) for parent in model.parents)
         base = folder.locate(tree.base_path)
-        if model.tokenizer is not None:
-            tokenizer = None if model.tokenizer == PLAIN else model.tokenizer
-        else:
+        tokenizer: merging.TokenizerSource | None
+        if model.tokenizer is None:
             tokenizer = choose_tokenizer(tree.config.merge.tokenizer, template, (first, second), base)
+        else:
+            tokenizer = None if model.tokenizer == "plain" else model.tokenizer
         layers = tree.origin.layers
         if layers is None and template.uses_layers:  # a journal of schema 1 does not say
             layers = int(read_layout(first).setting("num_hidden_layers"))

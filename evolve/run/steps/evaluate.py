@@ -6,7 +6,6 @@ Scores are known per model and task: only the tasks without a known score are ev
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,8 @@ from pathlib import Path
 
 from evolve.engines.protocols import BatchSize, EvaluateJob, EvaluateResult, task_folder
 from evolve.errors import EvaluationError
-from evolve.lineage import EvaluateStep, Event, FamilyTree, Model, ModelEvaluated, weighted_average
+from evolve.lineage import EvaluateStep, Event, FamilyTree, Model, ModelEvaluated
+from evolve.lineage.model import weighted_average
 from evolve.run.durable import publish
 from evolve.run.executors import Call
 from evolve.run.steps.base import Begun, RunContext, StepInFlight
@@ -48,7 +48,7 @@ def batch_size(tree: FamilyTree) -> BatchSize:
     configured = tree.config.evaluation.batch_size
     if tree.batch_limit is None:
         return configured
-    return min(sys.maxsize if configured == "auto" else configured, tree.batch_limit)
+    return min(configured, tree.batch_limit) if isinstance(configured, int) else tree.batch_limit
 
 
 @dataclass(frozen=True)

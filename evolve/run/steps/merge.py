@@ -6,7 +6,7 @@ from evolve.engines.protocols import MergeResult
 from evolve.lineage import Event, MergeStep, Model, ModelMerged
 from evolve.run.checkpoints import Manifest
 from evolve.run.steps.base import Begun, RunContext, StepInFlight
-from evolve.run.steps.checkpoint import PLAIN, CheckpointWork
+from evolve.run.steps.checkpoint import CheckpointWork
 from evolve.run.steps.repair import find_repair
 
 __all__ = ["begin_merge", "restore_recipe"]
@@ -46,5 +46,5 @@ def _merged(work: CheckpointWork, manifest: Manifest) -> ModelMerged:
         recipe=folder.relative(folder.recipe(name)),
         bytes=manifest.bytes,
         seconds=manifest.seconds,
-        tokenizer=work.child.tokenizer or PLAIN,
+        tokenizer=work.child.tokenizer or "plain",
     )
