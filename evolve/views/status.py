@@ -90,7 +90,7 @@ def summary_view(tree: FamilyTree, *, folder: str) -> RenderableType:
         rows.append(("checkpoint", str(path / found.best.checkpoint)))
     rows += [("family tree", str(path / "family_tree.json")), ("journal", str(path / "journal.jsonl"))]
     parts += [Text(), Facts(rows), Text(), Text("Next", style="bold")]
-    parts += [Text(f"  {line}") for line in _next(folder, found)]
+    parts += [Text("  ", no_wrap=True).append(line) for line in _next(folder, found)]
     return View(*parts)
 
 
@@ -146,7 +146,7 @@ def _step(
     if running is None:
         yield "reason", f"the process ended or was ended; {PurePath(folder) / 'run.log'} has its errors"
         yield "next step", _next_step(tree)
-        yield "resume with", command("evolve", "resume", folder)
+        yield "resume with", Text(command("evolve", "resume", folder), no_wrap=True)
     elif progress is not None:
         words = "" if progress.words in {"", progress.step} else f": {plain(progress.words)}"
         share = "" if progress.percent is None else f", {progress.percent} %"

@@ -100,9 +100,15 @@ def _ascii(segment: Segment) -> Segment:
 
 
 def wrap_words(text: Text, width: int) -> list[Text]:
-    """Return the lines of a text, broken between words only; a word longer than the width is left whole."""
+    """Return the lines of a text, broken between words only; a word longer than the width is left whole.
+
+    A text with `no_wrap`, such as a command to copy, keeps its own lines.
+    """
     lines: list[Text] = []
     for line in text.split(allow_blank=True):
+        if text.no_wrap:
+            lines.append(line)
+            continue
         breaks, start = [], 0
         for word in _WORD.finditer(line.plain):
             is_first = not line.plain[start : word.start()].strip()
@@ -148,7 +154,8 @@ class Facts:
         """Return the lines, wrapped for a width."""
         left = max((cell_len(label) for label, _ in self._rows), default=0) + _GAP
         for label, value in self._rows:
-            longest = max((cell_len(word) for word in value.plain.split()), default=0)
+            words = value.plain.splitlines() if value.no_wrap else value.plain.split()
+            longest = max(map(cell_len, words), default=0)
             if longest <= width - left >= _ROOM:
                 for number, line in enumerate(wrap_words(value, width - left)):
                     yield (Text(" " * left) if number else padded(Text(label, "dim"), left, right=False)) + line
