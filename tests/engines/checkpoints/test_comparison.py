@@ -90,11 +90,28 @@ def test_settings_of_a_text_model_within_another_are_compared(tmp_path):
 
 def test_entries_that_decide_nothing_are_not_named(tmp_path):
     one = {
-        **{"vocab_size": 10, "bos_token_id": 1, "eos_token_id": [2, 3], "torch_dtype": "bfloat16", "dtype": "float32"},
-        **{"transformers_version": "4.36.0", "_name_or_path": "a", "use_cache": True, "auto_map": {}, "temperature": 1},
-        **{"attention_dropout": 0.1, "resid_pdrop": 0.1, "initializer_range": 0.02, "_attn_implementation": "sdpa"},
-        **{"quantization_config": None, "id2label": {}, "output_attentions": False, "unsloth_fixed": True},
-        **{"num_hidden_layers": 2, "hidden_size": 8, "architectures": ["A"], "tie_word_embeddings": False},
+        "vocab_size": 10,
+        "bos_token_id": 1,
+        "eos_token_id": [2, 3],
+        "torch_dtype": "bfloat16",
+        "dtype": "float32",
+        "transformers_version": "4.36.0",
+        "_name_or_path": "a",
+        "use_cache": True,
+        "auto_map": {},
+        "temperature": 1,
+        "attention_dropout": 0.1,
+        "resid_pdrop": 0.1,
+        "initializer_range": 0.02,
+        "_attn_implementation": "sdpa",
+        "quantization_config": None,
+        "id2label": {},
+        "output_attentions": False,
+        "unsloth_fixed": True,
+        "num_hidden_layers": 2,
+        "hidden_size": 8,
+        "architectures": ["A"],
+        "tie_word_embeddings": False,
     }
-    other = {key: "another" for key in one}
+    other = dict.fromkeys(one, "another")
     assert settings(tmp_path, a={"model_type": "x", **one}, b={"model_type": "y", **other}) == {}

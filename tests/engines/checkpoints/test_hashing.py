@@ -1,7 +1,6 @@
 """Hashes of the files of a checkpoint."""
 
 import hashlib
-import json
 import os
 from pathlib import Path
 

@@ -120,9 +120,7 @@ def test_stored_attention_buffers_are_not_unexpected(copied, saved, dtype):
 
 def test_constants_of_old_exports_are_not_unexpected(copied):
     folder = copied("llama")
-    change(
-        folder, model__layers__0__self_attn__rotary_emb__inv_freq=torch.ones(4), x__masked_bias=torch.ones(1)
-    )
+    change(folder, model__layers__0__self_attn__rotary_emb__inv_freq=torch.ones(4), x__masked_bias=torch.ones(1))
     assert sound(folder)
 
 
