@@ -149,6 +149,33 @@ def test_scores_do_not_depend_on_the_other_tasks_or_their_order(model, data, tmp
     assert list(results["backwards"].scores) == ["truthfulqa_mc2", "gsm8k", "winogrande", "more"]
 
 
+def test_a_model_that_draws_while_it_is_loaded_leaves_each_task_the_same_state(model, data, tmp_path, monkeypatch):
+    """What the command calls, in this process: lm-eval seeds, loads the model, which draws, and builds the task."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    load = HFLM.__init__
+    monkeypatch.setattr(HFLM, "__init__", lambda self, *a, **k: (torch.rand(3), load(self, *a, **k))[1])
+    gsm = sampling_tasks(data)[1]
+    monkeypatch.setattr(tasks, "_kept", {})
+    _world.score(model, (_world.three_tasks(data)[0], gsm), tmp_path / "ours")
+
+    (plan,) = plan_tasks([gsm], Catalog())
+    (tmp_path / "command").mkdir()
+    theirs = lm_eval.simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(model), "dtype": "float32"},
+        tasks=[str(plan.write(tmp_path / "command")[0])],
+        batch_size=4,
+        device="cpu",
+        task_manager=TaskManager(include_defaults=False),
+        **dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"), 7),
+    )
+    lines = _world.samples_of(tmp_path / "ours")["gsm8k/samples_gsm8k.jsonl"].splitlines()
+    assert [json.loads(line)["resps"] for line in lines] == [row["resps"] for row in theirs["samples"]["gsm8k"]]
+
+
 def test_scores_differ_by_model_and_have_standard_errors_and_times(scored, other_model, data, tmp_path):
     result, output, _ = scored
     assert list(result.scores) == ["winogrande", "gsm8k", "truthfulqa_mc2"]
