@@ -55,7 +55,7 @@ def sampled(tokens: int) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def scored(model, data, tmp_path_factory):
-    """One evaluation on all three tasks, which are built for it."""
+    """One evaluation on all three tasks, none of them built before."""
     tasks._kept.clear()
     output = tmp_path_factory.mktemp("scored")
     seen: list[tuple[str, int, int]] = []
@@ -64,7 +64,7 @@ def scored(model, data, tmp_path_factory):
 
 
 def run_commands(model: Path, specs: tuple[TaskSpec, ...], folder: Path, *more: str) -> None:
-    """Runs `lm_eval run --tasks <task>` for each task, with its output in a folder named like the task."""
+    """Run `lm_eval run --tasks <task>` for each task, with its output in a folder named like the task."""
     commands = []
     for plan in plan_tasks(specs, Catalog()):
         target = folder / plan.spec.task
@@ -220,9 +220,11 @@ def test_kept_tasks_score_as_fresh_ones(scored, model, data, tmp_path, monkeypat
         for key in ("results", "versions", "n-shot", "higher_is_better", "n-samples"):
             assert again[key] == fresh[key]
     tasks._kept.clear()
-    _world.score(model, three, tmp_path / "anew")
+    _world.inspect(*three)
     assert len(loads) == 3
-    assert _world.samples_of(tmp_path / "anew") == _world.samples_of(output)
+    _world.score(model, three, tmp_path / "inspected")
+    assert len(loads) == 3
+    assert _world.samples_of(tmp_path / "inspected") == _world.samples_of(output)
 
 
 def test_the_seed_chooses_the_examples_in_the_prompts(scored, model, data, tmp_path):
@@ -277,7 +279,7 @@ def test_a_wrong_task_is_found_before_any_is_scored(model, data, tmp_path):
     assert seen == ["reading tasks"]
 
 
-def test_nothing_is_printed_and_the_generators_are_left_alone(model, data, tmp_path, capfd, caplog):
+def test_nothing_is_printed_and_the_generators_are_preserved(model, data, tmp_path, capfd, caplog):
     caplog.set_level(logging.DEBUG, logger="evolve")
     random.seed(5)
     np.random.seed(5)
@@ -293,7 +295,7 @@ def test_nothing_is_printed_and_the_generators_are_left_alone(model, data, tmp_p
     assert "generate_until: 2 requests, 0 of them cached" in caplog.messages
 
 
-def test_what_lm_eval_prints_and_logs_goes_to_our_logger(capfd, caplog):
+def test_what_lm_eval_prints_and_logs_goes_to_the_logger_of_evolve(capfd, caplog):
     caplog.set_level(logging.DEBUG, logger="evolve")
     before = logging.getLogger("lm_eval").handlers[:], logging.getLogger("lm_eval").propagate
     with quiet(evaluating=False):
@@ -332,7 +334,7 @@ def test_evaluate_can_be_sent_to_another_process():
     assert done.stdout.strip() == "set()"
 
 
-def test_own_tasks_win_and_groups_give_their_aggregate(model, data, tmp_path):
+def test_own_tasks_take_precedence_and_groups_give_their_aggregate(model, data, tmp_path):
     folder = tmp_path / "tasks"
     folder.mkdir()
     for name, split in (("small_a", "test"), ("small_b", "train")):
