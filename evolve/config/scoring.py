@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evolve.config.schema import Config, TaskConfig
+from evolve.config.evaluation import TaskConfig
+from evolve.config.schema import Config
 
 __all__ = ["data_of_task", "scoring_settings"]
 
