@@ -1,4 +1,4 @@
-"""The commands that look at runs: `status`, `tree`, `show` and `compare`; none imports torch."""
+"""The commands that read runs: `status`, `tree`, `show` and `compare`; none imports torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["show_comparison", "show_model", "show_status", "show_tree"]
 
 
 def show_status(run: Path, *, as_json: bool) -> None:
-    """Where a run stands."""
+    """Print the state of a run."""
     tree = RunFolder.open(run).read_tree()
     holder = live_holder(run)
     if as_json:
@@ -26,7 +26,7 @@ def show_status(run: Path, *, as_json: bool) -> None:
 
 
 def show_tree(run: Path, *, as_json: bool) -> None:
-    """The family tree."""
+    """Print the family tree."""
     tree = RunFolder.open(run).read_tree()
     if as_json:
         print_json(to_node_link(tree))
@@ -35,7 +35,7 @@ def show_tree(run: Path, *, as_json: bool) -> None:
 
 
 def show_model(run: Path, name: str, *, as_json: bool) -> None:
-    """All about one model."""
+    """Print one model in detail."""
     tree = RunFolder.open(run).read_tree()
     _need_model(tree, run, name)
     if as_json:
@@ -46,7 +46,7 @@ def show_model(run: Path, name: str, *, as_json: bool) -> None:
 
 
 def show_comparison(runs: list[Path], *, as_json: bool) -> None:
-    """Runs side by side."""
+    """Print runs side by side."""
     trees = {str(run): RunFolder.open(run).read_tree() for run in runs}
     if as_json:
         print_json(comparison_data(trees))

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from evolve.config.messages import describe_errors
 from evolve.config.schema import Config
-from evolve.errors import ConfigError
+from evolve.errors import ConfigError, unreadable
 
 __all__ = ["dump_config", "load_config", "parse_config"]
 
@@ -65,7 +65,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder; give the path of a configuration file") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a readable file") from None
+        raise ConfigError(unreadable(error)) from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not UTF-8 text; give the path of a YAML file") from None
     raw = _read_mapping(text, str(path))
