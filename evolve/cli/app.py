@@ -83,7 +83,8 @@ def _explain(error: Any) -> int:
     message = error.format_message()
     if message:  # `evolve` alone prints its help instead
         stop = "" if message.endswith((".", "?")) else "."
-        say_error(f"evolve: {message}{stop} See `{error.ctx.command_path} --help`.")
+        command = error.ctx.command_path if error.ctx else "evolve"
+        say_error(f"evolve: {message}{stop} See `{command} --help`.")
     return int(error.exit_code)
 
 

@@ -113,8 +113,8 @@ def _print_table(result: KinshipResult, metrics: Sequence[str]) -> None:
 
 
 def _folder(model: str) -> Path:
-    path = Path(model).expanduser()
-    return resolve(str(path.absolute()) if path.exists() else model).path
+    path = _path(model)
+    return resolve(str(path) if path.exists() else model).path
 
 
 def _labels(models: Sequence[str]) -> list[str]:

@@ -25,7 +25,7 @@ def find_run(name: str) -> Path:
     """
     path = Path(name)
     in_runs = RUNS / path
-    if len(path.parts) == 1 and not (path / _JOURNAL).exists() and in_runs.is_dir():
+    if len(path.parts) == 1 and name != ".." and not (path / _JOURNAL).exists() and in_runs.is_dir():
         return in_runs
     return path
 

@@ -1,4 +1,4 @@
-"""A bad model folder: one message with file, key, folder and mend, and nothing left behind."""
+"""A wrong model folder: one message with file, key, folder and fix, and no files left."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda model: (model / "config.json").rename(model / "adapter_config.json"),
         ("{model} is an adapter", "merge it"),
     ),
-    "config.json cut off": (
+    "a truncated config.json": (
         lambda model: (model / "config.json").write_text('{"model_type": '),
         ("{model}/config.json is not valid JSON", "download"),
     ),
-    "config.json of a list": (
+    "a list in config.json": (
         lambda model: (model / "config.json").write_text("[]"),
         ("{model}/config.json does not hold a JSON object", "download"),
     ),
@@ -85,12 +85,12 @@ MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
             "refused: set allow_pickled_weights: true to have a run convert them, or convert them with",
         ),
     ),
-    "weights cut off": (_cut, ("{model}/model.safetensors is cut off", "download it again")),
-    "weights of no bytes": (
+    "truncated weights": (_cut, ("{model}/model.safetensors is cut off", "download it again")),
+    "an empty file of weights": (
         lambda model: os.truncate(_weights(model), 0),
         ("model.safetensors is cut off", "download"),
     ),
-    "weights of noise": (
+    "random bytes as weights": (
         lambda model: _weights(model).write_bytes(b"\x10" + b"\0" * 7 + b"x" * 40),
         ("{model}/model.safetensors has a damaged safetensors header", "download"),
     ),
@@ -98,15 +98,15 @@ MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda model: _weights(model).write_text("version https://git-lfs.github.com/spec/v1\n"),
         ("{model}/model.safetensors is a Git LFS pointer", "git lfs pull"),
     ),
-    "an index with a shard that is missing": (
+    "an index with a missing shard": (
         _indexed({TENSOR: "model-00002-of-00002.safetensors"}),
         ("{model}/model.safetensors.index.json names the shard model-00002-of-00002", "not in the folder", "download"),
     ),
-    "an index with a tensor that is missing": (
+    "an index with a missing tensor": (
         _indexed({"other.weight": "model-00001-of-00002.safetensors"}),
         ("{model}/model.safetensors.index.json puts other.weight into", "does not hold it", "download"),
     ),
-    "an index of nothing": (_indexed(None), ("{model}/model.safetensors.index.json has no weight_map", "download")),
+    "an empty index": (_indexed(None), ("{model}/model.safetensors.index.json has no weight_map", "download")),
     "another architecture": (
         _configured(model_type="llama"),
         ("{base} and {model} differ in model_type: mistral and llama", "give a model that was tuned from the base"),
@@ -127,10 +127,10 @@ MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize(("spoil", "words"), MODELS.values(), ids=MODELS)
-def test_a_foundation_that_is_wrong(refused, fake_family, tmp_path, spoil, words):
+@pytest.mark.parametrize(("damage", "words"), MODELS.values(), ids=MODELS)
+def test_a_wrong_foundation(refused, fake_family, tmp_path, damage, words):
     model, base = fake_family.parent / "B", fake_family.parent / "base"
-    spoil(model)
+    damage(model)
 
     refused(
         *("run", fake_family, "--run-dir", tmp_path / "run"),
@@ -138,11 +138,11 @@ def test_a_foundation_that_is_wrong(refused, fake_family, tmp_path, spoil, words
     )
 
 
-@pytest.mark.parametrize("case", ["missing", "empty", "pickled weights", "weights cut off"])
-def test_a_base_that_is_wrong(refused, fake_family, tmp_path, case):
-    spoil, words = MODELS[case]
+@pytest.mark.parametrize("case", ["missing", "empty", "pickled weights", "truncated weights"])
+def test_a_wrong_base(refused, fake_family, tmp_path, case):
+    damage, words = MODELS[case]
     base = fake_family.parent / "base"
-    spoil(base)
+    damage(base)
 
     refused(
         *("run", fake_family, "--run-dir", tmp_path / "run"),
@@ -161,7 +161,7 @@ def test_models_without_a_number_of_layers(refused, fake_family, tmp_path, layer
     )
 
 
-def test_a_model_that_cannot_be_read(refused, fake_family, monkeypatch):
+def test_an_unreadable_model(refused, fake_family, monkeypatch):
     weights = fake_family.parent / "B" / "model.safetensors"
     read = preflight.read_layout
 
@@ -180,7 +180,7 @@ PICKLED: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda model: (model / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\n"),
         ("{model}/pytorch_model.bin is a Git LFS pointer", "git lfs pull"),
     ),
-    "shards that are missing": (
+    "missing shards": (
         lambda model: (
             (model / "pytorch_model.bin")
             .rename(model / "pytorch_model.bin.index.json")
@@ -197,11 +197,11 @@ PICKLED: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("verb", ["check", "run"])
-@pytest.mark.parametrize(("spoil", "words"), PICKLED.values(), ids=PICKLED)
-def test_pickled_weights_that_are_wrong(refused, fake_family, spoil, words, verb):
+@pytest.mark.parametrize(("damage", "words"), PICKLED.values(), ids=PICKLED)
+def test_wrong_pickled_weights(refused, fake_family, damage, words, verb):
     model, base = fake_family.parent / "B", fake_family.parent / "base"
     _pickled(model)
-    spoil(model)
+    damage(model)
 
     refused(
         *(verb, fake_family, "--set", "allow_pickled_weights=true"),
