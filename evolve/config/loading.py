@@ -14,7 +14,7 @@ from evolve.config.messages import describe_errors
 from evolve.config.schema import Config
 from evolve.errors import ConfigError, unreadable
 
-__all__ = ["dump_config", "load_config", "parse_config"]
+__all__ = ["dump_config", "load_config"]
 
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
@@ -72,24 +72,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         _apply_override(raw, override)
     raw.setdefault("name", _as_name(path.stem))
-    return parse_config(raw, where=str(path), folder=path.parent)
-
-
-def parse_config(raw: Mapping[str, Any], *, where: str, folder: Path) -> Config:
-    """Validate a raw mapping.
-
-    Args:
-        raw: The mapping as read from YAML.
-        where: Where it comes from, for error messages.
-        folder: The folder that relative paths are relative to.
-
-    Raises:
-        ConfigError: The configuration is invalid, with one line for each wrong key.
-    """
     try:
-        return Config.model_validate(_with_absolute_paths(dict(raw), folder))
+        return Config.model_validate(_with_absolute_paths(raw, path.parent))
     except ValidationError as error:
-        raise ConfigError("\n".join(describe_errors(error, where))) from None
+        raise ConfigError("\n".join(describe_errors(error, str(path)))) from None
 
 
 def dump_config(config: Config) -> str:

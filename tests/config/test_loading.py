@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 
-from evolve.config import METRICS, AdapterSource, Config, StrategyConfig, dump_config, load_config, parse_config
+from evolve.config import METRICS, AdapterSource, Config, StrategyConfig, dump_config, load_config
 from evolve.config.reference import Setting, settings
 from evolve.errors import ConfigError
 
@@ -329,8 +329,8 @@ SOURCE = "it must be a folder or a hub id, or a mapping of model and adapter"
             (
                 evaluation(f"batch_size: {value}"),
                 (
-                    f"evaluation.batch_size = {shown}: it must be a whole number of requests in a batch, at least 1, or "
-                    "auto"
+                    f"evaluation.batch_size = {shown}: it must be a whole number of requests in a batch, at least 1, "
+                    "or auto"
                 ),
             )
             for value, shown in (("0", "0"), ("true", "true"), ("automatic", '"automatic"'), ("1.5", "1.5"))
@@ -663,37 +663,16 @@ def test_a_dump_has_every_default(load):
         assert key in text
 
 
-def test_parsing_does_not_change_the_raw_mapping(tmp_path):
-    raw = {
-        "base_model": "./base",
-        "foundation_models": {"A": "./a", "B": "./b"},
-        "merge": {"recipe": "./r.yaml"},
-        "evaluation": {"task_dirs": ["mine"], "tasks": [{"task": "t"}], "datasets": {"t": "data"}},
-    }
-    before = repr(raw)
-
-    parse_config(raw, where="here", folder=tmp_path)
-
-    assert repr(raw) == before
-
-
-def test_messages_name_the_given_origin(tmp_path):
-    with pytest.raises(ConfigError) as caught:
-        parse_config({"base_model": "b", "foundation_models": {"A": "a", "B": 5}}, where="here", folder=tmp_path)
-
-    assert str(caught.value) == f"here: foundation_models.B = 5: {SOURCE}"
-
-
 def test_an_unreadable_file(tmp_path, monkeypatch):
-    def refuse(*_: object, **__: object) -> str:
-        raise PermissionError(13, "Permission denied")
+    def refuse(path: Path, **_: object) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "read_text", refuse)
 
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path / "run.yaml")
 
-    assert str(caught.value) == f"{tmp_path / 'run.yaml'}: cannot be read (Permission denied); give a readable file"
+    assert str(caught.value) == f"{tmp_path / 'run.yaml'}: cannot be read (Permission denied); make it readable"
 
 
 def test_no_foundation_may_be_named_base_model(problems):
