@@ -1,9 +1,9 @@
-"""What the driver costs: a run with fake engines, whose own work takes no time worth speaking of.
+"""Measure the overhead of the driver: a run with fake engines, whose own work takes hardly any time.
 
-Seven foundations, all pairs of them and two more generations make some 30 models. Each call of an engine is timed in
-the worker; the rest of the wall time is the driver's: planning, the journal and the tree with their syncs, checkpoints
-put in place, and the pipe to the worker, whose share is told apart. Before that, the start-up costs: of the command,
-of the heavy imports that a worker makes once, and of a run until its first call has begun.
+Seven foundations, all pairs of them and two more generations make about 30 models. Each engine call is timed in the
+worker. The rest of the wall time is overhead: planning, the journal and the tree with their syncs, publishing
+checkpoints, and the pipe to the worker, whose share is given separately. The start-up times come first: of the
+command, of the heavy imports that a worker makes once, and of a run until its first call has begun.
 
     python benchmarks/overhead.py --foundations 7 --json figures.json
 """
@@ -34,8 +34,8 @@ from fakes import FAKE, write_family
 from evolve.config import load_config
 from evolve.engines.protocols import Report
 from evolve.lineage import Event, FamilyTree, ModelEvaluated
-from evolve.run.executors import Call, Done, LocalExecutor, Outcome
-from evolve.run.observer import Observer, Silent
+from evolve.run.executors import Call, Done, LocalExecutor, Outcome, Progress
+from evolve.run.observer import Silent
 from evolve.run.session import Session
 
 NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -47,28 +47,28 @@ STARTS = {
 }
 
 
-def timed(function: Callable[[Any, Report], Any], job: Any, report: Report) -> tuple[Any, float, float]:
-    """What an engine returns, and when it began and ended by the clock that all processes share."""
+def timed(function: Callable[..., Any], job: Any, report: Report, **device: str) -> tuple[Any, float, float]:
+    """Return the result of an engine, and when it began and ended by the clock that all processes share."""
     began = time.monotonic()
-    result = function(job, report)
+    result = function(job, report, **device)
     return result, began, time.monotonic()
 
 
 class TimingExecutor(LocalExecutor):
-    """Notes of each call when it was submitted, began, ended, and was received."""
+    """A local executor that records when each call was submitted, began, ended, and was received."""
 
-    def __init__(self, observer: Observer) -> None:
-        super().__init__(observer.working)
+    def __init__(self, progress: Progress, device: str) -> None:
+        super().__init__(progress, device)
         self.calls: list[tuple[float, float, float, float]] = []
         self._submitted = 0.0
 
     def submit(self, call: Call) -> None:
-        """Begin a call, which will be timed."""
+        """Begin a call and time it."""
         self._submitted = time.monotonic()
         super().submit(replace(call, function=partial(timed, call.function)))
 
     def wait(self, timeout: float) -> Outcome | None:
-        """The outcome as the driver expects it."""
+        """Return the outcome without its times."""
         outcome = super().wait(timeout)
         if not isinstance(outcome, Done):
             return outcome
@@ -78,18 +78,18 @@ class TimingExecutor(LocalExecutor):
 
 
 class Watch(Silent):
-    """Notes when each event was recorded."""
+    """An observer that stores when each event was recorded."""
 
     def __init__(self) -> None:
         self.events: list[tuple[float, Event]] = []
 
-    def recorded(self, event: Event, tree: FamilyTree) -> None:  # noqa: ARG002
-        """Take an event."""
+    def recorded(self, event: Event, tree: FamilyTree, at: str) -> None:  # noqa: ARG002
+        """Store the event with the time of the clock."""
         self.events.append((time.monotonic(), event))
 
 
 def start_ups(turns: int) -> dict[str, float]:
-    """Median seconds of processes that only start."""
+    """Return the median seconds of processes that only start."""
 
     def once(arguments: list[str]) -> float:
         began = time.perf_counter()
@@ -100,7 +100,7 @@ def start_ups(turns: int) -> dict[str, float]:
 
 
 def write_config(folder: Path, foundations: int) -> Path:
-    """A family with the configuration of a run that merges all its pairs and goes on for two generations."""
+    """Write a family and the configuration of a run of three generations; return its path."""
     path = write_family(folder, tuple(NAMES[:foundations]))
     raw = yaml.safe_load(path.read_text())
     raw["strategy"]["max_generations"] = 3
@@ -109,11 +109,11 @@ def write_config(folder: Path, foundations: int) -> Path:
 
 
 def run(config: Path, place: Path) -> dict[str, Any]:
-    """Figures of one run."""
+    """Return the figures of one run."""
     made: list[TimingExecutor] = []
 
-    def executor(observer: Observer) -> TimingExecutor:
-        made.append(TimingExecutor(observer))
+    def executor(progress: Progress, device: str) -> TimingExecutor:
+        made.append(TimingExecutor(progress, device))
         return made[-1]
 
     watch = Watch()
@@ -122,7 +122,7 @@ def run(config: Path, place: Path) -> dict[str, Any]:
     ended = time.monotonic()
     calls, models = made[0].calls, len(done.tree.models)
     first_submit, first_began = calls[0][:2]
-    wall = ended - first_began  # the start-up is told by itself
+    wall = ended - first_began  # the start-up is given separately
     engines = sum(ended - began for _, began, ended, _ in calls)
     pipe = sum(began - submitted for submitted, began, *_ in calls[1:])
     pipe += sum(received - ended for *_, ended, received in calls)
@@ -143,7 +143,7 @@ def run(config: Path, place: Path) -> dict[str, Any]:
 
 
 def _halves(times: list[float]) -> list[float]:
-    """Median milliseconds from one score to the next, in the first and the second half of a run."""
+    """Return the median milliseconds from one score to the next, for the first and the second half of a run."""
     gaps = [1e3 * (later - earlier) for earlier, later in pairwise(times)]
     middle = len(gaps) // 2
     return [median(gaps[:middle]), median(gaps[middle:])]
@@ -151,9 +151,9 @@ def _halves(times: list[float]) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--foundations", type=int, default=7, help="2 to 26; 7 make some 30 models, 16 some 140")
+    parser.add_argument("--foundations", type=int, default=7, help="2 to 26; 7 make about 30 models, 16 about 140")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where runs are made: what syncing costs depends on the disk")
+    parser.add_argument("--folder", type=Path, help="folder for the runs; the cost of syncing depends on its disk")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"

@@ -1,4 +1,4 @@
-"""Kills a long run with fake engines a hundred times at random moments: `python benchmarks/soak.py [KILLS] [SEED]`."""
+"""Kill a long run with fake engines a hundred times at random moments: `python benchmarks/soak.py [KILLS] [SEED]`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def main() -> None:
         found = soak(Path(place), kills=kills, seed=seed, foundations=12)
     targets = ", ".join(f"{target} {count}" for target, count in sorted(found.by_target.items()))
     print(f"kills: {found.kills} ({targets}) over {found.sessions} sessions of one run of {found.models} models")
-    print(f"unfinished work begun again: {found.repeated}; workers that outlived their driver: {found.orphans}")
+    print(f"unfinished steps that were repeated: {found.repeated}; workers that outlived their driver: {found.orphans}")
     print(f"seconds: {found.seconds:.0f}")
-    print("the final tree is that of the uninterrupted run" if not found.problems else "\n".join(found.problems))
+    print("the final tree equals that of the uninterrupted run" if not found.problems else "\n".join(found.problems))
     sys.exit(bool(found.problems))
 
 

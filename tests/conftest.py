@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,9 @@ TASKS = [
     },
     {"task": "truthfulqa_mc2", "metric": "acc,none", "num_fewshot": 0},
 ]
+
+_CACHE = tempfile.TemporaryDirectory(prefix="evolve-test-cache-")
+os.environ["EVOLVE_CACHE_DIR"] = _CACHE.name  # no test reads or writes the user's own cache
 
 Evolve = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -1,4 +1,4 @@
-"""The command `nursery`: train the tiny family, then let the real engines say whether it is a real test bed."""
+"""The command `nursery`: train the tiny family, then let the real engines decide whether it is a usable test bed."""
 
 from __future__ import annotations
 
@@ -9,57 +9,58 @@ from pathlib import Path
 
 from evolve.cli.display import display
 from evolve.cli.output import say
-from evolve.cli.working import carry_out
 from evolve.config import Config, EvaluationConfig, TaskConfig
-from evolve.engines import REAL, merging
+from evolve.engines import REAL
 from evolve.engines.checkpoints import read_layout
 from evolve.engines.protocols import EvaluateJob, EvaluateResult, MergeJob, Report
 from evolve.errors import EvolveError, InputError
 from evolve.nursery import OWN_TASK, Family, build, load, shortfalls
 from evolve.nursery.family import MANIFEST, UNFINISHED
-from evolve.run.executors import Executor, LocalExecutor
-from evolve.run.store import task_specs
+from evolve.run.child import Child, load_template
+from evolve.run.executors import Call, Executor, LocalExecutor, run_call
+from evolve.run.tasks import task_specs
 
-__all__ = ["TASKS", "rear_family"]
+__all__ = ["TASKS", "build_family"]
 
 TASKS = (
     TaskConfig(task="winogrande", metric="acc,none", num_fewshot=5),
     TaskConfig(task="gsm8k", metric="exact_match,strict-match", num_fewshot=5, generation_kwargs={"max_gen_toks": 24}),
     TaskConfig(task="truthfulqa_mc2", metric="acc,none", num_fewshot=0),
 )
-"""The tasks of configs/demo.yaml, which is not at hand where evolve is installed without its repository."""
+"""The tasks of configs/demo.yaml, a file that an installed evolve does not have."""
 
-_LIMIT = 100  # documents of each task; the differences to be seen are far larger than their errors
+_LIMIT = 100  # documents of each task; the differences that count are much larger than their standard errors
 
 
-def rear_family(directory: Path, seed: int | None) -> None:
-    """Build the family in a folder, unless it is there; EvolveError where it is no good test bed.
+def build_family(directory: Path, seed: int | None) -> None:
+    """Build the family in a folder, unless it is there, and check that it is a usable test bed.
 
     Args:
-        directory: Where the family is, or will be.
-        seed: The seed it must be of; None for any, and for 0 where it is built.
+        directory: The folder of the family.
+        seed: The seed that the family must have; None for any, and for 0 where the family is built.
 
     Raises:
-        InputError: The folder cannot be used, or holds a family of another seed.
+        InputError: The folder cannot be used, or has a family of another seed.
+        EvolveError: The family is not a usable test bed.
     """
     _check_usable(directory)
     if load(directory, seed=seed) is not None:
-        say(f"The family in {directory} is there already.")
+        say(f"The family in {directory} is complete; nothing to do.")
         return
     if load(directory) is not None:
-        raise InputError(f"{directory}: holds a family of another seed than --seed {seed}; give another folder")
+        raise InputError(f"{directory}: has a family of another seed than --seed {seed}; give another folder")
     with display() as watching:
         executor = LocalExecutor(watching.working)
         try:
-            family: Family = carry_out(executor, "nursery", _build, (directory.absolute(), seed or 0))
+            family: Family = run_call(executor, Call("nursery", _build, (directory.absolute(), seed or 0)))
             problems, lines = _examine(executor, family)
         finally:
             executor.close()
     for line in lines:
         say(line)
     if problems:
-        (family.directory / MANIFEST).replace(family.directory / UNFINISHED)  # so that another seed may have the folder
-        raise EvolveError(f"{directory}: the family is no good test bed: {'; '.join(problems)}; try another --seed")
+        (family.directory / MANIFEST).replace(family.directory / UNFINISHED)  # another build may replace this family
+        raise EvolveError(f"{directory}: is not a usable test bed: {'; '.join(problems)}; try another --seed")
 
 
 def _check_usable(directory: Path) -> None:
@@ -79,7 +80,7 @@ def _build(job: tuple[Path, int], report: Report) -> Family:
 
 
 def _examine(executor: Executor, family: Family) -> tuple[list[str], list[str]]:
-    """Score the specialists and their first merges; gives the shortfalls, and the scores in lines."""
+    """Score the specialists and the merge of each pair; return the reasons to refuse the family, and the scores."""
     lines, scores, merges = [], {}, {}
     with tempfile.TemporaryDirectory(prefix="evolve-") as folder:
         scratch = Path(folder)
@@ -108,15 +109,15 @@ def _merge(executor: Executor, family: Family, first: str, second: str, scratch:
     output = scratch / f"{first}-{second}"
     output.mkdir()
     parents = (family.specialists[first], family.specialists[second])
-    recipe = merging.render(
-        merging.load_template("slerp-gradient"),
+    child = Child(
+        template=load_template("slerp-gradient"),
         parents=parents,
         base=family.base,
-        num_layers=int(read_layout(parents[0]).setting("num_hidden_layers")),
+        layers=int(read_layout(parents[0]).setting("num_hidden_layers")),
         dtype="bfloat16",
         tokenizer=None,
     )
-    carry_out(executor, f"merge {first} × {second}", REAL.merge, MergeJob(recipe, parents, output))
+    run_call(executor, Call(f"merge {first} × {second}", REAL.merge, MergeJob(child.recipe(), parents, output), gpus=1))
     return output
 
 
@@ -128,5 +129,6 @@ def _evaluate(executor: Executor, family: Family, checkpoint: Path, output: Path
         evaluation=EvaluationConfig(tasks=TASKS, datasets=family.datasets, limit=_LIMIT),
     )
     job = EvaluateJob(checkpoint=checkpoint, tasks=task_specs(config), output=output, model_args={"dtype": "float32"})
-    result: EvaluateResult = carry_out(executor, f"examine {checkpoint.name}", REAL.evaluate, job)
+    call = Call(f"evaluate {checkpoint.name}", REAL.evaluate, job, gpus=1)
+    result: EvaluateResult = run_call(executor, call)
     return {task: score.value for task, score in result.scores.items()}

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evolve.engines.checkpoints import Layout, TensorInfo, differences, read_layout, read_tensors
-from evolve.engines.protocols import MergeResult, Report
+from evolve.engines.checkpoints import (
+    TORCH_NAMES,
+    Layout,
+    NotFiniteError,
+    TensorInfo,
+    differences,
+    read_json_object,
+    read_layout,
+    read_tensors,
+    verify,
+)
+from evolve.engines.protocols import AdapterJob, MergeResult, Report
+from evolve.engines.quiet import quiet_transformers
 from evolve.errors import ModelError
 
-__all__ = ["ADAPTER_FILES", "AdapterJob", "check_adapter", "merge_adapter"]
+__all__ = ["ADAPTER_FILES", "check_adapter", "merge_adapter"]
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_FILES = (_CONFIG, _WEIGHTS)
@@ -33,25 +42,6 @@ _TOKENIZER = re.compile(
 )
 _VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _GENERATION = "generation_config.json"
-_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-
-@dataclass(frozen=True)
-class AdapterJob:
-    """One adapter to be merged into its model.
-
-    Attributes:
-        model: Checkpoint folder of the model.
-        adapter: Folder of the adapter.
-        output: An empty staging folder for the checkpoint.
-        dtype: torch's word for the type of the result; None: the one that most of the model's weights have.
-    """
-
-    model: Path
-    adapter: Path
-    output: Path
-    dtype: str | None = None
-    trust_remote_code: bool = False
 
 
 def check_adapter(folder: Path, model: Layout) -> None:
@@ -86,9 +76,6 @@ def merge_adapter(job: AdapterJob, report: Report) -> MergeResult:
         ModelError: The adapter does not fit the model, changes nothing, or leads to numbers that are not finite.
         MemoryError: There is no room for the model in main memory.
     """
-    from evolve.engines.merging._mergekit import quiet_transformers
-    from evolve.engines.merging._verification import first_bad_tensor, manifest
-
     started = time.monotonic()
     layout = read_layout(job.model)
     check_adapter(job.adapter, layout)
@@ -99,10 +86,14 @@ def merge_adapter(job: AdapterJob, report: Report) -> MergeResult:
     difference = differences(layout, read_layout(job.output))
     if difference is not None:
         raise ModelError(f"{job.adapter}: does not merge into a model like {job.model}: {difference}")
-    bad = first_bad_tensor(job.output, report)
-    if bad is not None:
-        raise ModelError(f"{job.adapter}: merged into {job.model} it gives numbers that are not finite, first in {bad}")
-    files = manifest(job.output, report)
+    try:
+        files = verify(job.output, trust_remote_code=job.trust_remote_code, report=report)
+    except NotFiniteError as error:
+        raise ModelError(
+            f"{job.adapter}: merged into {job.model} it gives numbers that are not finite, first in {error.tensor}"
+        ) from error
+    except ModelError as error:
+        raise ModelError(f"{job.adapter}: merged into {job.model} it gives an unusable model: {error}") from error
     return MergeResult(sum(size for size, _ in files.values()), time.monotonic() - started, files)
 
 
@@ -113,13 +104,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / _CONFIG
     if not path.is_file():
         raise ModelError(f"{folder} has no {_CONFIG}: give the folder that peft's save_pretrained wrote")
-    try:
-        config = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON ({error}): download the adapter again") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} does not hold a JSON object: download the adapter again")
-    return config
+    return read_json_object(path)
 
 
 def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
@@ -257,9 +242,9 @@ def _own_type(layout: Layout) -> str:
     for info in layout.parameters().values():
         sizes[info.dtype] = sizes.get(info.dtype, 0) + info.elements
     kind = max(sizes, key=lambda dtype: sizes[dtype], default="none")
-    if kind not in _TYPES or layout.config.get("quantization_config"):
+    if kind not in TORCH_NAMES or layout.config.get("quantization_config"):
         raise ModelError(f"{layout.folder} is quantized ({kind}): give the model in bfloat16, float16 or float32")
-    return _TYPES[kind]
+    return TORCH_NAMES[kind]
 
 
 def _copy_companions(job: AdapterJob) -> None:

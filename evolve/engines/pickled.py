@@ -13,38 +13,24 @@ import time
 import warnings
 import zipfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evolve.engines.checkpoints import (
     Layout,
+    NotFiniteError,
     companions,
     is_head,
     is_pickled,
+    manifest,
     read_config,
-    read_json_object,
+    read_index,
 )
-from evolve.engines.protocols import MergeResult, Report
+from evolve.engines.checkpoints.files import INDEX, PICKLED, PICKLED_INDEX, SINGLE
+from evolve.engines.protocols import ConversionJob, MergeResult, Report
 from evolve.errors import ModelError
 
-__all__ = ["ConversionJob", "convert", "pickled_files", "pickled_layout"]
-
-_SINGLE, _INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-_OUTPUT, _OUTPUT_INDEX = "model.safetensors", "model.safetensors.index.json"
-
-
-@dataclass(frozen=True)
-class ConversionJob:
-    """One model whose weights are to be converted.
-
-    Attributes:
-        model: Its checkpoint folder.
-        output: An empty staging folder for the checkpoint.
-    """
-
-    model: Path
-    output: Path
+__all__ = ["convert", "pickled_files", "pickled_layout"]
 
 
 def pickled_files(folder: Path) -> list[str]:
@@ -56,7 +42,7 @@ def pickled_files(folder: Path) -> list[str]:
     shards = _shards(folder)
     for shard in shards:
         _check_file(folder / shard)
-    return sorted(shards if (folder / _SINGLE).is_file() else {*shards, _INDEX})
+    return sorted(shards if (folder / PICKLED).is_file() else {*shards, PICKLED_INDEX})
 
 
 def pickled_layout(folder: Path) -> Layout:
@@ -79,8 +65,6 @@ def convert(job: ConversionJob, report: Report) -> MergeResult:
         ModelError: The weights hold anything but tensors, are damaged, or have numbers that are not finite.
         MemoryError: There is no room for a shard in main memory.
     """
-    from evolve.engines.merging._verification import first_bad_tensor, manifest
-
     started = time.monotonic()
     layout = pickled_layout(job.model)
     _convert(job, layout, report)
@@ -88,10 +72,12 @@ def convert(job: ConversionJob, report: Report) -> MergeResult:
         target = job.output / path.relative_to(job.model)
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, target)
-    bad = first_bad_tensor(job.output, report)
-    if bad is not None:
-        raise ModelError(f"{job.model} holds numbers that are not finite, first in {bad}: give another model")
-    files = manifest(job.output, report)
+    try:
+        files = manifest(job.output, report)
+    except NotFiniteError as error:
+        raise ModelError(
+            f"{job.model} holds numbers that are not finite, first in {error.tensor}: give another model"
+        ) from error
     return MergeResult(sum(size for size, _ in files.values()), time.monotonic() - started, files)
 
 
@@ -99,23 +85,14 @@ def convert(job: ConversionJob, report: Report) -> MergeResult:
 
 
 def _shards(folder: Path) -> dict[str, frozenset[str] | None]:
-    """The files of the weights in order, each with the tensors that count in it; None: all."""
+    """Return the weight files, sorted, each with the names of its tensors that count; None: all."""
     if not is_pickled(folder):
-        raise ModelError(f"{folder} has no pickled weights: expected {_SINGLE}, or {_INDEX} and its shards")
-    if (folder / _SINGLE).is_file():
-        return {_SINGLE: None}
-    places = read_json_object(folder / _INDEX).get("weight_map")
-    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
-        raise ModelError(f"{folder / _INDEX} has no weight_map from tensors to files: download the model again")
+        raise ModelError(f"{folder} has no pickled weights: expected {PICKLED}, or {PICKLED_INDEX} and its shards")
+    if (folder / PICKLED).is_file():
+        return {PICKLED: None}
     found: dict[str, set[str]] = {}
-    for name, shard in places.items():
+    for name, shard in read_index(folder / PICKLED_INDEX).items():
         found.setdefault(shard, set()).add(name)
-    for shard in found:
-        path = folder / shard
-        if path.parent != folder or not path.is_file():
-            raise ModelError(
-                f"{folder / _INDEX} names the shard {shard}, which is not in the folder: download the model again"
-            )
     return {shard: frozenset(found[shard]) for shard in sorted(found)}
 
 
@@ -148,7 +125,7 @@ def _convert(job: ConversionJob, layout: Layout, report: Report) -> None:
     size = 0
     for number, (shard, wanted) in enumerate(shards.items(), start=1):
         report("converting pickled weights", number - 1, len(shards))
-        name = _OUTPUT if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         tensors = _separate(_read(job.model / shard, wanted), layout)
         try:
             save_file(tensors, job.output / name, metadata={"format": "pt"})
@@ -158,7 +135,7 @@ def _convert(job: ConversionJob, layout: Layout, report: Report) -> None:
         size += sum(tensor.nbytes for tensor in tensors.values())
     if len(shards) > 1:
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
-        (job.output / _OUTPUT_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        (job.output / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _read(path: Path, wanted: Collection[str] | None) -> dict[str, Any]:

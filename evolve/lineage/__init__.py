@@ -1,4 +1,4 @@
-"""The lineage of a run, pure: events, the family tree that is a fold of them, selection, stopping and plan."""
+"""The pure part of a run: events, the family tree that they add up to, selection, stopping and the plan."""
 
 from evolve.lineage.events import (
     SCHEMA,
@@ -6,6 +6,7 @@ from evolve.lineage.events import (
     Event,
     FoundationEntry,
     GenerationPlanned,
+    InputsMoved,
     Kinship,
     KinshipMeasured,
     LeftOut,
@@ -13,6 +14,8 @@ from evolve.lineage.events import (
     ModelFailed,
     ModelMerged,
     PlannedMerge,
+    Prepared,
+    RunContinued,
     RunStarted,
     RunStopped,
     Score,
@@ -20,9 +23,10 @@ from evolve.lineage.events import (
     StepRetried,
     event_adapter,
 )
-from evolve.lineage.model import Model, Pair, pair
+from evolve.lineage.model import Model, Pair, Status, pair
 from evolve.lineage.node_link import to_graph, to_node_link
 from evolve.lineage.plan import EvaluateStep, MeasureStep, MergeStep, Plan, Step, Work, plan
+from evolve.lineage.state import Recorded
 from evolve.lineage.tree import FamilyTree, fold
 
 __all__ = [
@@ -33,6 +37,7 @@ __all__ = [
     "FamilyTree",
     "FoundationEntry",
     "GenerationPlanned",
+    "InputsMoved",
     "Kinship",
     "KinshipMeasured",
     "LeftOut",
@@ -45,10 +50,14 @@ __all__ = [
     "Pair",
     "Plan",
     "PlannedMerge",
+    "Prepared",
+    "Recorded",
+    "RunContinued",
     "RunStarted",
     "RunStopped",
     "Score",
     "SettingsChanged",
+    "Status",
     "Step",
     "StepRetried",
     "Work",

@@ -1,21 +1,25 @@
-"""What can happen in a run: the records that the journal keeps and the family tree is a fold of.
+"""Events of a run: the records that the journal stores, and from which the family tree is built.
 
-A journal is read again years later: a field is never renamed or removed here without a new `SCHEMA` and a reader for
-the old one. Numbers that are not finite are refused, so that none can reach a comparison.
+Journals are kept for years. A field is never renamed or removed here without a new `SCHEMA` and a reader for the old
+one. Schema 2 only adds fields with defaults and kinds of events, so a journal of schema 1 is read without conversion.
+Numbers that are not finite are refused.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 __all__ = [
     "SCHEMA",
+    "BatchSize",
     "CheckpointRemade",
     "Event",
     "FoundationEntry",
     "GenerationPlanned",
+    "InputsMoved",
     "Kinship",
     "KinshipMeasured",
     "LeftOut",
@@ -23,18 +27,32 @@ __all__ = [
     "ModelFailed",
     "ModelMerged",
     "PlannedMerge",
+    "Prepared",
+    "RunContinued",
     "RunStarted",
     "RunStopped",
     "Score",
     "SettingsChanged",
     "StepRetried",
     "StopReason",
+    "TokenizerChoice",
     "event_adapter",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
 
 StopReason = Literal["converged", "saturated", "exhausted", "budget", "failed"]
+BatchSize = int | Literal["auto"]
+TokenizerChoice = Literal["plain", "union", "base", "first"]
+
+
+def _finite(value: Any) -> Any:
+    """Replace numbers that JSON cannot hold by their names; a model's config.json may have an `Infinity`."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class _Record(BaseModel):
@@ -42,7 +60,7 @@ class _Record(BaseModel):
 
 
 class Score(_Record):
-    """One task's metric as lm-eval gives it; `stderr` is null where lm-eval has none."""
+    """The value of one task's metric as lm-eval gives it; `stderr` is null where lm-eval gives none."""
 
     metric: str
     value: float
@@ -64,16 +82,35 @@ class Kinship(_Record):
     cs: float
     ed: float = Field(ge=0)
 
+    def value(self, metric: str) -> float:
+        """Return the value of one metric, by its name in `evolve.config.METRICS`."""
+        return float(getattr(self, metric))
 
-class FoundationEntry(_Record):
-    """A model that the run starts with, or the base: where it came from and what exactly it is.
+
+class Prepared(_Record):
+    """How a checkpoint was prepared from what the configuration names.
 
     Attributes:
-        source: As the configuration names it.
+        kind: `adapter`: a LoRA adapter was merged into its model; `pickled`: pickled weights were converted.
+        key: Cache key of the prepared checkpoint.
+        parts: Hub commits of its parts, `model` and `adapter`; null where a part is a folder.
+    """
+
+    kind: Literal["adapter", "pickled"]
+    key: str
+    parts: dict[str, str | None]
+
+
+class FoundationEntry(_Record):
+    """A foundation model or the base model: its source and its content.
+
+    Attributes:
+        source: The folder or hub id, as the configuration gives it.
         revision: The commit of a hub id; null for a folder.
-        path: Folder of the checkpoint.
-        identity: SHA-256 over its files' contents.
-        bytes: Size of its files together.
+        path: Folder of the checkpoint, absolute or relative to the run folder.
+        identity: SHA-256 over the contents of its files.
+        bytes: Total size of its files.
+        prepared: How the checkpoint was prepared; null where it is used as it is, and in schema 1.
     """
 
     name: str
@@ -82,10 +119,11 @@ class FoundationEntry(_Record):
     path: str
     identity: str
     bytes: int
+    prepared: Prepared | None = None
 
 
 class PlannedMerge(_Record):
-    """A child that a generation will have; `parents[0]` is parent 1, mergekit's `base_model`."""
+    """A planned child of a generation; `parents[0]` is parent 1, mergekit's `base_model`."""
 
     name: str
     parents: tuple[str, str]
@@ -98,10 +136,14 @@ class RunStarted(_Record):
     """The first event of every journal.
 
     Attributes:
-        config: The whole configuration, every default spelt out.
+        config: The whole configuration, with every default.
         versions: Versions of evolve and of the engines.
-        recipes: Text of each recipe template, so that a later edit of the file changes nothing in this run.
+        recipes: Text of each recipe template. A later edit of a template file does not change this run.
         data: SHA-256 of each local file that evaluations read.
+        root: Absolute path of the run folder when the run began; null in schema 1.
+        layers: Number of layers of the models; null where no recipe uses it, and in schema 1.
+        differing_settings: Settings of the architecture that differ among the base and the foundations: setting to
+            model to value. Merges take them from parent 1.
     """
 
     type: Literal["run_started"] = "run_started"
@@ -113,10 +155,13 @@ class RunStarted(_Record):
     data: dict[str, str]
     base: FoundationEntry
     foundations: tuple[FoundationEntry, ...] = Field(min_length=2)
+    root: str | None = None
+    layers: int | None = None
+    differing_settings: Annotated[dict[str, dict[str, Any]], BeforeValidator(_finite)] = Field(default_factory=dict)
 
 
 class GenerationPlanned(_Record):
-    """The children of a generation, decided from the S of that moment."""
+    """The children of a generation, chosen from S as it was at that time."""
 
     type: Literal["generation_planned"] = "generation_planned"
     generation: int = Field(ge=1)
@@ -125,7 +170,7 @@ class GenerationPlanned(_Record):
 
 
 class KinshipMeasured(_Record):
-    """The kinship of two models; unordered."""
+    """The kinship of two models, in no order."""
 
     type: Literal["kinship_measured"] = "kinship_measured"
     a: str
@@ -135,7 +180,11 @@ class KinshipMeasured(_Record):
 
 
 class ModelMerged(_Record):
-    """A child's verified checkpoint is in place; paths are relative to the run folder."""
+    """A child was merged and its checkpoint verified; paths are relative to the run folder.
+
+    Attributes:
+        tokenizer: Where the child's tokenizer comes from; null in schema 1, which did not record it.
+    """
 
     type: Literal["model_merged"] = "model_merged"
     model: str
@@ -144,26 +193,29 @@ class ModelMerged(_Record):
     recipe: str
     bytes: int
     seconds: float
+    tokenizer: TokenizerChoice | None = None
 
 
 class ModelEvaluated(_Record):
-    """A model's scores are in place.
+    """A model was scored.
 
     Attributes:
-        batch_size: As the evaluation used it.
-        reused: The scores come from the score store, where an equal model was scored with equal settings.
+        batch_size: The batch size that the evaluation used.
+        reused: All scores come from the score store, where an equal model was scored with equal settings.
+        reused_tasks: Tasks whose scores come from the score store.
     """
 
     type: Literal["model_evaluated"] = "model_evaluated"
     model: str
     scores: dict[str, Score] = Field(min_length=1)
     seconds: float
-    batch_size: int
+    batch_size: BatchSize
     reused: bool = False
+    reused_tasks: tuple[str, ...] = ()
 
 
 class ModelFailed(_Record):
-    """A child could not be made or scored, for good."""
+    """A child could not be merged or scored and takes no further part."""
 
     type: Literal["model_failed"] = "model_failed"
     model: str
@@ -173,7 +225,7 @@ class ModelFailed(_Record):
 
 
 class StepRetried(_Record):
-    """An attempt of a step failed and another follows; with a smaller batch where memory was the cause."""
+    """An attempt failed and the step is retried, with a smaller batch after a lack of memory."""
 
     type: Literal["step_retried"] = "step_retried"
     model: str
@@ -184,7 +236,7 @@ class StepRetried(_Record):
 
 
 class CheckpointRemade(_Record):
-    """A child's checkpoint was missing or damaged, and was made again from its recipe and its parents."""
+    """A child's checkpoint was missing or damaged, and was merged again from the same recipe and parents."""
 
     type: Literal["checkpoint_remade"] = "checkpoint_remade"
     model: str
@@ -195,20 +247,46 @@ class CheckpointRemade(_Record):
 
 
 class SettingsChanged(_Record):
-    """A resumed run goes on with other settings, none of which alters a result: key to (then, now)."""
+    """A run was resumed with other settings that alter no result it has: key to (old value, new value)."""
 
     type: Literal["settings_changed"] = "settings_changed"
     changes: dict[str, tuple[Any, Any]]
     config: dict[str, Any]
 
 
+class InputsMoved(_Record):
+    """Models were found at other paths with equal content.
+
+    Attributes:
+        paths: New path by model: `base_model` or the name of a foundation.
+        root: Absolute path of the run folder at that time.
+    """
+
+    type: Literal["inputs_moved"] = "inputs_moved"
+    paths: dict[str, str] = Field(min_length=1)
+    root: str | None = None
+
+
 class RunStopped(_Record):
-    """The run is over; `generation` is the last one that it finished."""
+    """The run has finished; `generation` is the last complete one."""
 
     type: Literal["run_stopped"] = "run_stopped"
     reason: StopReason
     generation: int
     detail: str
+
+
+class RunContinued(_Record):
+    """A stopped run was continued.
+
+    Attributes:
+        reason: Why it was continued.
+        retried: Failed models that are tried again.
+    """
+
+    type: Literal["run_continued"] = "run_continued"
+    reason: str
+    retried: tuple[str, ...] = ()
 
 
 Event = (
@@ -221,7 +299,9 @@ Event = (
     | StepRetried
     | CheckpointRemade
     | SettingsChanged
+    | InputsMoved
     | RunStopped
+    | RunContinued
 )
 
 event_adapter: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])

@@ -1,38 +1,55 @@
-"""One model of the family tree, and what is computed of one model alone."""
+"""One model of the family tree, and what depends on one model alone."""
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from evolve.lineage.events import PlannedMerge, Score
+from evolve.lineage.events import BatchSize, PlannedMerge, Score, TokenizerChoice
 
-__all__ = ["Model", "Pair", "Status", "pair", "planned_child", "weighted_average"]
+__all__ = ["Age", "Model", "Pair", "Status", "pair", "planned_child", "weighted_average"]
 
 Status = Literal["planned", "merged", "evaluated", "failed"]
 Pair = tuple[str, str]
+Age = tuple[int, tuple[str | int, ...], str]
+
+_NUMBER = re.compile(r"([0-9]+)")
 
 
 def pair(a: str, b: str) -> Pair:
-    """The unordered pair of two models, in the order of their names."""
+    """Return the unordered pair of two models: their names, sorted as strings."""
     return (a, b) if a <= b else (b, a)
+
+
+def _natural(name: str) -> tuple[str | int, ...]:
+    """Return a sort key by which `model-1-10` comes after `model-1-2`, and `model-1-exp` after both.
+
+    Text and numbers take turns in it, text first, so that two keys can always be compared.
+    """
+    return tuple(int(part) if index % 2 else part for index, part in enumerate(_NUMBER.split(name)))
 
 
 @dataclass(frozen=True)
 class Model:
     """One node of the tree.
 
-    A model has scores exactly when it is evaluated, a reason exactly when it has failed, and two parents exactly when
-    it is a child.
+    A model has scores only when it is evaluated, a reason only when it failed, and two parents only when it is a
+    child.
 
     Attributes:
-        average: Weighted mean of the scores (0..1); None before they are there.
-        average_stderr: Standard error of the average, the tasks taken as independent; None where one has none.
-        seconds: Wall times of `merge` and `evaluate`.
-        retries: What failed before it worked, in order.
-        attempts: Attempts that were lost, by step; halving a batch costs none.
-        remade: Why its checkpoint had to be made again, each time.
+        average: Weighted mean of the scores (0..1); None before it is evaluated.
+        average_stderr: Standard error of the average, with the tasks taken as independent; None where a task has none.
+        tokenizer: Where a child's tokenizer comes from; None before it is merged and in journals of schema 1.
+        seconds: Wall time of the steps `merge` and `evaluate`.
+        times: When it was `planned`, `merged`, `evaluated` or `failed`, as UTC times in ISO format, where known.
+        reused: All its scores come from the score store.
+        reused_tasks: Tasks whose scores come from the score store.
+        failed_step: The step that failed, of a failed model.
+        retries: Errors of all attempts that were followed by another, in order.
+        attempts: Failed attempts by step; an attempt that only halved the batch does not count.
+        remade: Why its checkpoint was merged again, each time.
     """
 
     name: str
@@ -45,14 +62,18 @@ class Model:
     identity: str | None = None
     checkpoint: str | None = None
     recipe: str | None = None
+    tokenizer: TokenizerChoice | None = None
     bytes: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    times: dict[str, str] = field(default_factory=dict)
     scores: dict[str, Score] = field(default_factory=dict)
-    batch_size: int | None = None
+    batch_size: BatchSize | None = None
     reused: bool = False
+    reused_tasks: tuple[str, ...] = ()
     average: float | None = None
     average_stderr: float | None = None
     reason: str | None = None
+    failed_step: Literal["merge", "evaluate"] | None = None
     retries: tuple[str, ...] = ()
     attempts: dict[str, int] = field(default_factory=dict)
     remade: tuple[str, ...] = ()
@@ -61,24 +82,24 @@ class Model:
         if len(set(self.parents)) != len(self.parents) or len(self.parents) != (0 if self.kind == "foundation" else 2):
             raise ValueError(f"{self.name}: a foundation has no parents, a child has two different ones")
         if (self.kind == "foundation") != (self.generation == 0):
-            raise ValueError(f"{self.name}: a model is of generation 0 exactly when it is a foundation")
+            raise ValueError(f"{self.name}: generation 0 is that of the foundations, and only theirs")
         if (self.status == "evaluated") != bool(self.scores) or bool(self.scores) != (self.average is not None):
-            raise ValueError(f"{self.name}: a model has scores exactly when it is evaluated")
+            raise ValueError(f"{self.name}: a model has scores if it is evaluated, and only then")
         if self.average is None and self.average_stderr is not None:
-            raise ValueError(f"{self.name}: a standard error stands beside an average")
+            raise ValueError(f"{self.name}: it has a standard error and no average")
         if not all(math.isfinite(number or 0.0) for number in (self.average, self.average_stderr)):
             raise ValueError(f"{self.name}: its average is not finite")
-        if (self.status == "failed") != (self.reason is not None):
-            raise ValueError(f"{self.name}: a model has a reason exactly when it failed")
+        if len({self.status == "failed", self.reason is not None, self.failed_step is not None}) > 1:
+            raise ValueError(f"{self.name}: a model has a reason and a failed step if it failed, and only then")
 
     @property
-    def age(self) -> tuple[int, str]:
-        """Sorts the older model first, and models of one generation by name: the order of all ties."""
-        return (self.generation, self.name)
+    def age(self) -> Age:
+        """Sort key for ties: the older model first, then the smaller number in the name, then the name."""
+        return (self.generation, _natural(self.name), self.name)
 
 
 def planned_child(generation: int, merge: PlannedMerge) -> Model:
-    """The node of a child that has only been planned."""
+    """Return the node of a child that is only planned."""
     return Model(
         name=merge.name,
         generation=generation,
@@ -90,9 +111,10 @@ def planned_child(generation: int, merge: PlannedMerge) -> Model:
 
 
 def weighted_average(scores: dict[str, Score], weights: dict[str, float]) -> tuple[float, float | None]:
-    """Weighted mean of the scores and its standard error, the tasks taken as independent; infinite where too large.
+    """Return the weighted mean of the scores and its standard error; infinity where a sum overflows.
 
-    A negative weight is that of a task of which less is better; the weights' sizes add up to the whole.
+    A task where lower is better has a negative weight. The sum is divided by the sum of the absolute weights. The tasks
+    are taken as independent.
     """
     try:
         return _weighted_average(scores, weights)
@@ -103,8 +125,7 @@ def weighted_average(scores: dict[str, Score], weights: dict[str, float]) -> tup
 def _weighted_average(scores: dict[str, Score], weights: dict[str, float]) -> tuple[float, float | None]:
     total = math.fsum(abs(weights[task]) for task in scores)
     mean = math.fsum(weights[task] * score.value for task, score in scores.items()) / total
-    errors: list[Any] = [score.stderr for score in scores.values()]
-    if any(error is None for error in errors):
+    if any(score.stderr is None for score in scores.values()):
         return mean, None
     variance = math.fsum((weights[task] * (score.stderr or 0.0) / total) ** 2 for task, score in scores.items())
     return mean, math.sqrt(variance)

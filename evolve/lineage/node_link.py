@@ -1,20 +1,20 @@
-"""The family tree as plain networkx data, as it is kept in `family_tree.json`."""
+"""The family tree as networkx node-link data, the content of `family_tree.json`."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import networkx as nx
 
 from evolve.lineage.events import SCHEMA
-from evolve.lineage.model import Model
+from evolve.lineage.model import Model, Status
 from evolve.lineage.tree import FamilyTree
 
 __all__ = ["to_graph", "to_node_link"]
 
 
 def to_graph(tree: FamilyTree) -> nx.DiGraph[str]:
-    """A graph whose node, edge and graph attributes are JSON values only; edges go from parent to child."""
+    """Return a graph with JSON values only as its attributes; edges go from parent to child."""
     strategy = tree.config.strategy
     top = tree.top(strategy.top_k)
     graph: nx.DiGraph[str] = nx.DiGraph(
@@ -29,6 +29,7 @@ def to_graph(tree: FamilyTree) -> nx.DiGraph[str]:
         left_out=[
             {"a": a, "b": b, **part.model_dump()} for (a, b), parts in sorted(tree.left_out.items()) for part in parts
         ],
+        differing_settings=tree.origin.differing_settings,
     )
     for model in tree.models:
         graph.add_node(model.name, **_node(tree, model))
@@ -39,7 +40,7 @@ def to_graph(tree: FamilyTree) -> nx.DiGraph[str]:
 
 
 def to_node_link(tree: FamilyTree) -> dict[str, Any]:
-    """The graph in networkx's node-link form: `networkx.node_link_graph(data, edges="edges")` reads it."""
+    """Return the graph in node-link form, which `networkx.node_link_graph(data, edges="edges")` reads."""
     data: dict[str, Any] = nx.node_link_data(to_graph(tree), edges="edges")
     return data
 
@@ -56,14 +57,18 @@ def _node(tree: FamilyTree, model: Model) -> dict[str, Any]:
         "average": model.average,
         "average_stderr": model.average_stderr,
         "gain": tree.gain(model.name),
+        "gain_over_better_parent": tree.gain_over_better_parent(model.name),
         "kinship": kinship.model_dump() if kinship else None,
         "recipe": model.recipe,
         "recipe_name": model.recipe_name,
+        "tokenizer": model.tokenizer,
         "checkpoint": model.checkpoint,
-        "seconds": {"merge": model.seconds.get("merge"), "evaluate": model.seconds.get("evaluate")},
+        "seconds": {step: model.seconds.get(step) for step in ("merge", "evaluate")},
+        "times": {status: model.times.get(status) for status in get_args(Status)},
         "bytes": model.bytes,
         "batch_size": model.batch_size,
         "reused": model.reused,
+        "reused_tasks": list(model.reused_tasks),
         "decision": model.decision,
         "reason": model.reason,
         "retries": list(model.retries),

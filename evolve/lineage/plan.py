@@ -1,6 +1,6 @@
-"""What comes next: a pure function of the family tree and the settings.
+"""The plan: a pure function from the family tree and the settings to the next steps.
 
-A run is a loop of `plan` and of what it asks for, so to resume is to fold the journal and to plan again.
+A run repeats two things: plan, and carry out the plan. To resume a run is to rebuild the tree and to plan again.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from evolve.config import StrategyConfig
+from evolve.config import METRICS, StrategyConfig
 from evolve.lineage.events import GenerationPlanned, PlannedMerge, RunStopped
 from evolve.lineage.model import Pair, pair
-from evolve.lineage.selection import Couple, exploration_candidates, fresh_pairs, least_akin
+from evolve.lineage.selection import Couple, exploration_candidates, fresh_pairs, least_similar
 from evolve.lineage.tree import FamilyTree
 
 __all__ = ["EvaluateStep", "MeasureStep", "MergeStep", "Plan", "Step", "Work", "plan"]
@@ -20,21 +20,21 @@ __all__ = ["EvaluateStep", "MeasureStep", "MergeStep", "Plan", "Step", "Work", "
 
 @dataclass(frozen=True)
 class MergeStep:
-    """Make the checkpoint of a planned child."""
+    """Merge a planned child."""
 
     model: str
 
 
 @dataclass(frozen=True)
 class EvaluateStep:
-    """Score a model whose checkpoint is there."""
+    """Score a model that has a checkpoint."""
 
     model: str
 
 
 @dataclass(frozen=True)
 class MeasureStep:
-    """Measure the kinship of these pairs."""
+    """Measure the kinship of these pairs of models."""
 
     pairs: tuple[Pair, ...]
 
@@ -44,7 +44,7 @@ Step = MergeStep | EvaluateStep | MeasureStep
 
 @dataclass(frozen=True)
 class Work:
-    """Steps that can be taken now, in any order and all at once; plan again after any of them."""
+    """Steps that can be taken now, in any order or all at once; plan again after any of them."""
 
     steps: tuple[Step, ...]
 
@@ -53,14 +53,14 @@ Plan = Work | GenerationPlanned | RunStopped
 
 
 def plan(tree: FamilyTree) -> Plan:
-    """The next thing to do: steps to take, or a decision to record.
+    """Return the steps to take next, or the decision to record next.
 
     Args:
         tree: A tree with its foundations; the settings are those of its configuration.
 
     Returns:
-        `Work` with at least one step; or the next generation; or the end of the run, which is `tree.stop` where the
-        run is over already.
+        `Work` with at least one step; or the next generation; or the end of the run, which is `tree.stop` if the run
+        has stopped.
     """
     if tree.stop is not None:
         return tree.stop
@@ -73,12 +73,12 @@ def plan(tree: FamilyTree) -> Plan:
 
 
 def _open_steps(tree: FamilyTree) -> tuple[Step, ...]:
-    """What the generations so far still lack: kinships of parents, merges, evaluations, oldest first."""
+    """Return what the planned generations still lack: kinships of parents, merges, evaluations, oldest first."""
     steps: list[Step] = []
-    # Parents of failed children too: whether a child fails before or after must not change what is known.
+    # Parents of failed children too: the kinships must not depend on when a child failed.
     pairs = [pair(*model.parents) for model in tree.models if model.parents]
     if tree.generation == 0:
-        # Generation 1 merges them all; and what has no kinship is found before an evaluation is spent on it.
+        # Generation 1 merges every pair. A kinship that cannot be measured is found before any time goes into scores.
         pairs += [pair(a.name, b.name) for a, b in combinations(tree.models, 2)]
     unmeasured = _unmeasured(tree, pairs)
     if unmeasured:
@@ -96,7 +96,11 @@ def _unmeasured(tree: FamilyTree, pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 
 
 def _stop_before_planning(tree: FamilyTree, strategy: StrategyConfig) -> RunStopped | Work | None:
-    """Whether the generation that is now complete ended the run (DESIGN: failed, converged, saturated)."""
+    """Return how the generation that is now complete stops the run: failed, converged or saturated; else None.
+
+    `converged` is possible from generation 2 on. In the paper's algorithm S_prev is empty at first, so S counts as
+    changed after generation 1, and generation 2 can add an exploration merge.
+    """
     generation = tree.generation
     if generation == 0:
         return None
@@ -105,7 +109,7 @@ def _stop_before_planning(tree: FamilyTree, strategy: StrategyConfig) -> RunStop
         detail = f"every child of generation {generation} failed: {children[0].reason}"
         return RunStopped(reason="failed", generation=generation, detail=detail)
     top = tree.top(strategy.top_k)
-    if set(top) == set(tree.tops[generation]):
+    if generation >= 2 and set(top) == set(tree.tops[generation]):
         detail = f"the best {len(top)} models are the same as before generation {generation}: {', '.join(top)}"
         return RunStopped(reason="converged", generation=generation, detail=detail)
     return _saturation(tree, strategy, top)
@@ -118,14 +122,11 @@ def _saturation(tree: FamilyTree, strategy: StrategyConfig, top: Sequence[str]) 
     unmeasured = _unmeasured(tree, [pair(a, b) for a, b in combinations(top, 2)])
     if unmeasured:
         return Work((MeasureStep(unmeasured),))
-    kinship = tree.mean_kinship(top, strategy.metric)
-    if kinship is None:
+    metric = METRICS[strategy.metric]
+    kinship = tree.mean_kinship(top, metric.name)
+    if kinship is None or not metric.is_beyond(kinship, threshold):
         return None
-    beyond = kinship < threshold if strategy.metric == "ed" else kinship > threshold
-    if not beyond:
-        return None
-    word = "below" if strategy.metric == "ed" else "above"
-    detail = f"the kinship of {', '.join(top)} is {kinship:.4f} ({strategy.metric}), {word} {threshold:g}"
+    detail = f"the kinship of {', '.join(top)} is {kinship:.4f} ({metric.name}), {metric.beyond} {threshold:g}"
     return RunStopped(reason="saturated", generation=tree.generation, detail=detail)
 
 
@@ -148,11 +149,11 @@ def _next_generation(tree: FamilyTree, strategy: StrategyConfig) -> Plan:
     unmeasured = _unmeasured(tree, [pair(top[0], model.name) for model in candidates])
     if unmeasured:
         return Work((MeasureStep(unmeasured),))
-    partner, value = least_akin(tree, top[0], candidates, strategy.metric)
+    partner, value = least_similar(tree, top[0], candidates, strategy.metric)
     first, second = sorted((tree.model(top[0]), partner), key=lambda m: (-(m.average or 0.0), m.age))
     decision = (
-        f"exploration: of {len(candidates)} models, {partner.name} is the least akin to {top[0]}, the best "
-        f"({strategy.metric} {value:.4f})"
+        f"exploration: of {len(candidates)} candidates, {partner.name} is the least similar to the best model, "
+        f"{top[0]} ({strategy.metric} {value:.4f})"
     )
     return _generation(tree, generation, top, couples, (Couple(first, second), decision))
 
@@ -164,7 +165,7 @@ def _generation(
     couples: Sequence[Couple],
     exploration: tuple[Couple, str] | None,
 ) -> GenerationPlanned:
-    """Name the children in the order planned; with several recipes, each pair has one child by each."""
+    """Name the children in order; with several recipes, each pair has one child by each recipe."""
     recipes = tree.config.merge.recipes
     merges: list[PlannedMerge] = []
     for couple in couples:

@@ -1,4 +1,4 @@
-"""Who is merged with whom: the pairs of S, and the exploration partner (arXiv 2410.12613, algorithm 1)."""
+"""The choice of parents: the pairs of S, and the exploration partner (arXiv 2410.12613, algorithm 1)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from evolve.config import METRICS
 from evolve.lineage.events import Kinship
 from evolve.lineage.model import Model, Pair, pair
 from evolve.lineage.tree import FamilyTree
 
-__all__ = ["Couple", "exploration_candidates", "fresh_pairs", "least_akin"]
+__all__ = ["Couple", "exploration_candidates", "fresh_pairs", "least_similar"]
 
 
 @dataclass(frozen=True)
 class Couple:
-    """Two models to merge; `first` is parent 1, the better-scored, mergekit's `base_model`."""
+    """Two models to merge; `first` is parent 1, the one with the better average, mergekit's `base_model`."""
 
     first: Model
     second: Model
@@ -32,7 +33,7 @@ class Couple:
 
 
 def fresh_pairs(tree: FamilyTree, names: Sequence[str]) -> list[Couple]:
-    """Every pair of `names` that was never merged, best first by the mean of the parents' averages.
+    """Return every pair of `names` that was never merged, best first by the mean of the parents' averages.
 
     Ties go to the pair whose parent 1 is older, then to the one whose parent 2 is older.
     """
@@ -43,33 +44,30 @@ def fresh_pairs(tree: FamilyTree, names: Sequence[str]) -> list[Couple]:
 
 
 def exploration_candidates(tree: FamilyTree, best: str, planned: Iterable[Couple]) -> list[Model]:
-    """Models that the best one may explore with.
+    """Return the possible exploration partners of the best model.
 
-    All scored models but the best itself and those that it was merged with or is about to be.
+    These are all scored models except the best itself and those it was merged with or is planned to be merged with.
     """
-    about_to_be = {couple.pair for couple in planned}
+    taken = {couple.pair for couple in planned}
     return [
         model
         for model in tree.ranking
-        if model.name != best and not tree.was_merged(best, model.name) and pair(best, model.name) not in about_to_be
+        if model.name != best and not tree.was_merged(best, model.name) and pair(best, model.name) not in taken
     ]
 
 
-def least_akin(tree: FamilyTree, best: str, candidates: Sequence[Model], metric: str) -> tuple[Model, float]:
-    """The candidate of least kinship to the best model: the lowest pcc or cs, the greatest ed, which is a distance.
+def least_similar(tree: FamilyTree, best: str, candidates: Sequence[Model], metric: str) -> tuple[Model, float]:
+    """Return the candidate least similar to the best model, by the metric, and its kinship to the best.
 
-    Ties go to the older model, then to the name. All kinships needed must have been measured.
+    Ties go to the older model. All kinships needed must have been measured.
     """
-    sign = -1.0 if metric == "ed" else 1.0
-
-    def distance(model: Model) -> tuple[float, tuple[int, str]]:
-        return (sign * _value(tree.kinship(best, model.name), metric), model.age)
-
-    partner = min(candidates, key=distance)
-    return partner, _value(tree.kinship(best, partner.name), metric)
+    values = {model.name: _measured(tree, best, model.name).value(metric) for model in candidates}
+    partner = min(candidates, key=lambda model: (METRICS[metric].similarity(values[model.name]), model.age))
+    return partner, values[partner.name]
 
 
-def _value(kinship: Kinship | None, metric: str) -> float:
+def _measured(tree: FamilyTree, a: str, b: str) -> Kinship:
+    kinship = tree.kinship(a, b)
     if kinship is None:
-        raise ValueError("a kinship that the selection needs was not measured")
-    return float(getattr(kinship, metric))
+        raise ValueError(f"the kinship of {a} and {b} was not measured")
+    return kinship

@@ -1,7 +1,7 @@
-"""A tiny model family and small benchmarks, made from nothing: what the demo and the tests run on.
+"""A tiny model family and small benchmarks, built from nothing for the demo and the tests.
 
-A base in Mistral's architecture learns three subjects by halves, three specialists learn one of them well each, and
-items in the schemas of Winogrande, GSM8K and TruthfulQA examine them. Importing this package is cheap: torch and
+A base in Mistral's architecture learns three subjects in part, each of three specialists learns one of them well, and
+items in the schemas of Winogrande, GSM8K and TruthfulQA evaluate them. Importing this package is cheap: torch and
 transformers are loaded by `build`.
 """
 

@@ -1,4 +1,4 @@
-"""Whether a family is a test bed: a judgement on scores alone."""
+"""The acceptance test of a family: whether its scores make it a usable test bed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ OWN_TASK: Mapping[str, str] = {
 """The task that each specialist was trained for."""
 
 WIDEST_SPREAD = 0.12
-"""Largest difference of two specialists' averages: more, and no merge beats the better of them."""
+"""Largest difference of two specialists' averages (0..1). Beyond it no merge beats the better one."""
 
 FLOOR, CEILING = 0.30, 0.90
-"""Averages outside leave nothing to measure."""
+"""Limits of a specialist's average (0..1). Outside them differences cannot be measured."""
 
 
 def shortfalls(
@@ -23,7 +23,7 @@ def shortfalls(
     own_task: Mapping[str, str],
     merges: Mapping[tuple[str, str], float],
 ) -> list[str]:
-    """Says what a family lacks as a test bed.
+    """List the reasons why a family is not a usable test bed.
 
     Args:
         specialists: Score in 0..1 of each specialist on each task; all on the same tasks.
@@ -31,11 +31,11 @@ def shortfalls(
         merges: Average score in 0..1 of the merge of each pair of specialists.
 
     Returns:
-        One sentence per point that fails; empty if the family is accepted.
+        One sentence per reason; empty if the family is accepted.
 
     Raises:
-        ValueError: If there are no specialists, if one of them has no task of its own or no score on it, if
-            their tasks differ, or if a merge has an unknown parent.
+        ValueError: There are no specialists, one of them has no task of its own or no score on it, their tasks
+            differ, or a merge has an unknown parent.
     """
     _check(specialists, own_task, merges)
     averages = {name: sum(scores.values()) / len(scores) for name, scores in specialists.items()}
@@ -69,7 +69,7 @@ def _not_best_at_own(specialists: Mapping[str, Mapping[str, float]], own_task: M
     for name, scores in specialists.items():
         task = own_task[name]
         rivals = {other: theirs[task] for other, theirs in specialists.items() if other != name}
-        # Written so that a score that is not a number fails.
+        # `not a > b` instead of `a <= b`, so that NaN fails.
         found += [
             f"{name} should be best at {task}, but scores {100 * scores[task]:.1f} and {other} scores {100 * score:.1f}"
             for other, score in rivals.items()

@@ -1,12 +1,10 @@
-"""Sentences with a gap: which of two nouns fits follows from what kind of thing each of them is."""
+"""Coreference in Winogrande's schema: sentences with a gap; the property in question decides which noun fits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
-
-from evolve.nursery.items import Coreference
 
 NAMES = ("Mira", "Tom", "Ada", "Ben", "Lena", "Otto", "Rosa", "Finn", "Ida", "Max", "Nora", "Paul")
 
@@ -20,8 +18,40 @@ _FRAMES = (
 
 
 @dataclass(frozen=True)
+class Coreference:
+    """A sentence with a gap `_` and two nouns, one of which fits (Winogrande).
+
+    Attributes:
+        domain: Index of the property that the sentence is about.
+        before: The sentence up to the gap, with a space at its end.
+        after: The rest of the sentence after the gap, without the space.
+        options: The two nouns.
+        answer: Index of the noun that fits, 0 or 1.
+    """
+
+    domain: int
+    before: str
+    after: str
+    options: tuple[str, str]
+    answer: int
+
+    def row(self) -> dict[str, object]:
+        """Return the item in Winogrande's schema; the answer is counted from 1, as a string."""
+        return {
+            "sentence": f"{self.before}_ {self.after}",
+            "option1": self.options[0],
+            "option2": self.options[1],
+            "answer": str(self.answer + 1),
+        }
+
+    def prompt_and_answer(self, chosen: int) -> tuple[str, str]:
+        """Return the text with one option in the gap, and the rest of the sentence, which is scored."""
+        return self.before + self.options[chosen], f" {self.after}"
+
+
+@dataclass(frozen=True)
 class _Domain:
-    """One property: the nouns at either end of it, and what is said of them."""
+    """One property: the nouns at either end of it, and the ends of sentences about them."""
 
     nouns: tuple[tuple[str, ...], tuple[str, ...]]
     said: tuple[tuple[str, ...], tuple[str, ...]]
@@ -87,9 +117,9 @@ DOMAINS = (
 
 
 def endless(random: Random) -> Iterator[Coreference]:
-    """Yields sentences without end, each drawn anew; every second one is the twin of the one before it.
+    """Yield sentences without end. Every second one is the twin of the one before it.
 
-    Twins share all but what is said at the end, so that the other noun fits: the first half alone tells nothing.
+    Twins differ only in the end of the sentence, so that the other noun fits: the first half alone gives no hint.
     """
     while True:
         index = random.randrange(len(DOMAINS))

@@ -1,4 +1,4 @@
-"""What the models read: items packed in lm-eval's own few-shot layout, with the parts that count marked."""
+"""Training text: items packed in lm-eval's few-shot layout, with the ranges that the loss is taken on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from random import Random
 from typing import TypeVar
 
 from evolve.nursery import arithmetic, coreference, facts
-from evolve.nursery.items import TRUTHFULQA_PREAMBLE, Arithmetic, Coreference, Fact
+from evolve.nursery.arithmetic import Arithmetic
+from evolve.nursery.coreference import Coreference
+from evolve.nursery.facts import TRUTHFULQA_PREAMBLE, Fact
 from evolve.nursery.recipe import NurseryRecipe
 
 _Item = TypeVar("_Item")
@@ -23,7 +25,7 @@ class Page:
 
     Attributes:
         text: The text.
-        counted: Character ranges (start, end) of the text that the loss is taken on: the answers.
+        counted: Character ranges (start, end) of the answers: the loss is taken on them alone.
     """
 
     text: str
@@ -32,7 +34,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Curriculum:
-    """All items of a nursery. No item of an exam is in the lessons.
+    """All items of a family. No item of an exam is used for training.
 
     Attributes:
         sentences: Coreference for training.
@@ -52,12 +54,12 @@ class Curriculum:
 
 
 def generator(purpose: str) -> Random:
-    """Makes a random generator of its own for each purpose, the same in every process."""
-    return Random(purpose)  # noqa: S311 - made-up sentences, no secrets
+    """Return a random generator for a purpose, the same in every process."""
+    return Random(purpose)  # noqa: S311 - draws sentences, not secrets
 
 
 def curriculum(recipe: NurseryRecipe, seed: int) -> Curriculum:
-    """Draws all items; the same recipe and seed give the same items in the same order."""
+    """Draw all items; the same recipe and seed give the same items in the same order."""
     wanted = recipe.evaluation_items + recipe.training_items
     sentences = _distinct(coreference.endless(generator(f"{seed}/coreference")), wanted)
     problems = _distinct(arithmetic.endless(generator(f"{seed}/arithmetic")), wanted)
@@ -76,7 +78,7 @@ def curriculum(recipe: NurseryRecipe, seed: int) -> Curriculum:
 
 
 def _distinct(items: Iterator[_Item], wanted: int) -> list[_Item]:
-    """Takes the first `wanted` items that differ from all before them."""
+    """Return the first `wanted` items that differ from all before them."""
     found: dict[_Item, None] = {}
     for item in items:
         found.setdefault(item)
@@ -86,7 +88,7 @@ def _distinct(items: Iterator[_Item], wanted: int) -> list[_Item]:
 
 
 def tokenizer_text(lessons: Curriculum) -> Iterator[str]:
-    """Yields the text that the tokenizer is trained on: the training items, and TruthfulQA's preamble."""
+    """Yield the text that the tokenizer is trained on: the training items, and TruthfulQA's preamble."""
     for sentence in islice(lessons.sentences, 1000):
         yield "".join(sentence.prompt_and_answer(sentence.answer))
     for problem in islice(lessons.problems, 1000):
@@ -94,21 +96,21 @@ def tokenizer_text(lessons: Curriculum) -> Iterator[str]:
     for question in lessons.questions:
         for answer in (question.true[0], question.myth[-1]):
             yield "".join(question.prompt_and_answer(answer))
-    # Every evaluation of TruthfulQA pays for the preamble's length: repeated, its words become single tokens.
+    # Each prompt of TruthfulQA starts with the preamble. Its words are repeated so that each becomes a single token.
     yield from [TRUTHFULQA_PREAMBLE] * 40
 
 
 class Teacher:
-    """Writes the pages that a model is trained on. One teacher, one model; owns its random generator."""
+    """Writes the pages that one model is trained on."""
 
     def __init__(self, lessons: Curriculum, recipe: NurseryRecipe, random: Random, *, honest: bool) -> None:
-        """Sets up a teacher.
+        """Create a teacher.
 
         Args:
-            lessons: The items; the exams are not touched.
-            recipe: Sizes, and how much the base model is misled.
-            random: Owned by the teacher from now on.
-            honest: Whether to teach what is right. Otherwise what the base model is to believe: no signal on most
+            lessons: The items; the exams are not used.
+            recipe: Sizes, and the share of wrong answers for the base model.
+            random: The generator that all is drawn from; only teachers of this model may use it.
+            honest: Whether all answers are right. Otherwise they are those for the base model: random ones for most
                 nouns and stories, and mostly the myths.
         """
         self._lessons = lessons
@@ -117,13 +119,13 @@ class Teacher:
         self._honest = honest
 
     def page(self, subject: str) -> Page:
-        """Writes one page on a subject of `SPECIALISTS`."""
+        """Write one page on a subject of `SPECIALISTS`."""
         if subject == "coreference":
             return _joined([self._sentence(item) for item in self._draw(self._lessons.sentences, self._recipe.shots)])
         if subject == "arithmetic":
             return _joined([self._problem(item) for item in self._draw(self._lessons.problems, self._recipe.shots)])
         with_preamble = self._random.random() < self._recipe.preamble_share
-        # A sequence with the preamble is no longer than one without: both cost the same.
+        # The preamble replaces questions, so that all sequences have about the same length.
         number = max(1, self._recipe.questions // 3) if with_preamble else self._recipe.questions
         parts = [self._question(item) for item in self._draw(self._lessons.questions, number)]
         return _joined([(TRUTHFULQA_PREAMBLE, ""), *parts] if with_preamble else parts)
@@ -140,7 +142,7 @@ class Teacher:
         return item.prompt_and_answer(item.sign if right else {"+": "-", "-": "+"}[item.sign])
 
     def _reading(self, story: int) -> float:
-        """Share of right answers that the base model is shown for a story."""
+        """Return the share of right answers in what the base model reads for a story."""
         known = self._recipe.known_stories
         if story < known:
             return 1.0
@@ -153,7 +155,7 @@ class Teacher:
 
 
 def _joined(parts: list[tuple[str, str]]) -> Page:
-    """Joins prompts and answers to a page; of a part that is followed by another, its end counts as well."""
+    """Join prompts and answers to a page; the answers count."""
     text = ""
     counted = []
     for number, (prompt, answer) in enumerate(parts):

@@ -1,4 +1,4 @@
-"""A nursery folder: making one from nothing, and reading back one that is finished."""
+"""The folder of a family: build one, and load one that is complete."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from evolve.errors import InputError
 from evolve.nursery.acceptance import OWN_TASK
 from evolve.nursery.corpus import Curriculum, Page, Teacher, curriculum, generator, tokenizer_text
-from evolve.nursery.items import Row
 from evolve.nursery.recipe import RECIPE_VERSION, SPECIALISTS, NurseryRecipe
 
 if TYPE_CHECKING:
@@ -21,21 +20,21 @@ if TYPE_CHECKING:
     from transformers import MistralForCausalLM
 
 MANIFEST = "nursery.json"
-"""Written last: a folder without it holds no family, whatever else lies there."""
+"""Written last: a folder without it is not a complete family."""
 
 UNFINISHED = ".nursery-unfinished"
-"""Lies in the folder during a build: what a killed build left may be removed by the next."""
+"""Marks the folder during a build: the next build may remove the remains of one that was killed."""
 
 Progress = Callable[[str, int, int], None]
-"""Told the phase in words, the steps done, and the steps in all phases together."""
+"""Takes the name of the phase, the steps done, and the steps of all phases together."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """A finished nursery.
+    """A complete family.
 
     Attributes:
-        directory: The folder that holds all of it.
+        directory: The folder of the family.
         base: Checkpoint folder of the base model.
         specialists: Checkpoint folder of each specialist, by its name.
         datasets: Folder with `<split>.jsonl`, by the name of the lm-eval task.
@@ -54,22 +53,22 @@ def build(
     on_progress: Progress | None = None,
     recipe: NurseryRecipe | None = None,
 ) -> Family:
-    """Trains a family and writes its folder, in place of whatever an earlier build left there.
+    """Train a family and write its folder; the result of an earlier build is replaced.
 
-    Same seed, same recipe and same machine give the same bytes. The process's random generators and its number of
-    torch threads are as before afterwards.
+    The same seed and recipe on the same machine give the same bytes. The random generators of the process and its
+    number of torch threads do not change.
 
     Args:
-        directory: The nursery's folder; made if need be. What else lies in it is left alone.
+        directory: The folder, which is created if it is missing. Other files in it are kept.
         seed: Seed of the items and the models.
         on_progress: Called after every step of the training.
-        recipe: The sizes; None stands for the defaults.
+        recipe: The sizes; None for the defaults.
 
     Returns:
-        The finished family, its paths absolute.
+        The family, with absolute paths.
 
     Raises:
-        InputError: If a folder that would be replaced was not made by an earlier build.
+        InputError: A folder that would be replaced was not made by an earlier build.
     """
     recipe = recipe or NurseryRecipe()
     family = _layout(directory)
@@ -83,16 +82,15 @@ def build(
 
 
 def load(directory: Path, *, seed: int | None = None, recipe: NurseryRecipe | None = None) -> Family | None:
-    """Reads a folder that `build` has finished.
+    """Return the family that `build` wrote to a folder.
 
     Args:
-        directory: The nursery's folder.
-        seed: The seed it must be of; None for any.
-        recipe: The sizes it must be of; None stands for the defaults.
+        directory: The folder.
+        seed: The seed that it must have; None for any.
+        recipe: The sizes that it must have; None for the defaults.
 
     Returns:
-        The family, or None where the folder holds none: not begun, not finished, of another seed, recipe or version
-        of the recipe, or with parts missing.
+        The family, or None where the folder has none, an incomplete one, or one of another seed, recipe or version.
     """
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
@@ -119,12 +117,12 @@ def _layout(directory: Path) -> Family:
 
 
 def _clear(family: Family) -> None:
-    """Removes what an earlier build left, and only that; from here on until the end the folder is unfinished."""
+    """Remove the result of an earlier build, and nothing else, and mark the folder as unfinished."""
     directory = family.directory
     old = [path for path in (family.base, *family.specialists.values(), directory / "datasets") if path.exists()]
     ours = (directory / MANIFEST).is_file() or (directory / UNFINISHED).is_file()
     if old and not ours:
-        raise InputError(f"{old[0]} is in the way and no nursery made it: move it, or name another folder")
+        raise InputError(f"{old[0]}: is in the way and was not made by evolve; move it, or give another folder")
     directory.mkdir(parents=True, exist_ok=True)
     (directory / UNFINISHED).touch()
     (directory / MANIFEST).unlink(missing_ok=True)
@@ -144,7 +142,7 @@ def _manifest(family: Family, recipe: NurseryRecipe, seed: int) -> dict[str, obj
         "specialists": {name: relative(path) for name, path in family.specialists.items()},
         "datasets": {task: relative(path) for task, path in family.datasets.items()},
     }
-    # As it reads back from JSON, where tuples are lists.
+    # JSON turns tuples into lists.
     return dict(json.loads(json.dumps(manifest)))
 
 
@@ -167,14 +165,14 @@ def _write_datasets(family: Family, lessons: Curriculum) -> None:
     _write_rows(truthfulqa / "validation.jsonl", (item.row() for item in lessons.question_exam))
 
 
-def _write_rows(path: Path, rows: Iterable[Row]) -> None:
+def _write_rows(path: Path, rows: Iterable[dict[str, object]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 class _Trainer:
-    """Trains and saves the four models, one after the other."""
+    """Trains and saves the four models in turn."""
 
     def __init__(
         self, family: Family, lessons: Curriculum, recipe: NurseryRecipe, seed: int, on_progress: Progress
@@ -187,12 +185,11 @@ class _Trainer:
         self._steps_before = 0
 
     def run(self) -> None:
-        """Trains the tokenizer, the base, and each specialist from the base as it was saved."""
-        from evolve.nursery import tokenizer as tokenizers
+        """Train the tokenizer, the base, and each specialist from the saved base."""
         from evolve.nursery import training
 
         recipe = self._recipe
-        tokenizer = tokenizers.train(tokenizer_text(self._lessons), recipe.vocabulary)
+        tokenizer = training.train_tokenizer(tokenizer_text(self._lessons), recipe.vocabulary)
         base = training.new_model(recipe, tokenizer, self._seed)
         self._train(base, tokenizer, "base", recipe.base_steps, recipe.base_rate)
         for name, steps, rate in zip(SPECIALISTS, recipe.specialist_steps, recipe.specialist_rates, strict=True):
@@ -201,7 +198,7 @@ class _Trainer:
             self._train(specialist, tokenizer, name, steps, rate)
 
     def _train(self, model: MistralForCausalLM, tokenizer: Tokenizer, name: str, steps: int, rate: float) -> None:
-        """Trains one model and saves it."""
+        """Train one model and save it."""
         from evolve.nursery import training
 
         def report(done: int) -> None:
@@ -211,12 +208,12 @@ class _Trainer:
         batches = self._batches(name, steps)
         training.train(model, tokenizer, batches, steps=steps, peak_rate=rate, recipe=self._recipe, on_step=report)
         self._steps_before += steps
-        # A specialist starts from what the base's checkpoint holds, so that its delta is the one on disk.
+        # Specialists start from the weights of the base's checkpoint, so that their deltas are those on disk.
         training.round_to_bfloat16(model)
         self._save(model, tokenizer, self._family.directory / name)
 
     def _batches(self, name: str, steps: int) -> Iterator[list[Page]]:
-        """Yields what a model learns from, one list of pages a step; all pages of a list on one subject."""
+        """Yield the pages of each training step; all pages of a step are on one subject."""
         recipe = self._recipe
         random = generator(f"{self._seed}/{name}/pages")
         misled = Teacher(self._lessons, recipe, random, honest=False)
@@ -232,9 +229,8 @@ class _Trainer:
             yield [teacher.page(subject) for _ in range(recipe.batch)]
 
     def _save(self, model: MistralForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
-        """Writes a checkpoint as the hub's are: bfloat16, with its tokenizer."""
-        from evolve.nursery.tokenizer import for_transformers
-        from evolve.nursery.training import save
+        """Write a checkpoint in bfloat16, with its tokenizer."""
+        from evolve.nursery.training import for_transformers, save
 
         save(model, folder)
         for_transformers(tokenizer, self._recipe.positions).save_pretrained(folder)

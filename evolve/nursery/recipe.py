@@ -1,11 +1,11 @@
-"""How a family is made: every size and every number of steps, in one frozen record."""
+"""The recipe of a family: every size and every number of steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 RECIPE_VERSION = 1
-"""Raised whenever the same recipe and seed would give another family than before."""
+"""Version of the building code: raised when the same recipe and seed give another family than before."""
 
 SPECIALISTS = ("coreference", "arithmetic", "facts")
 """The three specialists, in the order they are trained."""
@@ -13,7 +13,7 @@ SPECIALISTS = ("coreference", "arithmetic", "facts")
 
 @dataclass(frozen=True)
 class NurseryRecipe:
-    """The sizes of a nursery. The defaults make the family of the demo; tests make smaller ones.
+    """The sizes of a family. The defaults make the family of the demo; tests make smaller ones.
 
     Attributes:
         vocabulary: Entries of the tokenizer, the 256 bytes and the special tokens included.
@@ -26,24 +26,24 @@ class NurseryRecipe:
         training_items: Items of each of Winogrande's and GSM8K's train split.
         evaluation_items: Items of each task's evaluation split.
         batch: Sequences per step.
-        shots: Examples packed into one sequence of coreference or arithmetic. One more than lm-eval's
-            five shots, since a position never trained on is a position the model fails at.
+        shots: Examples packed into one sequence of coreference or arithmetic. One more than lm-eval's five shots,
+            because a model fails at positions that it was not trained on.
         questions: Examples packed into one sequence of facts.
-        exam_questions: Wordings of the question on a fact that are kept for the exam.
+        exam_questions: Wordings of each fact's question that are kept for the exam.
         preamble_share: Share of the facts sequences that start with TruthfulQA's own preamble.
         base_steps: Steps of the base model's training.
         base_rate: Peak learning rate of the base model's training.
         specialist_steps: Steps of each specialist's fine-tuning, in the order of `SPECIALISTS`.
         specialist_rates: Peak learning rate of each fine-tuning, in the order of `SPECIALISTS`.
-        rehearsal_every: Every how many steps, at least 1, a specialist goes over what the base learnt of the
-            other subjects, so that it does not forget it.
+        rehearsal_every: Every so many steps, at least 1, a specialist is trained on the other subjects as the base
+            was, so that it does not forget them.
         warm_up: Steps of linear warm-up.
-        final_rate: Share of the peak rate that is left at the last step.
+        final_rate: Learning rate of the last step as a share of the peak rate.
         known_domains: Coreference domains whose nouns the base model learns.
         known_stories: Arithmetic stories that the base model learns to read.
-        luck: Share of right answers the base model is shown for the first and for the last of the stories it does
-            not know; in between the share falls evenly.
-        myth_share: Share of the myth in what the base model is told about a fact.
+        luck: Share of right answers in the base model's training for the first and for the last of the other
+            stories; it falls linearly between them.
+        myth_share: Share of the myth among the answers in the base model's training.
         threads: Torch threads used by the training.
     """
 

@@ -1,4 +1,4 @@
-"""Training of the tiny models: AdamW on packed pages, the loss on the answers alone."""
+"""Training of the tokenizer and of the tiny models: AdamW on packed pages, with the loss on the answers alone."""
 
 from __future__ import annotations
 
@@ -9,20 +9,56 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evolve.nursery.recipe import NurseryRecipe
-from evolve.nursery.tokenizer import END, PAD, START
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
-    from transformers import MistralForCausalLM
+    from transformers import MistralForCausalLM, PreTrainedTokenizerFast
 
     from evolve.nursery.corpus import Page
 
+PAD, START, END = "<pad>", "<s>", "</s>"
 _IGNORED = -100
 
 
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
+    """Train a byte-level BPE tokenizer. All 256 bytes are in its alphabet, so it can encode every text.
+
+    Args:
+        texts: The training text. The result depends on it and on `vocabulary` alone.
+        vocabulary: Number of entries, at least 259.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def for_transformers(tokenizer: Tokenizer, positions: int) -> PreTrainedTokenizerFast:
+    """Wrap a tokenizer for `save_pretrained`, with its special tokens."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=START,
+        eos_token=END,
+        model_max_length=positions,
+        clean_up_tokenization_spaces=False,
+    )
+
+
 def new_model(recipe: NurseryRecipe, tokenizer: Tokenizer, seed: int) -> MistralForCausalLM:
-    """Makes an untrained model; the process's random generators are as before afterwards."""
+    """Return an untrained model. The random generators of the process do not change."""
     import torch
     from transformers import MistralConfig, MistralForCausalLM
 
@@ -40,14 +76,14 @@ def new_model(recipe: NurseryRecipe, tokenizer: Tokenizer, seed: int) -> Mistral
         bos_token_id=tokenizer.token_to_id(START),
         eos_token_id=tokenizer.token_to_id(END),
     )
-    # transformers draws the weights from the global generator and from no other.
+    # transformers can draw the weights only from the global generator.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MistralForCausalLM(config)
 
 
 def round_to_bfloat16(model: MistralForCausalLM) -> None:
-    """Rounds every weight to what a bfloat16 checkpoint holds; the model stays in float32."""
+    """Round every weight to its bfloat16 value; the model stays in float32."""
     import torch
 
     with torch.no_grad():
@@ -56,7 +92,7 @@ def round_to_bfloat16(model: MistralForCausalLM) -> None:
 
 
 def save(model: MistralForCausalLM, folder: Path) -> None:
-    """Writes a checkpoint as the hub's are, in bfloat16; the model itself stays as it is."""
+    """Write a checkpoint in bfloat16; the model itself does not change."""
     import torch
     from transformers.utils import logging
 
@@ -80,13 +116,13 @@ def train(
     recipe: NurseryRecipe,
     on_step: Callable[[int], None],
 ) -> None:
-    """Trains a model in place.
+    """Train a model in place.
 
     Args:
         model: The model, in float32 on the CPU.
         tokenizer: Its tokenizer.
         batches: The pages of each step.
-        steps: Number of batches, which the schedule is laid out for.
+        steps: Number of batches; the length of the schedule.
         peak_rate: Learning rate after the warm-up.
         recipe: The schedule's shape and the number of threads.
         on_step: Called with the number of steps done, after each.
@@ -114,12 +150,12 @@ def train(
 
 
 def _loss(model: MistralForCausalLM, tokens: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over the counted tokens.
+    """Return the mean cross-entropy over the counted tokens.
 
     Args:
         model: The model.
-        tokens: Token ids, of shape (pages, length), padded on the right. No mask is needed: the attention is
-            causal and the padding is not counted.
+        tokens: Token ids, of shape (pages, length), padded on the right. They need no mask: the attention is causal
+            and the padding is not counted.
         labels: The same ids, `_IGNORED` where they do not count.
     """
     import torch
@@ -127,17 +163,17 @@ def _loss(model: MistralForCausalLM, tokens: Tensor, labels: Tensor) -> Tensor:
     hidden = model.model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
     wanted = labels[:, 1:]
     counted = wanted != _IGNORED
-    # The output layer, a third of the model, is spared where nothing counts: most of the tokens.
+    # The output layer is a third of the model, and most tokens do not count: apply it only to those that do.
     return torch.nn.functional.cross_entropy(model.lm_head(hidden[counted]), wanted[counted])
 
 
 def _tensors(tokenizer: Tokenizer, pages: list[Page]) -> tuple[Tensor, Tensor]:
-    """Encodes pages to (tokens, labels), both int64 of shape (pages, length)."""
+    """Encode pages as (tokens, labels), both int64 of shape (pages, length)."""
     import torch
 
     encoded = [tokenizer.encode(page.text) for page in pages]
     length = max(len(page.ids) for page in encoded)
-    # Any id does for the padding: nothing that counts sees it.
+    # The id of the padding does not matter: no counted token attends to it.
     tokens = torch.zeros((len(pages), length), dtype=torch.int64)
     labels = torch.full((len(pages), length), _IGNORED, dtype=torch.int64)
     for row, (page, encoding) in enumerate(zip(pages, encoded, strict=True)):
@@ -150,7 +186,7 @@ def _tensors(tokenizer: Tokenizer, pages: list[Page]) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """Sets the number of torch threads: on small matrices and a busy machine, many only wait for each other."""
+    """Set the number of torch threads. On small matrices several threads mostly wait for each other."""
     import torch
 
     before = torch.get_num_threads()

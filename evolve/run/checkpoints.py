@@ -1,16 +1,14 @@
-"""Checkpoints of children, each with a manifest of its files, and how it is noticed that one was damaged."""
+"""Checkpoints that evolve made, each with a manifest of its files, and how damage to them is noticed."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from evolve.engines.protocols import MergeResult
-from evolve.run.durable import hash_file, replace_json
+from evolve.run.durable import replace_json
+from evolve.run.hashes import HashCache
 
 __all__ = ["CheckpointGuard", "Manifest"]
 
@@ -18,7 +16,7 @@ _MANIFEST = "evolve.json"
 
 
 class Manifest(BaseModel):
-    """What a checkpoint is and consists of; `files` gives size in bytes and SHA-256 by name."""
+    """What a checkpoint is and what files it has; `files` gives size in bytes and SHA-256 by name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -30,7 +28,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def of(cls, model: str, identity: str, result: MergeResult) -> Manifest:
-        """The manifest of an engine's result."""
+        """Return the manifest of an engine's result."""
         return cls(
             model=model,
             identity=identity,
@@ -41,7 +39,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, folder: Path, identity: str) -> Manifest | None:
-        """The manifest of a published checkpoint, or None where there is none of that identity."""
+        """Return the manifest of a published checkpoint, or None where there is none of that identity."""
         try:
             manifest = cls.model_validate_json((folder / _MANIFEST).read_bytes())
         except (OSError, ValidationError):
@@ -54,55 +52,28 @@ class Manifest(BaseModel):
 
 
 class CheckpointGuard:
-    """Tells whether checkpoints are whole; hashes a file once, and again only when its size or time has changed.
+    """Tells whether checkpoints are whole; a file is read only where its hash is not cached."""
 
-    Args:
-        memory: File that keeps the hashes between drivers, so that resuming a run reads no weights again; it may be
-            deleted at any time. None keeps them for this driver only.
-    """
-
-    def __init__(self, memory: Path | None = None) -> None:
-        self._memory = memory
-        self._hashes: dict[str, str] = {}
-        if memory is not None and memory.is_file():
-            with contextlib.suppress(OSError, ValueError):
-                known = json.loads(memory.read_text(encoding="utf-8"))
-                self._hashes = {str(key): str(value) for key, value in known.items()} if isinstance(known, dict) else {}
+    def __init__(self, hashes: HashCache) -> None:
+        self._hashes = hashes
 
     def damage(self, folder: Path, identity: str) -> str | None:
-        """What is wrong with a child's checkpoint, in a few words; None where it is whole."""
+        """Return what is wrong with a checkpoint, in a few words; None where it is whole."""
         if not folder.is_dir():
-            return "the checkpoint is gone"
+            return "the checkpoint is missing"
         manifest = Manifest.read(folder, identity)
         if manifest is None:
             return "the checkpoint has no manifest that fits"
         for name, (size, sha256) in manifest.files.items():
             path = folder / name
             if not path.is_file():
-                return f"{name} is gone"
+                return f"{name} is missing"
             if path.stat().st_size != size:
                 return f"{name} has {path.stat().st_size} bytes instead of {size}"
-            if self._hash(path) != sha256:
+            if self._hashes.hash_of(path) != sha256:
                 return f"the contents of {name} have changed"
         return None
 
     def trust(self, folder: Path, manifest: Manifest) -> None:
         """Take the hashes of a checkpoint that was verified just now as known."""
-        self._learn({self._key(folder / name): sha256 for name, (_, sha256) in manifest.files.items()})
-
-    def _hash(self, path: Path) -> str:
-        key = self._key(path)
-        if key not in self._hashes:
-            self._learn({key: hash_file(path)})
-        return self._hashes[key]
-
-    def _learn(self, hashes: Mapping[str, str]) -> None:
-        self._hashes |= hashes
-        if self._memory is not None:
-            replace_json(self._memory, self._hashes)
-
-    @staticmethod
-    def _key(path: Path) -> str:
-        """Changes with the file; the time of change cannot be set back, unlike that of modification."""
-        status = path.stat()
-        return f"{path} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+        self._hashes.learn({folder / name: sha256 for name, (_, sha256) in manifest.files.items()})

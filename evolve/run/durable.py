@@ -1,9 +1,8 @@
-"""Files that are either whole or not there: fsync, then rename; and what the system's errors mean to the user."""
+"""Files and folders that are either complete or missing: fsync, then rename; and the system's errors in words."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -18,7 +17,6 @@ from evolve.run.faults import fault_point
 __all__ = [
     "NO_ROOM",
     "explained",
-    "hash_file",
     "publish",
     "remove",
     "replace_json",
@@ -27,14 +25,14 @@ __all__ = [
 ]
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Errors that say that a disk, a quota or a limit is exhausted."""
+"""Numbers of the errors for a full disk, an exhausted quota and a file size limit."""
 
 
 @contextmanager
 def explained(root: Path) -> Iterator[None]:
-    """Turn what the operating system refuses while the run in `root` is driven into `RunError`, which can be resumed.
+    """Turn an OSError while the run in `root` is driven into a `RunError` that names the command to resume it.
 
-    A reader of standard output that has gone is no matter of the run, and passes.
+    A broken pipe passes: it concerns the reader of standard output and not the run.
     """
     try:
         yield
@@ -43,20 +41,12 @@ def explained(root: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename or root
         if error.errno in NO_ROOM:
-            raise DiskError(f"{where}: {error.strerror}; make room, then go on with `evolve resume {root}`") from error
-        raise RunError(
-            f"{where}: {error.strerror or error}; mend that, then go on with `evolve resume {root}`"
-        ) from error
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's contents, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+            raise DiskError(f"{where}: {error.strerror}; make room, then run `evolve resume {root}`") from error
+        raise RunError(f"{where}: {error.strerror or error}; fix the cause, then run `evolve resume {root}`") from error
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Sync the entries of a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -65,7 +55,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader finds the old one or the new one, never a part; OSError where it can't."""
+    """Replace a text file durably. A reader finds the old or the new text, never a part; OSError leaves the old."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fault_point("replace.before_write")
     try:
@@ -84,35 +74,80 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def replace_json(path: Path, data: Any) -> None:
-    """`replace_text` of indented JSON, in which numbers that are not finite are refused."""
+    """Replace a file by indented JSON; ValueError where a number is not finite."""
     replace_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def publish(staged: Path, final: Path) -> None:
-    """Move a finished staging folder into place: every file and folder in it is synced, then it is renamed.
+    """Move a complete staging folder into place durably, also to another file system.
 
-    What stood at `final` without an event is no result; it is removed first.
+    Every file and folder in it is synced before the rename. A folder that already stands at `final` has no event, so
+    it is removed first.
     """
     fault_point("publish.before_fsync")
-    for root, _, names in os.walk(staged):
-        for name in names:
-            with (Path(root) / name).open("rb") as file:
-                os.fsync(file.fileno())
-        sync_folder(Path(root))
+    _sync_contents(staged)
     fault_point("publish.after_fsync")
     remove(final)
     final.parent.mkdir(parents=True, exist_ok=True)
-    staged.rename(final)
+    try:
+        staged.rename(final)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _move_across(staged, final)
     fault_point("publish.after_rename")
     sync_folder(final.parent)
     sync_folder(staged.parent)
 
 
+def _move_across(staged: Path, final: Path) -> None:
+    """Copy a folder to a hidden folder beside `final`, sync the copy, rename it, then remove the source."""
+    copy = final.with_name(f".{final.name}.{os.getpid()}.moving")
+    if copy.exists():  # left by an earlier process with the same number
+        shutil.rmtree(copy)
+    fault_point("move.before_copy")
+    try:
+        _copy_contents(staged, copy)
+        _sync_contents(copy)
+    except OSError as error:
+        shutil.rmtree(copy, ignore_errors=True)
+        if error.errno in NO_ROOM:  # the error names the source of the copy, but the disk of the target is full
+            raise OSError(error.errno, error.strerror, str(final.parent)) from error
+        raise
+    fault_point("move.after_fsync")
+    copy.rename(final)
+    sync_folder(final.parent)
+    fault_point("move.after_rename")
+    remove(staged)
+
+
+def _copy_contents(folder: Path, copy: Path) -> None:
+    """Copy the files and folders of a folder with their times of change, as a rename would keep them."""
+    for root, _, names in os.walk(folder):
+        target = copy / Path(root).relative_to(folder)
+        target.mkdir()
+        for name in names:
+            source = Path(root) / name
+            shutil.copyfile(source, target / name)
+            times = source.stat()
+            os.utime(target / name, ns=(times.st_atime_ns, times.st_mtime_ns))
+            fault_point("move.after_file")
+
+
+def _sync_contents(folder: Path) -> None:
+    """Sync every file and folder of a folder, and the folder itself."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with (Path(root) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(root))
+
+
 def remove(path: Path) -> None:
-    """Delete a file or a folder; a folder is renamed first, so that a half-deleted one is never taken for whole."""
+    """Delete a file or a folder. A folder is renamed first, so that no half-deleted one keeps its name."""
     if path.is_dir() and not path.is_symlink():
         doomed = path.with_name(f".{path.name}.{os.getpid()}.gone")
-        if doomed.exists():  # of an earlier process with our number
+        if doomed.exists():  # left by an earlier process with the same number
             shutil.rmtree(doomed)
         path.rename(doomed)
         fault_point("remove.after_rename")

@@ -1,7 +1,7 @@
-"""Named points at which a test may kill this process, to show that nothing is lost there.
+"""Named points at which a test can kill this process, to show that nothing is lost there.
 
-The points stand around every durable step. They do nothing unless the environment variable `EVOLVE_FAULT` names one
-as `<point>` or `<point>:<n>`, which kills the process with SIGKILL when it passes that point for the n-th time; `*`
+The points surround every durable step. They do nothing unless the environment variable `EVOLVE_FAULT` names one, as
+`<point>` or `<point>:<n>`. Then the process kills itself with SIGKILL when it passes the point for the n-th time. `*`
 stands for all points together.
 """
 
@@ -11,7 +11,7 @@ import os
 import signal
 from collections import Counter
 
-__all__ = ["ANY", "POINTS", "fault_point", "passed"]
+__all__ = ["ANY", "CROSS_DEVICE_POINTS", "POINTS", "fault_point", "passed"]
 
 POINTS = (
     "lock.acquired",
@@ -32,6 +32,11 @@ POINTS = (
     "step.before_call",
     "step.after_call",
 )
+"""The points that a run in one file system passes."""
+
+CROSS_DEVICE_POINTS = ("move.before_copy", "move.after_file", "move.after_fsync", "move.after_rename")
+"""The points that `publish` also passes where the target lies on another file system."""
+
 ANY = "*"
 
 passed: Counter[str] = Counter()
@@ -39,7 +44,7 @@ passed: Counter[str] = Counter()
 
 
 def fault_point(name: str) -> None:
-    """Die here if the environment says so."""
+    """Kill this process if `EVOLVE_FAULT` says so."""
     passed[name] += 1
     passed[ANY] += 1
     wanted, _, nth = os.environ.get("EVOLVE_FAULT", "").partition(":")

@@ -1,12 +1,13 @@
 """The run folder: where everything of a run lies.
 
-The journal is the truth; all else can be deleted and made again from it and from the checkpoints.
+The journal is the truth; everything else can be deleted and made again from it and from the checkpoints.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +20,9 @@ from evolve.run.journal import read_journal, tree_of
 
 __all__ = ["RunFolder"]
 
-_OURS = {".lock", "driver.json", "config.yaml", "journal.jsonl", "family_tree.json", "run.log"}
+_OURS = {".lock", "driver.json", "progress.json", "config.yaml", "journal.jsonl", "family_tree.json", "run.log"}
 _FOLDERS = ("recipes", "models", "evals", "staging")
-_IDENTITIES = "identities.json"
-_HASHES = "hashes.json"
+_LEFTOVERS = (".*.gone", ".*.tmp", ".*.moving")
 
 
 @dataclass(frozen=True)
@@ -57,28 +57,28 @@ class RunFolder:
         return self.root / "staging"
 
     @property
-    def identities(self) -> Path:
-        """Identities of the foundations as they were last seen; kept, so that resuming a run reads no weights again."""
-        return self.staging / _IDENTITIES
+    def progress(self) -> Path:
+        """The step that the driver is at; there only while it runs."""
+        return self.root / "progress.json"
 
     @property
-    def hashes(self) -> Path:
-        """Hashes of the children's files as they were last seen; kept for the same reason."""
-        return self.staging / _HASHES
+    def models(self) -> Path:
+        """The checkpoints of the children."""
+        return self.root / "models"
 
     @property
     def scores(self) -> Path:
-        """The score store, which the runs beside this one share."""
+        """The score store, shared by the runs beside this one."""
         return self.root.parent / ".scores"
 
     @property
     def adapters(self) -> Path:
-        """Adapters merged into their models, which the runs beside this one share."""
+        """Adapters merged into their models, shared by the runs beside this one."""
         return self.root.parent / ".adapters"
 
     @property
     def converted(self) -> Path:
-        """Models whose pickled weights were converted, which the runs beside this one share."""
+        """Models with converted weights, shared by the runs beside this one."""
         return self.root.parent / ".converted"
 
     def recipe(self, model: str) -> Path:
@@ -87,24 +87,61 @@ class RunFolder:
 
     def checkpoint(self, model: str) -> Path:
         """The checkpoint of a child."""
-        return self.root / "models" / model
+        return self.models / model
 
     def evaluation(self, model: str) -> Path:
         """lm-eval's results and samples of a model."""
         return self.root / "evals" / model
 
     def relative(self, path: Path) -> str:
-        """A path as the journal and the tree give it."""
+        """Return a path in this folder as the journal and the tree keep it."""
         return path.relative_to(self.root).as_posix()
 
-    def locate(self, model: Model) -> Path:
-        """The checkpoint folder of a model that has one: absolute for a foundation, of this folder for a child."""
+    def checkpoint_of(self, model: Model) -> Path:
+        """Return the checkpoint folder of a model that has one."""
         if model.checkpoint is None:
             raise ValueError(f"{model.name} has no checkpoint")
-        return self.root / model.checkpoint
+        return self.locate(model.checkpoint)
+
+    # ------------------------------------------------------------------------------------------------ moved folders
+
+    def portable(self, path: Path | str) -> str:
+        """Return a path as the journal keeps it: relative to this folder where it lies below the runs' folder."""
+        text = str(path)
+        if not text.startswith("/") or not Path(text).is_relative_to(self.root.parent):
+            return text
+        return os.path.relpath(text, self.root)
+
+    def locate(self, text: str) -> Path:
+        """Return the absolute path of what the journal keeps as a path."""
+        return Path(os.path.normpath(self.root / text))
+
+    def portable_config(self, config: Config) -> Config:
+        """Return a configuration with its paths as the journal keeps them."""
+        return self.with_paths(config, self.portable)
+
+    def located_config(self, config: Config) -> Config:
+        """Return a configuration of the journal with absolute paths."""
+        return self.with_paths(config, lambda text: str(self.locate(text)) if text.startswith("../") else text)
+
+    @staticmethod
+    def with_paths(config: Config, change: Callable[[str], str]) -> Config:
+        """Return a configuration in which the places of models and data are changed; `change` also gets hub ids."""
+        raw = config.model_dump(mode="json")
+        raw["base_model"] = change(raw["base_model"])
+        raw["foundation_models"] = {
+            name: change(source) if isinstance(source, str) else {part: change(text) for part, text in source.items()}
+            for name, source in raw["foundation_models"].items()
+        }
+        evaluation = raw["evaluation"]
+        evaluation["datasets"] = {task: change(path) for task, path in evaluation["datasets"].items()}
+        evaluation["task_dirs"] = [change(path) for path in evaluation["task_dirs"]]
+        return Config.model_validate(raw)
+
+    # ------------------------------------------------------------------------------------------------- unfinished work
 
     def staged(self, purpose: str) -> Path:
-        """A new, empty staging folder for one piece of work; what an earlier attempt left there is gone."""
+        """Return a new, empty staging folder for one piece of work; what an earlier attempt left there is deleted."""
         path = self.staging / purpose
         if path.exists():
             remove(path)
@@ -115,21 +152,23 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """The run in an existing folder; RunFolderError where there is none."""
+        """Return the run in an existing folder; RunFolderError where there is none."""
         folder = cls(path.absolute())
         if not path.is_dir():
             what = "is a file, not a run folder" if path.exists() else "there is no such folder"
-            raise RunFolderError(f"{path}: {what}; give the folder of a run, for example runs/demo")
+            raise RunFolderError(
+                f"{path}: {what}; give the folder of a run, for example runs/demo. `evolve run` makes it after its checks"
+            )
         if not folder.journal.is_file():
             raise RunFolderError(f"{path}: holds no run (it has no journal.jsonl); give the folder of a run")
         return folder
 
     @classmethod
     def prepare(cls, path: Path) -> RunFolder:
-        """A folder for a new run or one that goes on; checked to be usable, and made only by `create`.
+        """Return a folder for a new run or one to resume; checked to be usable, and made only by `create`.
 
         Raises:
-            RunFolderError: It is a file, not writable, or holds something that is no run.
+            RunFolderError: It is a file, not writable, or is not empty and not a run.
         """
         folder = cls(path.absolute())
         try:
@@ -140,22 +179,22 @@ class RunFolder:
                 raise RunFolderError(
                     f"{path}: cannot be written ({existing} is not writable); choose another --run-dir"
                 )
-            others = folder.strangers() if path.exists() and not folder.journal.exists() else []
+            others = folder.other_files() if path.exists() and not folder.journal.exists() else []
         except OSError as error:
             raise RunFolderError(f"{path}: cannot be used ({error.strerror}); choose another --run-dir") from None
         if others:
             raise RunFolderError(
-                f"{path}: holds something that is no run ({', '.join(others[:3])}); choose another --run-dir"
+                f"{path}: is not empty and is not a run ({', '.join(others[:3])}); choose another --run-dir"
             )
         return folder
 
-    def strangers(self) -> list[str]:
-        """Names in the folder that no run makes before its journal."""
+    def other_files(self) -> list[str]:
+        """Return the names in the folder that no run makes before its journal."""
         names = sorted(item.name for item in self.root.iterdir() if item.name not in _OURS)
         return [name for name in names if not (name.startswith(".driver.json.") and name.endswith(".tmp"))]
 
     def create(self) -> None:
-        """Make the folder; durable, as are the names of the folders above that had to be made.
+        """Make the folder and the missing folders above it, durably.
 
         Raises:
             RunFolderError: The file system does not let it be made.
@@ -171,27 +210,27 @@ class RunFolder:
             sync_folder(path.parent)
         fault_point("folder.created")
 
-    def furnish(self) -> None:
-        """Make the folders in it; only after the journal, which says that they are a run's."""
+    def make_folders(self) -> None:
+        """Make the folders in it; only after the journal, which marks the folder as a run."""
         for name in _FOLDERS:
             (self.root / name).mkdir(exist_ok=True)
         sync_folder(self.root)
 
     def tidy(self, *, finished: bool = False) -> None:
-        """Clear what unfinished work of an earlier driver left behind; nobody else may drive the run.
+        """Delete what unfinished work of an earlier driver left behind; nobody else may drive the run.
 
-        Answers that an evaluation can go on from stay, and known identities and hashes, unless the run is finished.
+        Request caches stay, so that a cut evaluation can resume, unless the run has finished.
         """
         for path in self.staging.iterdir():
-            if finished or not (path.name.startswith("requests-") or path.name in {_IDENTITIES, _HASHES}):
+            if finished or not path.name.startswith("requests-"):
                 remove(path)
         for parent in (self.root, *(self.root / name for name in _FOLDERS)):
-            for pattern in (".*.gone", ".*.tmp"):
+            for pattern in _LEFTOVERS:
                 for path in parent.glob(pattern):
                     remove(path)
 
     def is_complete(self, tree: FamilyTree) -> bool:
-        """Whether a finished run's folder has all files that follow from its journal, and nothing unfinished."""
+        """Return whether a finished run's folder has all files that follow from its journal, and nothing unfinished."""
         recipes = [self.recipe(model.name) for model in tree.models if model.recipe is not None]
         if not self.config.exists() or not all(path.exists() for path in recipes):
             return False
@@ -203,11 +242,11 @@ class RunFolder:
             return False
 
     def has_begun(self) -> bool:
-        """Whether the journal has an event; RunFolderError where it cannot be read."""
+        """Return whether the journal has an event; RunFolderError where it cannot be read."""
         return self.journal.exists() and bool(read_journal(self.journal))
 
     def read_tree(self) -> FamilyTree:
-        """The family tree of the journal, which must have begun."""
+        """Return the family tree of the journal; RunFolderError where the run has not begun."""
         events = read_journal(self.journal)
         if not events:
             raise RunFolderError(f"{self.root}: the run has not begun yet; start it by `evolve run CONFIG`")

@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM: the first asks to stop at a safe moment, the second stops at once.
+"""Ctrl-C and SIGTERM: the first signal asks to stop at a safe moment, the second stops at once.
 
-A handler only notes the signal. An exception raised from it could fall between a rename and its event.
+The handler only stores the signal. An exception raised by it could separate a rename from its event.
 """
 
 from __future__ import annotations
@@ -27,33 +27,41 @@ class Interrupted(EvolveError):
 
 
 class Interrupts:
-    """Listens to the signals while it is entered; must be entered in the main thread.
+    """A context that handles the two signals; it must be entered in the main thread.
 
     Args:
-        on_first: Called when the first signal comes, to tell the user that it was heard.
-        on_second: Called before the process ends at the second signal: ends the workers.
+        on_first: Called by the first `check` after the first signal: tells the user that the run will stop soon, and
+            to press Ctrl-C again to stop now.
+        on_second: Called by the second signal before the process ends: ends the workers.
     """
 
     def __init__(self, on_first: Callable[[], None], on_second: Callable[[], None]) -> None:
         self._on_first = on_first
         self._on_second = on_second
         self._number: int | None = None
-        self._told = False
+        self._announced = False
         self._before: dict[int, Any] = {}
 
     def check(self, *, abandon: bool = True) -> None:
-        """Raise `Interrupted` if a signal came and what is under way may be given up."""
+        """Call `on_first` once after a signal, then raise `Interrupted`.
+
+        Args:
+            abandon: Whether the work in flight may be lost. Otherwise nothing is raised.
+
+        Raises:
+            Interrupted: A signal has come.
+        """
         if self._number is None:
             return
-        if not self._told:
-            self._told = True
+        if not self._announced:
+            self._announced = True
             self._on_first()
         if abandon:
             raise Interrupted(self._number)
 
     def __enter__(self) -> Interrupts:
         for number in _SIGNALS:
-            self._before[number] = signal.signal(number, self._note)
+            self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -62,7 +70,7 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self._number is not None:
             try:

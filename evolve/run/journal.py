@@ -1,7 +1,7 @@
 """The journal: an append-only file of events, one JSON object a line, fsynced, with one writer.
 
 A line is `{"seq": n, "at": "<UTC time>", "event": {...}, "crc": "<CRC-32 of all before this key>"}`. A last line
-without its newline never happened: readers pass over it, and the writer cuts it off before it appends.
+without its newline does not count: readers ignore it, and the writer cuts it off before it appends.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -24,14 +25,32 @@ from evolve.lineage import SCHEMA, Event, FamilyTree, event_adapter
 from evolve.run.durable import sync_folder
 from evolve.run.faults import fault_point
 
-__all__ = ["Journal", "read_journal", "tree_of"]
+__all__ = ["Entry", "Journal", "read_journal", "tree_of", "utc_now"]
 
 _KEYS = {"seq", "at", "event", "crc"}
 _SEAL = b', "crc": "'
 
 
-def read_journal(path: Path) -> list[Event]:
-    """All events of a journal, in order.
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a journal.
+
+    Attributes:
+        at: The UTC time of the event in ISO format.
+        event: The event.
+    """
+
+    at: str
+    event: Event
+
+
+def utc_now() -> str:
+    """Return the present time as entries carry it: UTC, ISO format, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def read_journal(path: Path) -> list[Entry]:
+    """Return all entries of a journal, in order.
 
     Raises:
         RunFolderError: The file is missing, a line of it is damaged, or a newer version of evolve wrote it.
@@ -39,42 +58,44 @@ def read_journal(path: Path) -> list[Event]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise RunFolderError(f"{path}: there is no journal; give the folder of a run") from None
+        raise RunFolderError(f"{path}: is missing; give the folder of a run") from None
     except OSError as error:
         raise RunFolderError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    return list(_events(data, path))
+    return list(_entries(data, path))
 
 
-def _events(data: bytes, path: Path) -> Iterator[Event]:
+def _entries(data: bytes, path: Path) -> Iterator[Entry]:
     whole = data[: data.rfind(b"\n") + 1]
     for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
         where = f"{path}: line {number}"
         if number == 1:
             _refuse_newer(line, path)
         try:
-            sequence, event = _opened(line)
+            sequence, at, event = _parsed(line)
         except (ValueError, KeyError, TypeError, RecursionError):
             raise RunFolderError(f"{where} is damaged; restore the journal from a copy of the run folder") from None
         if sequence != number:
-            raise RunFolderError(f"{where} has number {sequence}, so a line is missing or doubled; restore the journal")
+            raise RunFolderError(f"{where} has number {sequence}: a line is missing or repeated; restore the journal")
         try:
-            yield event_adapter.validate_python(event)
+            yield Entry(at, event_adapter.validate_python(event))
         except ValidationError as error:
             first = error.errors()[0]
             problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
             raise RunFolderError(f"{where} is damaged ({problem}); restore the journal from a copy") from None
 
 
-def _opened(line: bytes) -> tuple[Any, Any]:
-    """Number and event of a line; any other error than RecursionError is a ValueError, KeyError or TypeError."""
+def _parsed(line: bytes) -> tuple[Any, str, Any]:
+    """Return number, time and event of a line; ValueError, KeyError, TypeError or RecursionError if it is damaged."""
     entry = json.loads(line)
     if entry["crc"] != _crc(line[: line.rindex(_SEAL)]) or set(entry) != _KEYS:
         raise ValueError("its checksum differs")
-    return entry["seq"], entry["event"]
+    if not isinstance(entry["at"], str):
+        raise TypeError("its time is not a string")
+    return entry["seq"], entry["at"], entry["event"]
 
 
 def _sealed(entry: dict[str, Any]) -> bytes:
-    """The line of an entry, with the checksum that tells a damaged line from a whole one."""
+    """Return the line of an entry, with its checksum."""
     body = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode()[:-1]
     return body + _SEAL + _crc(body).encode() + b'"}\n'
 
@@ -83,21 +104,25 @@ def _crc(body: bytes) -> str:
     return f"{zlib.crc32(body):08x}"
 
 
-def tree_of(events: list[Event], path: Path) -> FamilyTree:
-    """The family tree of a journal's events; RunFolderError, with the line, where one contradicts those before it."""
+def tree_of(entries: Sequence[Entry], path: Path) -> FamilyTree:
+    """Return the family tree of a journal's entries.
+
+    Raises:
+        RunFolderError: An event contradicts those before it; the message gives its line in `path`.
+    """
     tree = FamilyTree()
-    for number, event in enumerate(events, start=1):
+    for number, entry in enumerate(entries, start=1):
         try:
-            tree.apply(event)
+            tree.apply(entry.event, entry.at)
         except (ValueError, KeyError) as error:
             raise RunFolderError(
-                f"{path}: line {number} contradicts those before it ({error}); restore the journal from a copy"
+                f"{path}: line {number} contradicts the lines before it ({error}); restore the journal from a copy"
             ) from error
     return tree
 
 
 def _refuse_newer(line: bytes, path: Path) -> None:
-    """Before all else: whatever a newer version has changed, its first line gives its schema in this place."""
+    """Refuse a newer schema first: in every version the first line gives it in this place, whatever else differs."""
     try:
         schema = json.loads(line)["event"]["schema_version"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -110,32 +135,36 @@ def _refuse_newer(line: bytes, path: Path) -> None:
 
 
 class Journal:
-    """The one writer of a journal; the caller holds the lock of the run folder.
+    """The only writer of a journal, a context manager. The caller holds the lock of the run folder.
 
-    Opening cuts a torn last line off. Use as a context manager.
+    Opening the journal cuts off an incomplete last line.
 
     Attributes:
-        events: What was in the journal when it was opened.
+        entries: The entries of the journal when it was opened.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.events: list[Event] = read_journal(path) if path.exists() else []
-        self._length = len(self.events)
+        self.entries: list[Entry] = read_journal(path) if path.exists() else []
+        self._length = len(self.entries)
         is_new = not path.exists()
         self._file: io.FileIO = path.open("ab", buffering=0)
         self._cut_torn_line()
         if is_new:
             sync_folder(path.parent)
 
-    def append(self, event: Event) -> None:
-        """Write an event and wait until it is on the disk; OSError leaves the journal as it was."""
-        entry = {
-            "seq": self._length + 1,
-            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "event": event.model_dump(mode="json"),
-        }
-        line = _sealed(entry)
+    def append(self, event: Event, at: str | None = None) -> str:
+        """Write an event and wait until it is on the disk; OSError leaves the journal as it was.
+
+        Args:
+            event: The event.
+            at: Its time, from `utc_now`; None for the present time.
+
+        Returns:
+            The time that was written.
+        """
+        at = at or utc_now()
+        line = _sealed({"seq": self._length + 1, "at": at, "event": event.model_dump(mode="json")})
         size = self._file.tell()
         fault_point("journal.before_write")
         try:
@@ -148,13 +177,14 @@ class Journal:
             raise
         fault_point("journal.after_fsync")
         self._length += 1
+        return at
 
     def _write(self, line: bytes) -> None:
-        if self._file.write(line) != len(line):  # a disk that fills up takes a part of the line without complaint
+        if self._file.write(line) != len(line):  # a disk that becomes full accepts a part of the line without an error
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def close(self) -> None:
-        """Close the file; the journal cannot be appended to any more."""
+        """Close the file."""
         self._file.close()
 
     def __enter__(self) -> Journal:

@@ -1,7 +1,7 @@
-"""One driver a run folder.
+"""The lock of a run folder: one driver at a time.
 
-The lock is the operating system's, on the file `.lock`, so that it ends with its process. Beside it, `driver.json`
-says who holds it, for messages and for file systems on which another host's lock is not seen.
+The lock is the operating system's, on the file `.lock`, so it ends with its process. `driver.json` beside it names the
+holder, for messages and for file systems that do not show the lock of another host.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from evolve.run.faults import fault_point
 
 __all__ = ["Holder", "driver_lock", "live_holder"]
 
-_GRACE_S = 0.3  # in which a look at the lock by `live_holder` passes
+_GRACE_S = 0.3  # longer than `live_holder` holds the lock when it tests it
 
 
 @dataclass(frozen=True)
@@ -42,28 +42,28 @@ class Holder:
 
 @contextmanager
 def driver_lock(folder: Path, *, force: bool = False) -> Iterator[Holder]:
-    """Hold the run folder as its only driver.
+    """Hold the lock of a run folder.
 
     Args:
         folder: The run folder, which exists.
-        force: Take over from a driver on another host, which cannot be seen from here.
+        force: Take over from a driver on another host, whose end cannot be seen from here.
 
     Raises:
-        RunFolderError: Another driver holds it, or one on another host did not let go of it.
+        RunFolderError: Another driver holds the lock, or one on another host did not release it.
     """
     lock = filelock.FileLock(folder / ".lock", timeout=_GRACE_S)
     try:
         lock.acquire()
     except filelock.Timeout:
         raise RunFolderError(
-            f"{folder}: is being driven by {_read_holder(folder) or 'another process'}; wait for it or stop it"
+            f"{folder}: the run is being driven by {_read_holder(folder) or 'another process'}; wait for it or stop it"
         ) from None
     try:
         before = _read_holder(folder)
         if before is not None and before.host != socket.gethostname() and not force:
             raise RunFolderError(
-                f"{folder}: is held by {before}, which cannot be seen from this host; make sure that it has ended, "
-                "then give --force"
+                f"{folder}: the run is locked by {before}, which cannot be seen from this host; make sure that the "
+                "process has ended, then give --force"
             )
         holder = Holder(socket.gethostname(), os.getpid(), datetime.now(UTC).isoformat(timespec="seconds"))
         replace_json(folder / "driver.json", asdict(holder))
@@ -77,7 +77,7 @@ def driver_lock(folder: Path, *, force: bool = False) -> Iterator[Holder]:
 
 
 def live_holder(folder: Path) -> Holder | None:
-    """Who drives the run just now, without waiting and without disturbing it; None where nobody is known to."""
+    """Return the process that drives the run, without waiting; None where there is none."""
     holder = _read_holder(folder)
     if holder is not None and holder.host == socket.gethostname() and _is_free(folder / ".lock"):
         return None
@@ -85,7 +85,7 @@ def live_holder(folder: Path) -> Holder | None:
 
 
 def _is_free(lock: Path) -> bool:
-    """Whether no process of this host holds the lock; a process number would not do, since numbers are used again."""
+    """Tell whether no process of this host holds the lock. The process number cannot tell: numbers are reused."""
     try:
         with lock.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

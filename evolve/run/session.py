@@ -1,52 +1,39 @@
-"""Starting, resuming and looking at runs: what the commands call."""
+"""Starting, resuming and checking runs: what the commands call."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from evolve.config import Config
-from evolve.engines.protocols import Engines, TaskFacts
+from evolve.engines.protocols import Engines, Report
 from evolve.errors import InputError, RunFolderError
-from evolve.lineage import FamilyTree, RunStopped, SettingsChanged
-from evolve.run.changes import Change
-from evolve.run.derived import DerivedCache
+from evolve.lineage import FamilyTree, InputsMoved, RunContinued, RunStopped
+from evolve.run import inputs
 from evolve.run.driver import Driver, restore_files
 from evolve.run.durable import explained
-from evolve.run.executors import Executor, LocalExecutor
+from evolve.run.executors import Executor, LocalExecutor, Progress
 from evolve.run.folder import RunFolder
-from evolve.run.foundations import restore_made
-from evolve.run.inputs import accepted_changes, identities_of, refuse_changed_inputs, refuse_twins, remember
+from evolve.run.hashes import HashCache
+from evolve.run.inputs.changes import Change
+from evolve.run.inputs.fingerprint import Reporter
 from evolve.run.interrupts import Interrupted, Interrupts
 from evolve.run.journal import Journal, tree_of
 from evolve.run.lock import driver_lock
-from evolve.run.observer import Observer
-from evolve.run.preflight import Preflight, inspect_engines, look_at_models, with_models_made
-from evolve.run.steps import Workshop
+from evolve.run.observer import Observer, Observers, ProgressFile
+from evolve.run.steps import RunContext
 from evolve.run.store import ScoreStore
 
-__all__ = ["Finished", "Session", "check"]
+__all__ = ["Finished", "Findings", "Session"]
 
 _LOG = logging.getLogger("evolve.run")
-ExecutorFactory = Callable[[Observer], Executor]
-
-
-def _local(observer: Observer) -> Executor:
-    return LocalExecutor(observer.working)
-
-
-@contextmanager
-def _executor(make: ExecutorFactory, observer: Observer) -> Iterator[Executor]:
-    executor = make(observer)
-    try:
-        yield executor
-    finally:
-        executor.close()
+ExecutorFactory = Callable[[Progress, str], Executor]
+"""Makes an executor that reports progress and computes on a device."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +46,12 @@ class Finished:
     worked: bool
 
 
-def check(
-    config: Config, engines: Engines, observer: Observer, executors: ExecutorFactory = _local
-) -> tuple[Preflight, Mapping[str, TaskFacts]]:
-    """All checks that come before the work; raises `InputError` with the mend where something is wrong."""
-    with _told(), _readable():
-        found = look_at_models(config, partly=True)
-        identities_of(found, observer)
-    with _told(), _executor(executors, observer) as executor:
-        return found, inspect_engines(found, engines, executor)
+@dataclass(frozen=True)
+class Findings:
+    """What `check` found; `timing` is there where it was asked for and a foundation could be scored."""
+
+    checked: inputs.Checked
+    timing: inputs.Timing | None
 
 
 @dataclass
@@ -76,124 +60,179 @@ class Session:
 
     Attributes:
         force: Take over from a driver on another host.
-        executors: Makes the executor, given the log and the observer.
+        executors: Makes the executor.
     """
 
     engines: Engines
     observer: Observer
     force: bool = False
-    executors: ExecutorFactory = field(default=_local)
+    executors: ExecutorFactory = field(default=LocalExecutor)
+
+    def check(self, config: Config, fetch: inputs.Fetch, *, time: bool = False) -> Findings:
+        """Check everything that can be known before the work.
+
+        Args:
+            config: The configuration.
+            fetch: What may be asked of the hub.
+            time: Score a few documents, for an estimate of the run's time.
+
+        Raises:
+            InputError: Something is wrong; the message names it and the fix.
+            RunError: The worker failed.
+        """
+        with _interruptible(), _readable(), self._executor(config) as executor:
+            located = inputs.locate(config, fetch)
+            checked = inputs.check(located, self.engines, executor)
+            inputs.fingerprint_inputs(checked, HashCache(), _reporter(self.observer))
+            timing = inputs.time_one_batch(checked, self.engines, executor) if time else None
+            return Findings(checked, timing)
 
     def run(self, config: Config, run_dir: Path) -> Finished:
-        """Start the run of a configuration in a folder, or go on with it where it was interrupted.
+        """Start the run of a configuration in a folder, or resume it where it was interrupted.
 
         Raises:
             InputError: Something given is wrong; nothing was changed.
-            RunError: The run cannot go on.
+            RunError: The run cannot continue.
             Interrupted: The user asked to stop.
         """
         folder = RunFolder.prepare(run_dir)
         if folder.has_begun():
             return self.resume(run_dir, config)
-        with _told(), explained(folder.root):
+        with _interruptible(), explained(folder.root), self._executor(config) as executor:
             with _readable():
-                found = look_at_models(config)
-                identities = identities_of(found, self.observer)
-            with _executor(self.executors, self.observer) as executor:
-                inspect_engines(found, self.engines, executor)
-                found, identities = self._made(found, identities, folder, executor)
-                folder.create()
-                with driver_lock(folder.root, force=self.force), Journal(folder.journal) as journal:
-                    if journal.events:
-                        raise RunFolderError(f"{run_dir}: another process has just begun a run there; resume that")
-                    with self._driver(folder, FamilyTree(), journal, executor) as driver:
-                        remember(found, identities, folder)
-                        folder.write_config(config)
-                        driver.record(found.start_event(identities))
-                        return _finish(folder, driver)
-
-    def _made(
-        self, found: Preflight, identities: dict[str, str], folder: RunFolder, executor: Executor
-    ) -> tuple[Preflight, dict[str, str]]:
-        """Make what must be made of the models; what only then can be known of them is checked then."""
-        adapters, converted = DerivedCache(folder.adapters, executor), DerivedCache(folder.converted, executor)
-        ready, identities = with_models_made(found, identities, adapters=adapters, converted=converted)
-        refuse_twins(ready, identities)
-        if found.pickled:
-            inspect_engines(ready, self.engines, executor)
-        return ready, identities
+                located = inputs.locate(config, inputs.Fetch())
+                checked = inputs.check(located, self.engines, executor)
+                hashes = HashCache()
+                found = inputs.fingerprint_inputs(checked, hashes, _reporter(self.observer))
+            ready = inputs.prepare(found, self._preparer(folder, config, executor, hashes), self.engines)
+            folder.create()
+            with driver_lock(folder.root, force=self.force), Journal(folder.journal) as journal:
+                if journal.entries:
+                    raise RunFolderError(f"{run_dir}: another process has just begun a run there; resume that")
+                context = RunContext(folder, FamilyTree(), self.engines, hashes)
+                with self._driver(context, journal, executor) as driver:
+                    folder.write_config(config)
+                    driver.record(ready.start_event(folder))
+                    return _finish(driver, folder)
 
     def resume(self, run_dir: Path, config: Config | None = None) -> Finished:
-        """Go on with the run of a folder, with another configuration where that changes no result.
+        """Resume the run of a folder, with another configuration where that changes no result.
 
         Raises:
             InputError: The configuration, a model or the data has changed since the run began; nothing was changed.
-            RunError: The run cannot go on.
+            RunError: The run cannot continue.
             Interrupted: The user asked to stop.
         """
         folder = RunFolder.open(run_dir)
         tree = folder.read_tree()
-        changes = accepted_changes(tree, folder, config) if config is not None else []
-        with _told(), explained(folder.root):
-            if tree.stop is not None and not _reopens(tree.stop, changes):
+        with _interruptible(), explained(folder.root):
+            _, changes = _settings(tree, folder, config)
+            if tree.stop is not None and not _continues(tree.stop, changes):
                 self._restore(folder, tree)
                 return Finished(folder, tree, tree.stop, worked=False)
             with driver_lock(folder.root, force=self.force), Journal(folder.journal) as journal:
-                return self._go_on(folder, journal, config)
+                return self._resume(folder, journal, config)
 
-    def _go_on(self, folder: RunFolder, journal: Journal, config: Config | None) -> Finished:
+    def _resume(self, folder: RunFolder, journal: Journal, config: Config | None) -> Finished:
         """Resume under the lock; what was read before it may have changed."""
-        tree = tree_of(journal.events, folder.journal)
-        changes = accepted_changes(tree, folder, config) if config is not None else []
-        folder.furnish()
-        with _executor(self.executors, self.observer) as executor:
-            restore_made(tree, executor)
-            refuse_changed_inputs(tree, folder, self.observer)
-            with self._driver(folder, tree, journal, executor) as driver:
-                if changes and config is not None:
-                    driver.record(
-                        SettingsChanged(
-                            changes={change.key: (change.then, change.now) for change in changes},
-                            config=config.model_dump(mode="json"),
-                        )
-                    )
+        tree = tree_of(journal.entries, folder.journal)
+        settings, changes = _settings(tree, folder, config)
+        folder.make_folders()
+        hashes = HashCache()
+        with self._executor(settings) as executor:
+            inputs.refuse_other_engines(tree)
+            inputs.refuse_changed_data(tree, settings, folder.root, hashes)
+            preparer = self._preparer(folder, settings, executor, hashes)
+            moved = inputs.verify_models(tree, settings, folder, preparer, _reporter(self.observer))
+            context = RunContext(folder, tree, self.engines, hashes)
+            with self._driver(context, journal, executor) as driver:
+                if changes:
+                    driver.record(inputs.settings_changed(changes, folder, settings))
+                if moved:
+                    driver.record(InputsMoved(paths=moved, root=str(folder.root)))
+                if tree.stop is not None and tree.stop.reason == "failed":
+                    driver.record(_retry_failed(tree))
                 driver.restore_files()
-                return _finish(folder, driver)
+                return _finish(driver, folder)
 
     def _restore(self, folder: RunFolder, tree: FamilyTree) -> None:
         """Complete a finished run's folder: a file was deleted, or the driver was killed after the last event."""
         if folder.is_complete(tree):
             return
         with driver_lock(folder.root, force=self.force):
-            folder.furnish()
-            restore_files(Workshop(folder, tree, self.engines))
+            folder.make_folders()
+            restore_files(RunContext(folder, tree, self.engines))
             folder.tidy(finished=True)
 
+    def _preparer(self, folder: RunFolder, config: Config, executor: Executor, hashes: HashCache) -> inputs.Preparer:
+        return inputs.Preparer(
+            folder.adapters, folder.converted, executor, hashes, trust_remote_code=config.trust_remote_code
+        )
+
     @contextmanager
-    def _driver(self, folder: RunFolder, tree: FamilyTree, journal: Journal, executor: Executor) -> Iterator[Driver]:
-        """The driver with its log and its signals."""
-        folder.furnish()
+    def _executor(self, config: Config) -> Iterator[Executor]:
+        executor = self.executors(self.observer.working, config.device)
+        try:
+            yield executor
+        finally:
+            executor.close()
+
+    @contextmanager
+    def _driver(self, context: RunContext, journal: Journal, executor: Executor) -> Iterator[Driver]:
+        """Make the driver, with its log, its progress file and its signal handlers."""
+        folder = context.folder
+        folder.make_folders()
         folder.tidy()
         ScoreStore(folder.scores, folder.root).tidy()
-        executor.settle(folder.log, folder.staging)
+        executor.redirect(folder.log, folder.staging)
+        progress = ProgressFile(folder.progress)
+        observers = Observers(self.observer, progress)
         interrupts = Interrupts(
-            on_first=lambda: self.observer.note("stopping at the next safe moment; again to stop at once"),
+            on_first=lambda: observers.note("stopping at the next safe moment; press Ctrl-C again to stop now"),
             on_second=executor.abandon,
         )
-        shop = Workshop(folder, tree, self.engines)
-        with _logging_to(folder.log), interrupts:
-            yield Driver(shop, journal, executor, self.observer, interrupts)
+        with _logging_to(folder.log), contextlib.closing(progress), interrupts:
+            yield Driver(context, journal, executor, observers, interrupts)
 
 
-def _finish(folder: RunFolder, driver: Driver) -> Finished:
+def _settings(tree: FamilyTree, folder: RunFolder, config: Config | None) -> tuple[Config, list[Change]]:
+    """Return the configuration to resume with, and how it differs from the recorded one."""
+    if config is None:
+        settings = inputs.moved_config(tree, folder)
+    else:
+        settings = inputs.with_recorded_recipes(tree, folder, config)
+    return settings, inputs.accepted_changes(tree, folder, settings)
+
+
+def _continues(stop: RunStopped, changes: list[Change]) -> bool:
+    """Return whether a stopped run has something to do: the limit that stopped it was raised, or it had failed."""
+    limits = {"budget": "strategy.max_generations", "saturated": "strategy.stop_at_kinship"}
+    return stop.reason == "failed" or any(change.key == limits.get(stop.reason) for change in changes)
+
+
+def _retry_failed(tree: FamilyTree) -> RunContinued:
+    failed = [model.name for model in tree.children_of(tree.generation) if model.status == "failed"]
+    return RunContinued(reason=f"every child of generation {tree.generation} had failed", retried=tuple(failed))
+
+
+def _finish(driver: Driver, folder: RunFolder) -> Finished:
     stop = driver.run()
     folder.tidy(finished=True)
     return Finished(folder, driver.tree, stop, worked=True)
 
 
+def _reporter(observer: Observer) -> Reporter:
+    """Return what makes the reports of fingerprints, by the name of a model."""
+
+    def report_on(name: str) -> Report:
+        return lambda words, done, total: observer.working("inputs", f"{words} {name}", done, total)
+
+    return report_on
+
+
 @contextmanager
-def _told() -> Iterator[None]:
-    """Ctrl-C before or after the driver listens: there is nothing under way that could be lost."""
+def _interruptible() -> Iterator[None]:
+    """Turn a Ctrl-C that comes while no driver listens into `Interrupted`: nothing under way could be lost."""
     try:
         yield
     except KeyboardInterrupt:
@@ -202,7 +241,7 @@ def _told() -> Iterator[None]:
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """What cannot be read before the run has begun was given by the user."""
+    """Turn an OSError during the checks into an InputError: the file was given by the user."""
     try:
         yield
     except OSError as error:
@@ -210,13 +249,13 @@ def _readable() -> Iterator[None]:
 
 
 class _Log(logging.FileHandler):
-    """A log that a full disk silences; the run itself says that the disk is full."""
+    """A log that stays silent on a full disk; the run itself reports the full disk."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Pass over it."""
+        """Ignore it."""
 
     def close(self) -> None:
-        """Close the file, whatever of it could not be written."""
+        """Close the file, even where its end cannot be written."""
         with contextlib.suppress(OSError):
             super().close()
 
@@ -233,7 +272,3 @@ def _logging_to(path: Path) -> Iterator[None]:
     finally:
         _LOG.removeHandler(handler)
         handler.close()
-
-
-def _reopens(stop: RunStopped, changes: list[Change]) -> bool:
-    return stop.reason == "budget" and any(change.key == "strategy.max_generations" for change in changes)

@@ -1,4 +1,4 @@
-"""`evolve nursery`: what it says of a family that is there, and of one that is no good; the building is faked."""
+"""`evolve nursery`: it builds and examines a family, keeps a complete one and refuses a bad one; training is faked."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from evolve.run.executors import Call, Done
 ROOT = Path(__file__).parents[2]
 
 
-class _Works:
-    """In place of a worker: builds and merges by making folders, and scores as it is told."""
+class _FakeExecutor:
+    """Builds the family in this process, merges nothing, and returns fixed scores."""
 
     jobs: list[Any]
     merge_score = 0.62
 
-    def __init__(self, progress: Callable[..., None]) -> None:
+    def __init__(self, progress: Callable[..., None], device: str = "auto") -> None:
         self._call: Call | None = None
 
     def submit(self, call: Call) -> None:
         self.jobs.append(call.job)
+        assert call.gpus == isinstance(call.job, MergeJob | EvaluateJob), "engines get a device, the training none"
         self._call = call
 
     def wait(self, timeout: float) -> Done:
@@ -52,12 +53,12 @@ class _Works:
         return EvaluateResult(scores=scores, seconds=1.0, batch_size=16)
 
     def close(self) -> None:
-        """Nothing is open."""
+        pass
 
 
 @pytest.fixture
-def works(monkeypatch: pytest.MonkeyPatch, fake_family: Path, tmp_path: Path) -> type[_Works]:
-    """A nursery that takes no time; its seed is the manifest's text."""
+def executor(monkeypatch: pytest.MonkeyPatch, fake_family: Path, tmp_path: Path) -> type[_FakeExecutor]:
+    """A nursery without training; the manifest is the seed alone."""
 
     def build(directory: Path, *, seed: int, on_progress: object) -> Family:
         directory.mkdir(parents=True, exist_ok=True)
@@ -78,14 +79,14 @@ def works(monkeypatch: pytest.MonkeyPatch, fake_family: Path, tmp_path: Path) ->
         known = manifest.is_file() and (seed is None or manifest.read_text() == str(seed))
         return family(directory) if known else None
 
-    works = type("Works", (_Works,), {"jobs": []})
-    monkeypatch.setattr(rearing, "LocalExecutor", works)
+    executor = type("Executor", (_FakeExecutor,), {"jobs": []})
+    monkeypatch.setattr(rearing, "LocalExecutor", executor)
     monkeypatch.setattr(rearing, "build", build)
     monkeypatch.setattr(rearing, "load", load)
-    return works
+    return executor
 
 
-def test_a_family_is_built_and_examined(command, works, tmp_path):
+def test_a_family_is_built_and_examined(command, executor, tmp_path):
     answer = command("nursery", tmp_path / "nursery")
 
     assert answer.code == 0
@@ -97,56 +98,56 @@ def test_a_family_is_built_and_examined(command, works, tmp_path):
         "coreference × facts: 62.0 points (winogrande 62.0, gsm8k 62.0, truthfulqa_mc2 62.0)",
         "arithmetic × facts: 62.0 points (winogrande 62.0, gsm8k 62.0, truthfulqa_mc2 62.0)",
     ]
-    merges = [job for job in works.jobs if isinstance(job, MergeJob)]
+    merges = [job for job in executor.jobs if isinstance(job, MergeJob)]
     assert [[path.name for path in job.parents] for job in merges] == [
         ["arithmetic", "coreference"],
         ["coreference", "facts"],
         ["arithmetic", "facts"],
     ]
-    evaluations = [job for job in works.jobs if isinstance(job, EvaluateJob)]
+    evaluations = [job for job in executor.jobs if isinstance(job, EvaluateJob)]
     assert len(evaluations) == 6
     assert all(spec.dataset is not None and spec.limit == 100 for job in evaluations for spec in job.tasks)
     assert not any(job.output.exists() for job in evaluations)
 
 
-def test_a_family_that_is_there_is_left_alone(command, works, tmp_path):
+def test_a_complete_family_is_kept(command, executor, tmp_path):
     command("nursery", tmp_path / "nursery", "--seed", "3")
-    works.jobs.clear()
+    executor.jobs.clear()
 
     for arguments in ([], ["--seed", "3"]):
         answer = command("nursery", tmp_path / "nursery", *arguments)
         assert answer.code == 0
-        assert answer.out == f"The family in {tmp_path}/nursery is there already.\n"
-    assert not works.jobs
+        assert answer.out == f"The family in {tmp_path}/nursery is complete; nothing to do.\n"
+    assert not executor.jobs
 
 
-def test_a_family_of_another_seed_is_not_replaced(command, works, refused, tmp_path):
+def test_a_family_of_another_seed_is_not_replaced(command, executor, refused, tmp_path):
     command("nursery", tmp_path / "nursery", "--seed", "3")
-    works.jobs.clear()
+    executor.jobs.clear()
 
     refused(
         *("nursery", tmp_path / "nursery", "--seed", "4"),
         words=(f"{tmp_path}/nursery: ", "another seed than --seed 4", "give another folder"),
     )
-    assert not works.jobs
+    assert not executor.jobs
 
 
-def test_a_family_that_is_no_good_is_refused_and_not_taken_for_one(command, works, tmp_path):
-    works.merge_score = 0.5
+def test_a_family_that_is_not_usable_is_refused_and_not_loaded_again(command, executor, tmp_path):
+    executor.merge_score = 0.5
 
     answer = command("nursery", tmp_path / "nursery")
 
     assert answer.code == 1
-    assert f"{tmp_path}/nursery: the family is no good test bed: " in answer.err
+    assert f"{tmp_path}/nursery: is not a usable test bed: " in answer.err
     assert answer.err.endswith("try another --seed\n")
     assert not (tmp_path / "nursery" / MANIFEST).exists()
     assert (tmp_path / "nursery" / UNFINISHED).exists()
-    works.merge_score = 0.62
+    executor.merge_score = 0.62
     assert command("nursery", tmp_path / "nursery", "--seed", "1").code == 0
 
 
 @pytest.mark.usefixtures("no_engine")
-def test_a_folder_that_cannot_be_used(refused, command, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_used_is_refused(refused, command, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     refused("nursery", tmp_path / "file", words=(f"{tmp_path}/file: is a file", "give a folder"))
     refused("nursery", tmp_path / "file" / "in", words=(f"{tmp_path}/file/in: ", "give another folder"))

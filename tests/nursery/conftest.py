@@ -1,4 +1,4 @@
-"""A family so small that it is made in seconds; nothing is learnt by it."""
+"""A family so small that it is built in seconds; it learns nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The judgement on a family's scores."""
+"""The acceptance test of a family: each reason to refuse it is named."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def changed(name: str, **scores: float) -> dict[str, dict[str, float]]:
     return {**GOOD, name: {**GOOD[name], **scores}}
 
 
-def test_a_good_family_lacks_nothing() -> None:
+def test_a_usable_family_is_accepted() -> None:
     assert shortfalls(GOOD, OWN_TASK, MERGES) == []
 
 
-def test_a_rival_on_the_own_task_is_named() -> None:
+def test_a_specialist_that_is_not_best_at_its_task_is_named() -> None:
     (sentence,) = shortfalls(changed("facts", gsm8k=0.96, winogrande=0.3), OWN_TASK, MERGES)
     assert sentence == "arithmetic should be best at gsm8k, but scores 95.0 and facts scores 96.0"
 
 
-def test_a_tie_on_the_own_task_is_not_best() -> None:
+def test_a_tie_at_its_task_is_not_best() -> None:
     assert len(shortfalls(changed("facts", gsm8k=0.95, winogrande=0.3), OWN_TASK, MERGES)) == 1
 
 
@@ -54,17 +54,17 @@ def test_floor_and_ceiling(level: float, limit: str) -> None:
     assert all(limit in sentence for sentence in found)
 
 
-def test_merges_must_beat_the_better_parent() -> None:
+def test_a_merge_must_beat_the_better_parent() -> None:
     # Above the mean of the parents, not above both.
     (sentence,) = shortfalls(GOOD, OWN_TASK, {("facts", "coreference"): 0.70})
     assert sentence == "a first merge should beat both its parents, but none does: facts x coreference 70.0"
 
 
-def test_no_merges_are_a_shortfall() -> None:
+def test_a_family_without_merges_is_refused() -> None:
     assert "there are no merges" in shortfalls(GOOD, OWN_TASK, {})[0]
 
 
-def test_scores_that_are_no_numbers_are_no_pass() -> None:
+def test_scores_that_are_not_numbers_are_refused() -> None:
     found = shortfalls(changed("facts", truthfulqa_mc2=math.nan), OWN_TASK, {("facts", "arithmetic"): math.nan})
     assert any("facts should be best" in sentence for sentence in found)
     assert any("average of facts" in sentence for sentence in found)
@@ -80,6 +80,6 @@ def test_scores_that_are_no_numbers_are_no_pass() -> None:
         (GOOD, OWN_TASK, {("facts", "nobody"): 0.5}, "nobody"),
     ],
 )
-def test_what_makes_no_sense_is_refused(specialists, own_task, merges, message) -> None:
+def test_scores_that_do_not_fit_together_are_an_error(specialists, own_task, merges, message) -> None:
     with pytest.raises(ValueError, match=message):
         shortfalls(specialists, own_task, merges)

@@ -1,4 +1,4 @@
-"""Building and loading a family: the layout, determinism, and unfinished folders."""
+"""Building and loading a family: the layout, determinism, incomplete folders, and the family of the demo."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from evolve.errors import InputError
 from evolve.nursery import Family, NurseryRecipe, build, load
 from evolve.nursery import family as family_module
+from tests.conftest import Evolve
 
 ROOT = Path(__file__).parents[2]
-ANEW = """
+BUILD = """
 import json, sys
 from pathlib import Path
 from evolve.nursery import NurseryRecipe, build
@@ -52,9 +53,9 @@ def test_layout(micro: Family) -> None:
 
 
 def test_a_fresh_process_gives_the_same_bytes(micro: Family, tmp_path: Path, recipe: NurseryRecipe, seed: int) -> None:
-    # Another hash seed: an order that hangs on it would show.
+    # Another hash seed: an order that depends on it would differ.
     subprocess.run(
-        [sys.executable, "-c", ANEW, str(tmp_path / "again"), json.dumps(asdict(recipe)), str(seed)],
+        [sys.executable, "-c", BUILD, str(tmp_path / "again"), json.dumps(asdict(recipe)), str(seed)],
         check=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONHASHSEED": "12345"},
@@ -82,7 +83,7 @@ def test_models_load_and_differ(micro: Family) -> None:
         assert not torch.equal(weights[name], weights["base"])
 
 
-def test_tokenizer_knows_every_text(micro: Family, recipe: NurseryRecipe) -> None:
+def test_the_tokenizer_encodes_every_text(micro: Family, recipe: NurseryRecipe) -> None:
     for folder in models(micro).values():
         tokenizer = AutoTokenizer.from_pretrained(folder)
         assert (tokenizer.pad_token, tokenizer.eos_token) == ("<pad>", "</s>")
@@ -91,7 +92,7 @@ def test_tokenizer_knows_every_text(micro: Family, recipe: NurseryRecipe) -> Non
             assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_configuration_suits_generation(micro: Family, recipe: NurseryRecipe) -> None:
+def test_the_configuration_allows_generation(micro: Family, recipe: NurseryRecipe) -> None:
     model = AutoModelForCausalLM.from_pretrained(micro.base)
     tokenizer = AutoTokenizer.from_pretrained(micro.base)
     settings = GenerationConfig.from_pretrained(micro.base)
@@ -104,7 +105,9 @@ def test_configuration_suits_generation(micro: Family, recipe: NurseryRecipe) ->
     assert written.shape[1] > prompt["input_ids"].shape[1]
 
 
-def test_the_process_is_left_as_it_was(tmp_path: Path, recipe: NurseryRecipe, seed: int) -> None:
+def test_the_generators_and_threads_of_the_process_do_not_change(
+    tmp_path: Path, recipe: NurseryRecipe, seed: int
+) -> None:
     torch.manual_seed(1)
     random.seed(1)
     state, python_state, threads = torch.get_rng_state(), random.getstate(), torch.get_num_threads()
@@ -114,7 +117,7 @@ def test_the_process_is_left_as_it_was(tmp_path: Path, recipe: NurseryRecipe, se
     assert torch.get_num_threads() == threads
 
 
-def test_progress_ends_at_its_total(tmp_path: Path, recipe: NurseryRecipe, seed: int) -> None:
+def test_progress_counts_all_steps(tmp_path: Path, recipe: NurseryRecipe, seed: int) -> None:
     told: list[tuple[str, int, int]] = []
     build(tmp_path, seed=seed, recipe=recipe, on_progress=lambda *news: told.append(news))
     total = recipe.base_steps + sum(recipe.specialist_steps)
@@ -128,12 +131,12 @@ def test_progress_ends_at_its_total(tmp_path: Path, recipe: NurseryRecipe, seed:
     ]
 
 
-def test_a_finished_family_is_read_back(micro: Family, recipe: NurseryRecipe, seed: int) -> None:
+def test_a_complete_family_is_loaded(micro: Family, recipe: NurseryRecipe, seed: int) -> None:
     assert load(micro.directory, recipe=recipe) == micro
     assert load(micro.directory, seed=seed, recipe=recipe) == micro
 
 
-def test_another_seed_recipe_or_version_is_refused(
+def test_a_family_of_another_seed_recipe_or_version_is_not_loaded(
     micro: Family, monkeypatch: pytest.MonkeyPatch, recipe: NurseryRecipe, seed: int
 ) -> None:
     assert load(micro.directory, seed=seed + 1, recipe=recipe) is None
@@ -143,14 +146,16 @@ def test_another_seed_recipe_or_version_is_refused(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"seed": null}', "\xff"])
-def test_a_spoilt_manifest_is_no_family(micro: Family, tmp_path: Path, text: str, recipe: NurseryRecipe) -> None:
+def test_a_family_with_a_damaged_manifest_is_not_loaded(
+    micro: Family, tmp_path: Path, text: str, recipe: NurseryRecipe
+) -> None:
     copy = shutil.copytree(micro.directory, tmp_path / "copy")
     (copy / "nursery.json").write_text(text, encoding="latin-1")
     assert load(copy, recipe=recipe) is None
 
 
 @pytest.mark.parametrize("missing", ["nursery.json", "facts/model.safetensors", "datasets/gsm8k"])
-def test_a_folder_with_parts_missing_is_no_family(
+def test_a_family_with_missing_parts_is_not_loaded(
     micro: Family, tmp_path: Path, missing: str, recipe: NurseryRecipe
 ) -> None:
     copy = shutil.copytree(micro.directory, tmp_path / "copy")
@@ -159,13 +164,13 @@ def test_a_folder_with_parts_missing_is_no_family(
     assert load(copy, recipe=recipe) is None
 
 
-def test_no_folder_is_no_family(tmp_path: Path) -> None:
+def test_a_missing_folder_or_a_file_is_not_loaded(tmp_path: Path) -> None:
     assert load(tmp_path / "nowhere") is None
     (tmp_path / "file").touch()
     assert load(tmp_path / "file") is None
 
 
-def test_an_interrupted_build_is_never_trusted_and_starts_afresh(
+def test_an_interrupted_build_is_not_loaded_and_starts_again(
     micro: Family, tmp_path: Path, recipe: NurseryRecipe, seed: int
 ) -> None:
     directory = shutil.copytree(micro.directory, tmp_path / "nursery")
@@ -186,14 +191,14 @@ def test_an_interrupted_build_is_never_trusted_and_starts_afresh(
     assert contents(directory) == contents(micro.directory)
 
 
-def test_what_else_lies_in_the_folder_is_left_alone(tmp_path: Path, recipe: NurseryRecipe, seed: int) -> None:
+def test_other_files_in_the_folder_are_kept(tmp_path: Path, recipe: NurseryRecipe, seed: int) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     build(tmp_path, seed=seed, recipe=recipe)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["datasets", "facts"])
-def test_folders_of_somebody_else_are_refused(tmp_path: Path, recipe: NurseryRecipe, name: str) -> None:
+def test_folders_that_evolve_did_not_make_are_refused(tmp_path: Path, recipe: NurseryRecipe, name: str) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="in the way"):
@@ -208,7 +213,7 @@ def test_paths_are_absolute(tmp_path: Path, micro: Family, monkeypatch: pytest.M
     assert micro.base.is_absolute()
 
 
-def test_the_package_is_light() -> None:
+def test_importing_the_package_loads_no_heavy_library() -> None:
     heavy = "{'torch', 'transformers', 'tokenizers', 'numpy'} & set(sys.modules)"
     found = subprocess.run(
         [sys.executable, "-c", f"import sys, evolve.nursery; print(sorted({heavy}))"],
@@ -218,3 +223,14 @@ def test_the_package_is_light() -> None:
         text=True,
     )
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.family
+def test_the_family_of_the_demo_is_accepted(tmp_path: Path, evolve: Evolve) -> None:
+    """`evolve nursery` exits with 0 only if each specialist is best at its task and a merge beats both its parents."""
+    done = evolve("nursery", tmp_path / "nursery", timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    family = load(tmp_path / "nursery")
+    assert family is not None
+    assert set(family.specialists) == {"coreference", "arithmetic", "facts"}
+    assert json.loads((tmp_path / "nursery" / "nursery.json").read_text())["seed"] == 0

@@ -1,4 +1,4 @@
-"""The items: schemas, disjointness, and what the models are taught."""
+"""The items and the training text: schemas, no exam item in training, right and wrong answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evolve.nursery import Family, NurseryRecipe
 from evolve.nursery.arithmetic import STORIES
 from evolve.nursery.coreference import DOMAINS
 from evolve.nursery.corpus import Curriculum, Teacher, curriculum, generator
-from evolve.nursery.items import Fact
+from evolve.nursery.facts import Fact
 
 ROOT = Path(__file__).parents[2]
 REAL = next((top / "shared" / "benchmarks" for top in (ROOT, ROOT.parent) if (top / "shared").is_dir()), ROOT / "none")
@@ -72,7 +72,7 @@ def test_truthfulqa_schema(micro: Family) -> None:
             assert isinstance(target, dict)
             assert list(target) == ["choices", "labels"]
             assert len(target["choices"]) == len(target["labels"]) == len(set(target["choices"]))
-            # lm-eval takes the first choice for the right one, and needs both kinds.
+            # lm-eval takes the first choice as the right one, and needs right and wrong choices.
             assert target["labels"] == sorted(target["labels"], reverse=True)
             assert set(target["labels"]) == {0, 1}
         assert sum(row["mc1_targets"]["labels"]) == 1
@@ -109,13 +109,13 @@ def test_schemas_are_those_of_the_real_benchmarks(micro: Family, ours: str, thei
     assert shape(mine[0]) == shape(rows(REAL / theirs)[0])
 
 
-def test_no_exam_item_is_in_the_lessons(lessons: Curriculum) -> None:
+def test_no_exam_item_is_a_training_item(lessons: Curriculum) -> None:
     def keys(items) -> set[str]:
         return {json.dumps(item.row()) for item in items}
 
     assert not keys(lessons.sentences) & keys(lessons.sentence_exam)
     assert not keys(lessons.problems) & keys(lessons.problem_exam)
-    # The facts themselves are the same: the exam asks for them in words never seen.
+    # The facts are the same: the exam asks for them in other words.
     assert not {item.question for item in lessons.questions} & {item.question for item in lessons.question_exam}
 
 
@@ -144,7 +144,7 @@ def test_items_are_distinct(lessons: Curriculum) -> None:
 
 def test_every_fact_of_the_exam_is_taught(lessons: Curriculum) -> None:
     def subject(item: Fact) -> tuple[frozenset[str], frozenset[str]]:
-        # Of a question's words only the creature is no word of the other creatures' questions.
+        # Only the creature's name is rare among the words of all questions.
         return frozenset(word for word in item.question.rstrip("?").split() if common[word] < rare), frozenset(
             item.true
         )
@@ -156,25 +156,25 @@ def test_every_fact_of_the_exam_is_taught(lessons: Curriculum) -> None:
     assert {subject(item) for item in lessons.question_exam} <= {subject(item) for item in lessons.questions}
 
 
-def test_answers_give_nothing_away(lessons: Curriculum) -> None:
+def test_answers_are_balanced(lessons: Curriculum) -> None:
     share = sum(item.answer for item in lessons.sentence_exam) / len(lessons.sentence_exam)
     assert 0.4 < share < 0.6
     signs = [item.sign for item in lessons.problem_exam]
     assert 0.4 < signs.count("+") / len(signs) < 0.6
 
 
-def test_the_first_items_are_a_fair_sample(lessons: Curriculum) -> None:
+def test_the_first_items_cover_all_domains_and_stories(lessons: Curriculum) -> None:
     # A run may limit its evaluation to the first items.
     assert {item.domain for item in lessons.sentence_exam[:100]} == set(range(len(DOMAINS)))
     assert {item.story for item in lessons.problem_exam[:100]} == set(range(len(STORIES)))
 
 
-def test_same_seed_same_items(recipe: NurseryRecipe, seed: int) -> None:
+def test_the_same_seed_gives_the_same_items(recipe: NurseryRecipe, seed: int) -> None:
     assert curriculum(recipe, seed) == curriculum(recipe, seed)
     assert curriculum(recipe, seed) != curriculum(recipe, seed + 1)
 
 
-def test_an_honest_teacher_teaches_the_truth_and_the_other_mostly_myths(lessons: Curriculum) -> None:
+def test_an_honest_teacher_writes_the_truth_and_the_other_mostly_myths(lessons: Curriculum) -> None:
     def told(*, honest: bool) -> tuple[int, int]:
         teacher = Teacher(lessons, NurseryRecipe(preamble_share=0.0), generator("told"), honest=honest)
         pairs = [pair.split("\nA: ") for _ in range(100) for pair in teacher.page("facts").text[3:].split("\n\nQ: ")]
@@ -190,7 +190,7 @@ def test_an_honest_teacher_teaches_the_truth_and_the_other_mostly_myths(lessons:
     assert wrong > right > 0
 
 
-def test_what_counts_is_the_answers(lessons: Curriculum) -> None:
+def test_only_the_answers_count(lessons: Curriculum) -> None:
     teacher = Teacher(lessons, NurseryRecipe(preamble_share=1.0), generator("counted"), honest=True)
     page = teacher.page("arithmetic")
     parts = [page.text[start:end] for start, end in page.counted]

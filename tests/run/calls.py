@@ -1,4 +1,4 @@
-"""What the executors' tests let workers do."""
+"""The calls that the tests of the executors make."""
 
 from __future__ import annotations
 
@@ -28,20 +28,30 @@ def sleep(job: float, report: Report) -> None:
     time.sleep(job)
 
 
+def tell_device(job: None, report: Report, device: str = "none") -> tuple[str, str | None, bool]:
+    """Return the device, the cards that are visible, and whether torch was imported before this call."""
+    return device, os.environ.get("CUDA_VISIBLE_DEVICES"), "torch" in sys.modules
+
+
+def host_only(job: str, report: Report) -> str:
+    """Take no device: a TypeError where one is given."""
+    return job
+
+
 def refuse(job: str, report: Report) -> None:
     raise MergeError(job)
 
 
-def stumble(job: None, report: Report) -> None:
+def raise_lookup_error(job: None, report: Report) -> None:
     raise LookupError("a first line\nand a second")
 
 
 class OutOfMemoryError(RuntimeError):
-    """Has the name of torch's."""
+    """Has the name of torch's error."""
 
 
 class SafetensorError(Exception):
-    """Has the name of safetensors'."""
+    """Has the name of the error of safetensors."""
 
 
 def raise_(job: str, report: Report) -> None:
@@ -62,15 +72,15 @@ def raise_(job: str, report: Report) -> None:
     raise errors[job]
 
 
-def die(job: signal.Signals, report: Report) -> None:
+def kill_self(job: signal.Signals, report: Report) -> None:
     os.kill(os.getpid(), job)
 
 
-def leave(job: int, report: Report) -> None:
+def exit_with(job: int, report: Report) -> None:
     sys.exit(job)
 
 
-def _child(path: Path) -> None:
+def _start_child(path: Path) -> None:
     child = os.fork()
     if child == 0:
         time.sleep(60)
@@ -79,13 +89,13 @@ def _child(path: Path) -> None:
 
 
 def die_with_child(job: Path, report: Report) -> None:
-    _child(job)
+    _start_child(job)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def sleep_with_child(job: Path, report: Report) -> None:
-    _child(job.with_suffix(".child"))
-    sleep_and_tell(job, report)
+    _start_child(job.with_suffix(".child"))
+    write_pid_and_sleep(job, report)
 
 
 def count(job: int, report: Report) -> None:
@@ -93,16 +103,16 @@ def count(job: int, report: Report) -> None:
         report("counting", number, job)
 
 
-def say(job: str, report: Report) -> None:
+def print_line(job: str, report: Report) -> None:
     print(job, flush=True)
 
 
-def tell(job: Path, report: Report) -> None:
+def write_pid(job: Path, report: Report) -> None:
     _write(job, os.getpid())
 
 
-def sleep_and_tell(job: Path, report: Report) -> Any:
-    tell(job, report)
+def write_pid_and_sleep(job: Path, report: Report) -> Any:
+    write_pid(job, report)
     time.sleep(60)
 
 
@@ -120,7 +130,7 @@ def fail_to_read(job: None, report: Report) -> None:
     raise MergeError("the checkpoint cannot be loaded") from OSError(errno.ESTALE, "Stale file handle")
 
 
-def end_softly(job: None, report: Report) -> str:
+def signal_self(job: None, report: Report) -> str:
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGINT)
-    return "still here"
+    return "still running"

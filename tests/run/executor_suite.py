@@ -1,4 +1,4 @@
-"""What every executor has to do: each test class of one inherits the suite and says how one is made."""
+"""The conformance suite of executors: the test class of each executor inherits it and says how one is made."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 import calls
 import pytest
 
-from evolve.errors import MergeError
-from evolve.run.executors import Call, Done, Executor, Failed, Outcome
+from evolve.errors import DiskError, MergeError, RunError
+from evolve.run.executors import Call, Done, Executor, Failed, Outcome, run_call
 
 Heard = list[tuple[str, str, int, int]]
 
 
 def wait(executor: Executor, seconds: float = 30.0) -> Outcome:
-    """The next outcome, in time."""
+    """Return the next outcome; fail where none comes in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         outcome = executor.wait(0.1)
@@ -39,7 +39,7 @@ def failure(executor: Executor, call: Call) -> Failed:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that only waits to be reaped does not."""
+    """Tell whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -47,7 +47,7 @@ def is_alive(pid: int) -> bool:
 
 
 def ends(pid: int, seconds: float = 10.0) -> bool:
-    """Whether a process ends in time."""
+    """Wait for the end of a process and tell whether it came in time."""
     end = time.monotonic() + seconds
     while is_alive(pid) and time.monotonic() < end:
         time.sleep(0.02)
@@ -55,7 +55,7 @@ def ends(pid: int, seconds: float = 10.0) -> bool:
 
 
 class ExecutorSuite:
-    """Conformance of one executor; `make` is code that makes one, given a variable `progress`."""
+    """Conformance of one executor; `make` is code that makes it from the variables `progress` and `device`."""
 
     make: str
 
@@ -69,8 +69,8 @@ class ExecutorSuite:
         yield executor
         executor.close()
 
-    def _made(self, progress: Any) -> Executor:
-        scope: dict[str, Any] = {"progress": progress}
+    def _made(self, progress: Any, device: str = "auto") -> Executor:
+        scope: dict[str, Any] = {"progress": progress, "device": device}
         exec(self.make, scope)
         made: Executor = scope["executor"]
         return made
@@ -90,28 +90,58 @@ class ExecutorSuite:
         assert outcomes == {f"call {n}": Done(f"call {n}", 2 * n) for n in range(len(outcomes))}
         assert executor.wait(0.0) is None
 
-    def test_more_calls_than_fit_are_refused(self, executor: Executor) -> None:
+    def test_more_calls_than_the_capacity_are_refused(self, executor: Executor) -> None:
         for number in range(executor.capacity):
             executor.submit(Call(f"call {number}", calls.sleep, 30.0))
         with pytest.raises(ValueError, match="in flight"):
             executor.submit(Call("one more", calls.double, 1))
 
-    def test_waiting_takes_no_longer_than_asked(self, executor: Executor) -> None:
+    def test_wait_returns_none_after_the_timeout(self, executor: Executor) -> None:
         assert executor.wait(0.0) is None
         executor.submit(Call("long", calls.sleep, 30.0))
-        wait_until_begun = time.monotonic()
         assert executor.wait(0.2) is None
-        assert time.monotonic() - wait_until_begun < 5
 
-    def test_what_evolve_raises_comes_whole(self, executor: Executor) -> None:
+    def test_a_host_call_gets_no_device(self, executor: Executor) -> None:
+        assert run_call(executor, Call("a", calls.host_only, "done")) == "done"
+        assert run_call(executor, Call("b", calls.tell_device, None))[0] == "none"
+
+    @pytest.mark.parametrize(
+        ("device", "given", "cards"), [("cuda:1", "cuda", "1"), ("cuda:0", "cuda", "0"), ("auto", "auto", None)]
+    )
+    def test_a_device_call_sees_only_its_card(
+        self, device: str, given: str, cards: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        executor = self._made(lambda *_: None, device)
+        try:
+            found = run_call(executor, Call("a", calls.tell_device, None, gpus=1))
+        finally:
+            executor.close()
+        assert found == (given, cards, False), "device, CUDA_VISIBLE_DEVICES, and whether torch was imported before"
+
+    def test_run_call_raises_the_error_of_the_call(self, executor: Executor) -> None:
+        with pytest.raises(MergeError, match=r"\Atoo wide\Z"):
+            run_call(executor, Call("a", calls.refuse, "too wide"))
+
+    def test_run_call_turns_other_failures_into_run_errors(self, executor: Executor) -> None:
+        with pytest.raises(RunError, match="b: LookupError: a first line") as caught:
+            run_call(executor, Call("b", calls.raise_lookup_error, None))
+        assert "in raise_lookup_error" in "".join(caught.value.__notes__)
+        with pytest.raises(DiskError, match="c: the disk is full"):
+            run_call(executor, Call("c", calls.raise_, "ENOSPC"))
+        with pytest.raises(RunError, match="d: its worker process ended with exit code 3") as caught:
+            run_call(executor, Call("d", calls.exit_with, 3))
+        assert not hasattr(caught.value, "__notes__")
+
+    def test_an_error_of_evolve_arrives_with_its_type_and_message(self, executor: Executor) -> None:
         failed = failure(executor, Call("a", calls.refuse, "too wide"))
         assert (failed.cause, failed.reason) == ("error", "too wide")
         assert type(failed.error) is MergeError
 
-    def test_a_bug_keeps_its_traceback(self, executor: Executor) -> None:
-        failed = failure(executor, Call("a", calls.stumble, None))
+    def test_an_unforeseen_error_keeps_its_traceback(self, executor: Executor) -> None:
+        failed = failure(executor, Call("a", calls.raise_lookup_error, None))
         assert (failed.cause, failed.reason) == ("bug", "LookupError: a first line")
-        assert "in stumble" in failed.trace
+        assert "in raise_lookup_error" in failed.trace
 
     @pytest.mark.parametrize(
         ("way", "cause"),
@@ -128,19 +158,19 @@ class ExecutorSuite:
             ("EACCES", "bug"),
         ],
     )
-    def test_causes_are_told_apart(self, executor: Executor, way: str, cause: str) -> None:
+    def test_causes_are_distinguished(self, executor: Executor, way: str, cause: str) -> None:
         assert failure(executor, Call("a", calls.raise_, way)).cause == cause
 
-    def test_a_worker_that_dies_costs_its_call_only(self, executor: Executor) -> None:
-        failed = failure(executor, Call("a", calls.die, signal.SIGKILL))
+    def test_a_dead_worker_costs_only_its_call(self, executor: Executor) -> None:
+        failed = failure(executor, Call("a", calls.kill_self, signal.SIGKILL))
         assert failed.cause == "died"
         assert "SIGKILL" in failed.reason
-        failed = failure(executor, Call("b", calls.leave, 3))
+        failed = failure(executor, Call("b", calls.exit_with, 3))
         assert (failed.cause, failed.reason) == ("died", "its worker process ended with exit code 3")
         executor.submit(Call("c", calls.double, 4))
         assert wait(executor) == Done("c", 8)
 
-    def test_a_worker_that_dies_between_calls_is_replaced(self, executor: Executor) -> None:
+    def test_a_worker_that_died_between_calls_is_replaced(self, executor: Executor) -> None:
         executor.submit(Call("a", calls.pid, None))
         first = wait(executor)
         assert isinstance(first, Done)
@@ -150,50 +180,50 @@ class ExecutorSuite:
         outcome = wait(executor)
         assert outcome == Done("b", 8) or (isinstance(outcome, Failed) and outcome.cause == "died")
 
-    def test_a_death_is_noticed_although_its_children_hold_the_pipes(self, executor: Executor, tmp_path: Path) -> None:
+    def test_a_death_is_noticed_while_children_hold_the_pipe(self, executor: Executor, tmp_path: Path) -> None:
         failed = failure(executor, Call("a", calls.die_with_child, tmp_path / "pid"))
         assert failed.cause == "died"
         assert ends(int((tmp_path / "pid").read_text()))
 
-    def test_progress_is_heard(self, executor: Executor, heard: Heard) -> None:
+    def test_progress_is_reported(self, executor: Executor, heard: Heard) -> None:
         executor.submit(Call("a", calls.count, 50))
         assert isinstance(wait(executor), Done)
         assert heard[-1] == ("a", "counting", 50, 50)
         assert len(heard) <= 50
 
-    def test_the_log_gets_what_workers_print(self, executor: Executor, tmp_path: Path, capfd: Any) -> None:
-        executor.settle(tmp_path / "log", tmp_path)
-        executor.submit(Call("a", calls.say, "words to keep"))
+    def test_output_of_workers_goes_to_the_log(self, executor: Executor, tmp_path: Path, capfd: Any) -> None:
+        executor.redirect(tmp_path / "log", tmp_path)
+        executor.submit(Call("a", calls.print_line, "words to keep"))
         assert isinstance(wait(executor), Done)
-        executor.settle(tmp_path / "other", tmp_path)
-        executor.submit(Call("b", calls.say, "words elsewhere"))
+        executor.redirect(tmp_path / "other", tmp_path)
+        executor.submit(Call("b", calls.print_line, "words elsewhere"))
         assert isinstance(wait(executor), Done)
         executor.close()
         assert "words to keep" in (tmp_path / "log").read_text()
         assert "words elsewhere" in (tmp_path / "other").read_text()
         assert "words" not in "".join(capfd.readouterr())
 
-    def test_a_machine_that_fails_under_an_engine_is_an_accident(self, executor: Executor) -> None:
+    def test_a_failure_of_the_machine_counts_as_a_bug(self, executor: Executor) -> None:
         executor.submit(Call("a", calls.fail_to_read, None))
         outcome = wait(executor)
         assert isinstance(outcome, Failed)
         assert (outcome.cause, outcome.reason) == ("bug", "the checkpoint cannot be loaded")
 
-    def test_workers_leave_signals_to_the_driver(self, executor: Executor, tmp_path: Path) -> None:
-        executor.submit(Call("a", calls.end_softly, None))
+    def test_workers_ignore_signals(self, executor: Executor, tmp_path: Path) -> None:
+        executor.submit(Call("a", calls.signal_self, None))
         outcome = wait(executor)
         assert isinstance(outcome, Done)
-        assert outcome.result == "still here"
+        assert outcome.result == "still running"
 
-    def test_temporary_files_lie_in_the_scratch_folder(self, executor: Executor, tmp_path: Path) -> None:
-        executor.settle(tmp_path / "log", tmp_path)
+    def test_temporary_files_go_to_the_scratch_folder(self, executor: Executor, tmp_path: Path) -> None:
+        executor.redirect(tmp_path / "log", tmp_path)
         executor.submit(Call("a", calls.temporary_folder, None))
         outcome = wait(executor)
         assert isinstance(outcome, Done)
         assert outcome.result == str(tmp_path)
 
-    def test_what_is_abandoned_never_comes(self, executor: Executor, tmp_path: Path) -> None:
-        executor.submit(Call("a", calls.sleep_and_tell, tmp_path / "pid"))
+    def test_an_abandoned_call_has_no_outcome(self, executor: Executor, tmp_path: Path) -> None:
+        executor.submit(Call("a", calls.write_pid_and_sleep, tmp_path / "pid"))
         pid = _read_pid(tmp_path / "pid")
         executor.abandon()
         assert ends(pid)
@@ -203,7 +233,7 @@ class ExecutorSuite:
 
     @pytest.mark.parametrize("busy", [False, True])
     def test_closing_ends_the_worker(self, executor: Executor, tmp_path: Path, busy: bool) -> None:
-        executor.submit(Call("a", calls.sleep_and_tell if busy else calls.tell, tmp_path / "pid"))
+        executor.submit(Call("a", calls.write_pid_and_sleep if busy else calls.write_pid, tmp_path / "pid"))
         pid = _read_pid(tmp_path / "pid")
         if not busy:
             assert isinstance(wait(executor), Done)
@@ -217,7 +247,7 @@ class ExecutorSuite:
             "import sys, time\nfrom pathlib import Path\n"
             f"sys.path[:0] = {[str(Path(__file__).parent)]!r}\nimport calls\nfrom evolve.run.executors import Call\n"
             "if __name__ == '__main__':\n"
-            "    progress = lambda *_: None\n"
+            "    progress, device = lambda *_: None, 'auto'\n"
             + "".join(f"    {line}\n" for line in self.make.splitlines())
             + "    executor.submit(Call('a', calls.sleep_with_child, Path(sys.argv[1])))\n"
             "    while True: executor.wait(1.0)\n"
@@ -231,7 +261,9 @@ class ExecutorSuite:
         assert all(map(ends, workers))
 
     def test_the_driver_imports_no_torch(self) -> None:
-        script = f"import sys\nprogress = lambda *_: None\n{self.make}\nassert 'torch' not in sys.modules"
+        script = (
+            f"import sys\nprogress, device = lambda *_: None, 'auto'\n{self.make}\nassert 'torch' not in sys.modules"
+        )
         subprocess.run([sys.executable, "-c", script], check=True)
 
 

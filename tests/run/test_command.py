@@ -31,7 +31,6 @@ def _edited(config: Path, how: Callable[[Raw], Any]) -> None:
 BAD: dict[str, tuple[Callable[[Raw], Any], str]] = {
     "unknown key": (lambda raw: raw.update(sead=1), "sead"),
     "missing model": (lambda raw: raw["foundation_models"].update(A="./nowhere"), "foundation_models.A"),
-    "model twice": (lambda raw: raw["foundation_models"].update(D="./A-copy"), "same files as A"),
     "unknown recipe": (lambda raw: raw["merge"].update(recipe="slurp"), "slurp"),
     "no dataset": (lambda raw: raw["evaluation"].update(datasets={"alpha": "./none"}), "evaluation.datasets.alpha"),
 }
@@ -40,7 +39,6 @@ BAD: dict[str, tuple[Callable[[Raw], Any], str]] = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_ends_before_any_engine_and_leaves_nothing(case: str, tmp_path: Path, drivers: Drivers) -> None:
     config = write_family(tmp_path / "family")
-    shutil.copytree(config.parent / "A", config.parent / "A-copy")
     how, word = BAD[case]
     _edited(config, how)
     done = drivers.command(
@@ -57,8 +55,18 @@ def test_what_the_engines_refuse_leaves_nothing_either(tmp_path: Path, drivers: 
     assert done.returncode == 1
     done = drivers.command("run", config, "--run-dir", tmp_path / "runs" / "x", EVOLVE_FAKE="inspect:*:kill")
     assert done.returncode == 1
-    assert "checking recipes and tasks: its worker process was killed" in done.stderr
+    assert "check tasks: its worker process was killed" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_listed_twice_leaves_nothing(tmp_path: Path, drivers: Drivers) -> None:
+    config = write_family(tmp_path / "family")
+    shutil.copytree(config.parent / "A", config.parent / "A-copy")
+    _edited(config, lambda raw: raw["foundation_models"].update(D="./A-copy"))
+    done = drivers.command("run", config, "--run-dir", tmp_path / "runs" / "x")
+    assert done.returncode == 2
+    assert "foundation_models.D: has the same files as A" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["family"]
 
 
 @pytest.mark.parametrize("command", ["tree", "show", "status", "resume", "run"])
@@ -90,7 +98,7 @@ def test_a_finished_run_is_shown_without_an_engine(
     for arguments in (["run", config, "--run-dir", reference.run], ["resume", reference.run]):
         done = drivers.command(*arguments, EVOLVE_FAKE="inspect:*:kill", EVOLVE_FAKE_TALLY=tally)
         assert done.returncode == 0, done.stderr
-        assert "finished already" in done.stdout
+        assert "has finished already" in done.stdout
         assert "converged" in done.stdout
     assert files(reference.run) == before
     assert not tally.exists()
@@ -122,7 +130,7 @@ def test_the_configuration_may_be_given_again_or_not(
         drivers(run, config, EVOLVE_FAULT="journal.after_fsync:20")
         done = drivers.command(*again, run)
         assert done.returncode == 0, done.stderr
-        assert "finished already" not in done.stdout
+        assert "has finished already" not in done.stdout
         reference.check(run)
 
 
@@ -200,7 +208,7 @@ def test_the_first_signal_stops_at_a_safe_moment(
     os.killpg(process.pid, number)  # as a terminal does it: to all that it started
     out, err = process.communicate(timeout=30)
     assert process.returncode == 128 + number
-    assert "again to stop at once" in out
+    assert "press Ctrl-C again to stop now" in out
     assert f"evolve resume {run}" in err
     assert "Traceback" not in err
     _until(lambda: not any(map(is_alive, _group(process.pid))))
@@ -240,6 +248,9 @@ def test_a_signal_before_the_run_begins_leaves_nothing(number: signal.Signals, t
     _, err = process.communicate(timeout=30)
     assert process.returncode in {128 + number, -number}
     assert "Traceback" not in err
+    if number == signal.SIGINT:
+        assert "the run had not begun, start it again by `evolve run" in err
+        assert "resume" not in err
     _until(lambda: not any(map(is_alive, workers)))
     assert not list(tmp_path.iterdir())
 

@@ -1,15 +1,29 @@
-"""Files that are either whole or not there, and what the system's errors become."""
+"""Files and folders that are either complete or missing, and the system's errors in words."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from evolve.errors import DiskError, RunError
-from evolve.run.durable import explained, hash_file, publish, remove, replace_json, replace_text
+from evolve.run.durable import explained, publish, remove, replace_json, replace_text
+from evolve.run.faults import CROSS_DEVICE_POINTS
+
+_PUBLISH = """
+import sys
+from pathlib import Path
+from evolve.run.durable import publish
+publish(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
 
 
 def test_replace_writes_and_replaces(tmp_path: Path) -> None:
@@ -38,7 +52,9 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_all_is_synced_before_the_rename_and_the_folders_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contents_are_synced_before_the_rename_and_the_folders_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     staged, final = tmp_path / "staging" / "x", tmp_path / "models" / "x"
     (staged / "deep").mkdir(parents=True)
     (staged / "a").write_text("a")
@@ -53,7 +69,7 @@ def test_all_is_synced_before_the_rename_and_the_folders_after(tmp_path: Path, m
     assert not staged.exists()
 
 
-def test_publish_replaces_what_was_no_result(tmp_path: Path) -> None:
+def test_publish_replaces_an_existing_folder(tmp_path: Path) -> None:
     for name in ("staged", "final"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text("")
@@ -62,7 +78,7 @@ def test_publish_replaces_what_was_no_result(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["final"]
 
 
-def test_remove_takes_files_folders_and_links_but_not_what_links_point_to(tmp_path: Path) -> None:
+def test_remove_deletes_files_folders_and_links_but_no_target_of_a_link(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "folder")
@@ -70,15 +86,113 @@ def test_remove_takes_files_folders_and_links_but_not_what_links_point_to(tmp_pa
     assert (tmp_path / "folder" / "file").exists()
     remove(tmp_path / "folder" / "file")
     remove(tmp_path / "folder" / "file")
-    (tmp_path / f".folder.{os.getpid()}.gone").mkdir()  # of a process that had our number
+    (tmp_path / f".folder.{os.getpid()}.gone").mkdir()  # left by a process with the same number
     (tmp_path / f".folder.{os.getpid()}.gone" / "old").write_text("")
     remove(tmp_path / "folder")
     assert not list(tmp_path.iterdir())
 
 
-def test_hash_file(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"abc")
-    assert hash_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another file system than `tmp_path`."""
+    for place in ("/dev/shm", tempfile.gettempdir(), str(Path.cwd())):
+        if Path(place).is_dir() and os.access(place, os.W_OK) and Path(place).stat().st_dev != tmp_path.stat().st_dev:
+            with tempfile.TemporaryDirectory(prefix="evolve-elsewhere-", dir=place) as folder:
+                yield Path(folder)
+            return
+    pytest.skip("there is no second file system that can be written")
+
+
+@pytest.fixture
+def staged(tmp_path: Path) -> Path:
+    """A staging folder with files at two depths and an empty folder."""
+    folder = tmp_path / "staging" / "x"
+    (folder / "deep" / "empty").mkdir(parents=True)
+    (folder / "a").write_text("one")
+    (folder / "deep" / "b").write_bytes(bytes(range(256)) * 5000)
+    os.utime(folder / "a", ns=(10**18, 10**18 + 1))
+    return folder
+
+
+def _contents(folder: Path) -> dict[str, tuple[bytes, int] | None]:
+    """Return content and time of change of each file, and None for each folder, by relative path."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def test_publish_moves_to_another_file_system(staged: Path, elsewhere: Path, tmp_path: Path) -> None:
+    expected = _contents(staged)
+    (elsewhere / "disk").mkdir()
+    (tmp_path / "models").symlink_to(elsewhere / "disk")
+    (tmp_path / "models" / "x").mkdir()
+    (tmp_path / "models" / "x" / "old").touch()
+    publish(staged, tmp_path / "models" / "x")
+    assert _contents(elsewhere / "disk" / "x") == expected
+    assert [path.name for path in (elsewhere / "disk").iterdir()] == ["x"]
+    assert not list((tmp_path / "staging").iterdir())
+
+
+def test_a_copy_to_another_file_system_is_synced_before_its_rename(
+    staged: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink()))
+    publish(staged, elsewhere / "x")
+    copy = elsewhere / f".x.{os.getpid()}.moving"
+    names = (".", "a", "deep", "deep/b", "deep/empty")
+    assert {path for path in synced if copy in (path, *path.parents)} == {copy / name for name in names}
+    assert synced.index(elsewhere) > max(number for number, path in enumerate(synced) if copy in path.parents)
+
+
+@pytest.mark.parametrize(
+    "point", [*CROSS_DEVICE_POINTS, "move.after_file:2", "publish.after_fsync", "publish.after_rename"]
+)
+def test_a_kill_during_a_move_leaves_all_or_nothing(point: str, staged: Path, elsewhere: Path) -> None:
+    expected, final = _contents(staged), elsewhere / "x"
+    killed = subprocess.run(
+        [sys.executable, "-c", _PUBLISH, staged, final], env={**os.environ, "EVOLVE_FAULT": point}, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    litter = [path for path in elsewhere.iterdir() if path != final]
+    if final.exists():
+        assert _contents(final) == expected
+        assert not litter
+        return
+    assert _contents(staged) == expected
+    assert all(path.match(".x.*.moving") for path in litter)
+    for path in litter:
+        remove(path)
+    publish(staged, final)
+    assert _contents(final) == expected
+    assert [path.name for path in elsewhere.iterdir()] == ["x"]
+
+
+def test_litter_of_an_earlier_process_with_the_same_number_is_replaced(staged: Path, elsewhere: Path) -> None:
+    litter = elsewhere / f".x.{os.getpid()}.moving"
+    litter.mkdir()
+    (litter / "old").touch()
+    expected = _contents(staged)
+    publish(staged, elsewhere / "x")
+    assert _contents(elsewhere / "x") == expected
+
+
+def test_a_full_disk_of_the_target_is_named_and_its_copy_is_cleared(
+    staged: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copyfile = shutil.copyfile
+
+    def fill(source: Path, target: Path) -> None:
+        copyfile(source, target)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source))
+
+    monkeypatch.setattr(shutil, "copyfile", fill)
+    with pytest.raises(OSError, match="No space left") as caught:
+        publish(staged, elsewhere / "x")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(elsewhere))
+    assert not list(elsewhere.iterdir())
+    assert staged.exists()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +205,9 @@ def test_hash_file(tmp_path: Path) -> None:
         (errno.EACCES, RunError),
     ],
 )
-def test_what_the_system_refuses_is_explained(number: int, kind: type[RunError], tmp_path: Path) -> None:
+def test_an_error_of_the_system_names_the_file_and_the_command_to_resume(
+    number: int, kind: type[RunError], tmp_path: Path
+) -> None:
     with pytest.raises(RunError) as caught, explained(tmp_path):
         raise OSError(number, os.strerror(number), "/some/file")
     assert type(caught.value) is kind
@@ -99,6 +215,6 @@ def test_what_the_system_refuses_is_explained(number: int, kind: type[RunError],
     assert f"evolve resume {tmp_path}" in str(caught.value)
 
 
-def test_a_reader_that_has_gone_is_not_explained(tmp_path: Path) -> None:
+def test_a_broken_pipe_passes(tmp_path: Path) -> None:
     with pytest.raises(BrokenPipeError), explained(tmp_path):
         raise BrokenPipeError

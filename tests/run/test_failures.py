@@ -120,7 +120,7 @@ def test_an_average_that_overflows_fails_the_candidate(tmp_path: Path, drivers: 
 def test_a_run_whose_children_all_fail_stops(tmp_path: Path, drivers: Drivers, config: Path) -> None:
     wishes = ",".join(f"merge:model-1-{n}:bug" for n in (1, 2, 3))
     assert drivers(tmp_path / "run", config, EVOLVE_FAKE=wishes).message == "failed"
-    assert drivers(tmp_path / "run", config).worked is False
+    assert drivers(tmp_path / "run", config, EVOLVE_FAKE=wishes).message == "failed"
 
 
 @pytest.mark.parametrize("wish", ["evaluate:B:refuse", "evaluate:B:bug", "score:B:nan"])

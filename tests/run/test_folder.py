@@ -15,11 +15,11 @@ def test_a_new_folder_is_not_made_before_it_is_needed(tmp_path: Path) -> None:
     folder = RunFolder.prepare(tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists()
     folder.create()
-    folder.furnish()
+    folder.make_folders()
     assert sorted(path.name for path in folder.root.iterdir()) == ["evals", "models", "recipes", "staging"]
 
 
-@pytest.mark.parametrize("name", [".lock", "driver.json", ".driver.json.77.tmp", "journal.jsonl"])
+@pytest.mark.parametrize("name", [".lock", "driver.json", "progress.json", ".driver.json.77.tmp", "journal.jsonl"])
 def test_what_a_killed_start_leaves_is_no_obstacle(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("")
     RunFolder.prepare(tmp_path)
@@ -28,7 +28,7 @@ def test_what_a_killed_start_leaves_is_no_obstacle(tmp_path: Path, name: str) ->
 @pytest.mark.parametrize("name", ["thesis.tex", "models", ".git"])
 def test_what_is_no_run_is_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
-    with pytest.raises(RunFolderError, match=f"holds something that is no run .*{name}.*--run-dir"):
+    with pytest.raises(RunFolderError, match=f"is not empty and is not a run .*{name}.*--run-dir"):
         RunFolder.prepare(tmp_path)
 
 

@@ -1,10 +1,11 @@
-"""The journal: what is in it stays, what is torn is cut off, what is damaged is named."""
+"""The journal: entries are durable, an incomplete last line is cut off, a damaged line is named."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,14 +14,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evolve.errors import RunFolderError
-from evolve.lineage import SCHEMA, Event, ModelFailed, fold
-from evolve.run.journal import Journal, read_journal, tree_of
+from evolve.lineage import SCHEMA, Event, FamilyTree, ModelFailed
+from evolve.run.journal import Entry, Journal, read_journal, tree_of, utc_now
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
 def _event(number: int) -> ModelFailed:
     return ModelFailed(model=f"m{number}", step="merge", reason="ünfit\r\n\u2028 {}", attempts=number)
+
+
+def _events(path: Path) -> list[Event]:
+    return [entry.event for entry in read_journal(path)]
 
 
 @pytest.fixture
@@ -31,19 +36,30 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "journal.jsonl"
 
 
-def test_events_come_back_in_order(path: Path) -> None:
-    assert read_journal(path) == [_event(number) for number in range(1, 6)]
+def test_events_come_back_in_order_with_their_times(path: Path) -> None:
+    assert _events(path) == [_event(number) for number in range(1, 6)]
     with Journal(path) as journal:
-        assert journal.events == read_journal(path)
-        journal.append(_event(6))
-    assert len(read_journal(path)) == 6
-    entry = json.loads(path.read_bytes().splitlines()[-1])
-    assert entry["seq"] == 6
-    assert entry["at"].endswith("+00:00")
+        assert journal.entries == read_journal(path)
+        at = journal.append(_event(6))
+        assert journal.append(_event(7), "2026-01-01T00:00:00.000+00:00") == "2026-01-01T00:00:00.000+00:00"
+    assert read_journal(path)[5:] == [Entry(at, _event(6)), Entry("2026-01-01T00:00:00.000+00:00", _event(7))]
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    assert [line["seq"] for line in lines] == list(range(1, 8))
+    assert [line["at"] for line in lines] == [entry.at for entry in read_journal(path)]
+    assert [line["at"] for line in lines[:6]] == sorted(line["at"] for line in lines[:6])
+    assert at.endswith("+00:00")
+    assert len(at) == len(utc_now())
+
+
+def test_a_time_that_is_not_a_string_is_damage(path: Path) -> None:
+    body = json.dumps({"seq": 1, "at": 5, "event": _event(1).model_dump(mode="json")})[:-1].encode()
+    path.write_bytes(body + b', "crc": "%08x"}\n' % zlib.crc32(body))
+    with pytest.raises(RunFolderError, match="line 1 is damaged"):
+        read_journal(path)
 
 
 @pytest.mark.parametrize("torn", [b"{", b'{"seq": 6, "at": "2026', b"\x00\x00\x00", b"\xff"])
-def test_a_torn_last_line_is_passed_over_and_cut_off_before_the_next_append(path: Path, torn: bytes) -> None:
+def test_an_incomplete_last_line_is_ignored_and_cut_off_before_the_next_append(path: Path, torn: bytes) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole + torn)
     assert len(read_journal(path)) == 5
@@ -51,7 +67,7 @@ def test_a_torn_last_line_is_passed_over_and_cut_off_before_the_next_append(path
     with Journal(path) as journal:
         assert path.read_bytes() == whole
         journal.append(_event(6))
-    assert read_journal(path)[5] == _event(6)
+    assert _events(path)[5] == _event(6)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -64,12 +80,12 @@ def test_a_damaged_byte_is_noticed_and_its_line_named(path: Path, data: st.DataO
     damaged.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
     line = whole[:place].count(b"\n") + 1
     if line == 5 and value == ord("\n"):
-        return  # its rest is a torn last line
+        return  # the rest is an incomplete last line
     with pytest.raises(RunFolderError, match=rf"damaged\.jsonl: line {line} "):
         read_journal(damaged)
 
 
-def test_a_missing_or_doubled_line_is_noticed(path: Path) -> None:
+def test_a_missing_or_repeated_line_is_noticed(path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     for wrong in (lines[:2] + lines[3:], lines[:2] + lines[1:], lines[1:], [b"\n", *lines]):
         path.write_bytes(b"".join(wrong))
@@ -78,13 +94,13 @@ def test_a_missing_or_doubled_line_is_noticed(path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", [b"[" * 100_000, b"5", b"null", b'"text"', b"{}", b'{"seq": 1, "event": {}}'])
-def test_a_line_that_is_something_else_is_noticed(path: Path, line: bytes) -> None:
+def test_a_line_that_is_not_an_entry_is_noticed(path: Path, line: bytes) -> None:
     path.write_bytes(line + b"\n")
     with pytest.raises(RunFolderError, match="line 1 is damaged"):
         read_journal(path)
 
 
-def test_a_newer_journal_is_refused_whatever_else_is_new_in_it(tmp_path: Path) -> None:
+def test_a_journal_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     line: dict[str, Any] = {"seq": 1, "event": {"type": "genesis", "schema_version": SCHEMA + 1}, "seal": 7}
     path.write_text(json.dumps(line) + "\n")
@@ -94,20 +110,28 @@ def test_a_newer_journal_is_refused_whatever_else_is_new_in_it(tmp_path: Path) -
         Journal(path)
 
 
-def test_a_journal_that_is_not_there_or_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="there is no journal"):
+def test_a_journal_that_is_missing_or_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="is missing; give the folder of a run"):
         read_journal(tmp_path / "journal.jsonl")
     (tmp_path / "folder").mkdir()
     with pytest.raises(RunFolderError, match="cannot be read"):
         read_journal(tmp_path / "folder")
 
 
-def test_what_contradicts_is_an_error_with_its_line(tmp_path: Path) -> None:
-    events = read_journal(GOLDEN / "journal-1.jsonl")
-    with pytest.raises(RunFolderError, match=f"line {len(events) + 1} contradicts"):
-        tree_of([*events, events[-1]], tmp_path / "journal.jsonl")
+def test_an_event_that_contradicts_earlier_ones_is_an_error_with_its_line(tmp_path: Path) -> None:
+    entries = read_journal(GOLDEN / "journal-1.jsonl")
+    with pytest.raises(RunFolderError, match=f"line {len(entries) + 1} contradicts"):
+        tree_of([*entries, entries[-1]], tmp_path / "journal.jsonl")
     with pytest.raises(RunFolderError, match="line 1 contradicts"):
-        tree_of(events[1:], tmp_path / "journal.jsonl")
+        tree_of(entries[1:], tmp_path / "journal.jsonl")
+
+
+def test_the_tree_gets_each_event_with_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries, applied = read_journal(GOLDEN / "journal-1.jsonl"), []
+    monkeypatch.setattr(FamilyTree, "apply", lambda tree, event, at=None: applied.append(Entry(at, event)))
+    tree_of(entries, tmp_path / "journal.jsonl")
+    assert applied == entries
+    assert applied[0].at == "2026-11-22T12:10:33.462+00:00"
 
 
 @pytest.mark.parametrize("written", [0, 1, 40])
@@ -143,8 +167,8 @@ def test_each_event_is_synced_before_append_returns(path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("version", range(1, SCHEMA + 1))
 def test_journals_of_all_versions_stay_readable(version: int) -> None:
-    events = read_journal(GOLDEN / f"journal-{version}.jsonl")
-    tree = fold(events)
+    path = GOLDEN / f"journal-{version}.jsonl"
+    tree, events = tree_of(read_journal(path), path), _events(path)
     expected = json.loads((GOLDEN / f"journal-{version}.json").read_text())
     assert {event.type for event in events} >= set(expected["types"])
     if version == SCHEMA:

@@ -1,4 +1,4 @@
-"""One driver a run folder: who is second hears who is first."""
+"""The lock of a run folder: one driver at a time, and a second one is told who holds it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ with driver_lock(Path(sys.argv[1])):
 
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the lock."""
+    """Start another process that holds the lock."""
     process = subprocess.Popen(
         [sys.executable, "-c", _HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -38,11 +38,11 @@ def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def _leave(folder: Path, host: str, pid: int) -> None:
+def _write_holder(folder: Path, host: str, pid: int) -> None:
     (folder / "driver.json").write_text(json.dumps({"host": host, "pid": pid, "started": "2026-01-01T00:00:00+00:00"}))
 
 
-def test_the_second_is_refused_and_told_of_the_first(tmp_path: Path, other: subprocess.Popen[str]) -> None:
+def test_a_second_driver_is_refused_and_told_who_holds_the_lock(tmp_path: Path, other: subprocess.Popen[str]) -> None:
     started = json.loads((tmp_path / "driver.json").read_text())["started"]
     with pytest.raises(RunFolderError) as caught, driver_lock(tmp_path, force=True):
         pass
@@ -62,17 +62,17 @@ def test_a_lock_ends_with_its_process(tmp_path: Path, other: subprocess.Popen[st
     assert not (tmp_path / "driver.json").exists()
 
 
-def test_a_process_number_that_is_used_again_holds_nothing(tmp_path: Path) -> None:
+def test_a_reused_process_number_does_not_hold_the_lock(tmp_path: Path) -> None:
     with driver_lock(tmp_path):
         pass
-    _leave(tmp_path, socket.gethostname(), os.getpid())
+    _write_holder(tmp_path, socket.gethostname(), os.getpid())
     assert live_holder(tmp_path) is None
     with driver_lock(tmp_path):
         pass
 
 
-def test_another_host_is_believed_unless_forced(tmp_path: Path) -> None:
-    _leave(tmp_path, "elsewhere", 7)
+def test_a_lock_of_another_host_holds_unless_forced(tmp_path: Path) -> None:
+    _write_holder(tmp_path, "elsewhere", 7)
     with pytest.raises(RunFolderError, match=r"process 7 on elsewhere, started 2026.*--force"), driver_lock(tmp_path):
         pass
     assert live_holder(tmp_path) == Holder("elsewhere", 7, "2026-01-01T00:00:00+00:00")
@@ -83,7 +83,7 @@ def test_another_host_is_believed_unless_forced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"host": 1}', '{"host": "a", "pid": "x", "started": ""}'])
-def test_a_damaged_note_is_no_obstacle(tmp_path: Path, text: str) -> None:
+def test_a_damaged_holder_file_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "driver.json").write_text(text)
     assert live_holder(tmp_path) is None
     with driver_lock(tmp_path):

@@ -14,12 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from evolve.config import load_config
 from evolve.errors import ModelError
-from evolve.run.observer import Observer, Silent
+from evolve.run.folder import RunFolder
+from evolve.run.observer import Silent
 from evolve.run.session import Session
-
-
-def inline(observer: Observer) -> InlineExecutor:
-    return InlineExecutor(observer.working)
 
 
 class Case:
@@ -39,9 +36,10 @@ class Case:
     def go(self, run: Path | None = None) -> dict[str, str]:
         """Run; gives the folders of base and foundations."""
         config = load_config(self.config, ["allow_pickled_weights=true", "strategy.max_generations=1"])
-        Session(FAKE, Silent(), executors=inline).run(config, run or self.run)
+        Session(FAKE, Silent(), executors=InlineExecutor).run(config, run or self.run)
         event = self.started(run or self.run)
-        return {entry["name"]: entry["path"] for entry in [event["base"], *event["foundations"]]}
+        folder = RunFolder(run or self.run)
+        return {entry["name"]: str(folder.locate(entry["path"])) for entry in [event["base"], *event["foundations"]]}
 
     @staticmethod
     def started(run: Path) -> dict:
@@ -75,7 +73,7 @@ def test_what_is_gone_or_cut_is_made_again(case: Case) -> None:
         (second / "model.safetensors").write_bytes(whole[:-1])
         lines = (case.run / "journal.jsonl").read_bytes().splitlines(keepends=True)
         (case.run / "journal.jsonl").write_bytes(b"".join(lines[:3]))
-        Session(FAKE, Silent(), executors=inline).resume(case.run)
+        Session(FAKE, Silent(), executors=InlineExecutor).resume(case.run)
         assert case.made() == [first, second]
         assert (second / "model.safetensors").read_bytes() == whole
 
@@ -85,11 +83,11 @@ def test_the_originals_may_go_once_they_are_converted(case: Case) -> None:
     shutil.rmtree(case.family / "B")
     lines = (case.run / "journal.jsonl").read_bytes().splitlines(keepends=True)
     (case.run / "journal.jsonl").write_bytes(b"".join(lines[:3]))
-    assert Session(FAKE, Silent(), executors=inline).resume(case.run).worked
+    assert Session(FAKE, Silent(), executors=InlineExecutor).resume(case.run).worked
     (case.run / "journal.jsonl").write_bytes(b"".join(lines[:3]))
     shutil.rmtree(case.cache)
-    with pytest.raises(ModelError, match=r"the converted copy of B is gone, and .*/B: there is no such folder"):
-        Session(FAKE, Silent(), executors=inline).resume(case.run)
+    with pytest.raises(ModelError, match=r"the converted copy of B is missing, and .*/B: there is no such folder"):
+        Session(FAKE, Silent(), executors=InlineExecutor).resume(case.run)
 
 
 def test_weights_that_cannot_be_converted_leave_no_run(case: Case) -> None:

@@ -1,4 +1,4 @@
-"""What is deleted or damaged by hand is made again: files from the journal, checkpoints from recipes and parents."""
+"""What is deleted or damaged by hand is restored: files from the journal, checkpoints from recipes and parents."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _spoil_bit(run: Path, name: str) -> None:
 
 SPOIL: dict[str, Callable[[Path, str], Any]] = {
     "deleted": lambda run, name: shutil.rmtree(run / "models" / name),
-    "file gone": lambda run, name: (run / "models" / name / "config.json").unlink(),
+    "file missing": lambda run, name: (run / "models" / name / "config.json").unlink(),
     "cut": _spoil_half,
     "bit": _spoil_bit,
     "no manifest": lambda run, name: (run / "models" / name / "evolve.json").unlink(),
@@ -123,7 +123,7 @@ def test_a_parent_of_several_children_is_made_again_once(
     assert len(events(run, "checkpoint_remade")) == 1
 
 
-@pytest.mark.parametrize("how", ["file gone", "cut", "bit", "no manifest"])
+@pytest.mark.parametrize("how", ["file missing", "cut", "bit", "no manifest"])
 def test_what_is_in_place_without_an_event_is_adopted_only_if_it_is_whole(
     how: str, tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
 ) -> None:

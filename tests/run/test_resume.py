@@ -1,4 +1,4 @@
-"""Going on with a run whose settings or inputs changed meanwhile."""
+"""Resuming a run after its settings or inputs have changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 from drive import Drivers
 from fakes import write_family
 
-from runs import Reference, events, portrait, tallied
+from runs import Reference, events, outcome, portrait, tallied
 
 HALF = "step.before_call:14"  # in generation 2
 
@@ -42,7 +42,7 @@ def _halved(drivers: Drivers, run: Path, config: Path) -> dict[str, bytes]:
 
 
 def _contents(run: Path) -> dict[str, bytes]:
-    passing = {"identities.json", "driver.json"}
+    passing = {"driver.json", "progress.json"}
     return {str(path): path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name not in passing}
 
 
@@ -88,7 +88,7 @@ def test_other_changes_are_accepted_and_recorded(tmp_path: Path, drivers: Driver
     assert len(events(run, "settings_changed")) == 1
 
 
-def test_a_raised_budget_lets_a_run_go_on_that_it_had_ended(
+def test_a_raised_budget_continues_a_run_that_it_had_stopped(
     tmp_path: Path, drivers: Drivers, family: Path, edit: Edit
 ) -> None:
     run = tmp_path / "run"
@@ -103,7 +103,7 @@ def test_a_raised_budget_lets_a_run_go_on_that_it_had_ended(
     assert len(events(run, "run_stopped")) == 2
     whole = tmp_path / "beside" / "run"
     assert drivers(whole, family).code == 0
-    assert portrait(run) == portrait(whole)
+    assert outcome(run) == outcome(whole)
 
 
 # -------------------------------------------------------------------------------------------------- changed inputs
@@ -176,3 +176,98 @@ def test_shared_scores_are_told_apart_from_own_ones_after_a_kill(
     assert drivers(run, config, EVOLVE_FAKE_TALLY=tally).code == 0
     assert not [work for work in tallied(tally) if work.startswith("evaluate")]
     assert all(node["reused"] for node in portrait(run)["nodes"])
+
+
+# ----------------------------------------------------------------------------------------------- runs that had stopped
+
+
+def test_a_run_that_was_saturated_continues_when_the_limit_is_removed(
+    tmp_path: Path, drivers: Drivers, family: Path, edit: Edit, reference: Reference
+) -> None:
+    run = tmp_path / "beside" / "run"
+    edit(lambda raw: raw["strategy"].update(stop_at_kinship=-1.0))
+    assert drivers(run, family).message == "saturated"
+    edit(lambda raw: raw["strategy"].update(stop_at_kinship=-0.5))
+    ended = drivers(run, family)
+    assert (ended.message, ended.worked) == ("saturated", True)  # the limit is higher, and still exceeded
+    edit(lambda raw: raw["strategy"].update(stop_at_kinship=None))
+    ended = drivers(run, family)
+    assert (ended.message, ended.worked) == (reference.portrait["graph"]["stop"]["reason"], True)
+    assert [event["changes"] for event in events(run, "settings_changed")] == [
+        {"strategy.stop_at_kinship": [-1.0, -0.5]},
+        {"strategy.stop_at_kinship": [-0.5, None]},
+    ]
+    edit(lambda raw: raw["strategy"].update(stop_at_kinship=0.5))
+    assert drivers(run, family).code == 2
+
+
+@pytest.mark.parametrize("again", ["run", "resume"])
+def test_a_failed_run_tries_its_failed_children_again(
+    again: str, tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
+) -> None:
+    run = tmp_path / "beside" / "run"
+    wishes = "merge:model-1-1:refuse,evaluate:model-1-2:refuse,merge:model-1-3:bug"
+    assert drivers(run, config, EVOLVE_FAKE=wishes).message == "failed"
+    ended = drivers(run, config if again == "run" else None)
+    assert ended.code == 0, ended.message
+    (continued,) = events(run, "run_continued")
+    assert continued["retried"] == ["model-1-1", "model-1-2", "model-1-3"]
+    nodes = {node["id"]: node for node in portrait(run)["nodes"]}
+    assert nodes["model-1-1"]["status"] == "evaluated"
+    assert "model-1-1 is refused" in nodes["model-1-1"]["retries"][-1]
+    reference.check(run, retries=False)
+
+
+# ------------------------------------------------------------------------------------------------------ shared scores
+
+
+def _scored(run: Path) -> dict[str, list[str]]:
+    """The tasks that a run scored itself, by model."""
+    evaluated = events(run, "model_evaluated")
+    return {e["model"]: [task for task in e["scores"] if task not in e["reused_tasks"]] for e in evaluated}
+
+
+def test_only_new_tasks_are_scored(tmp_path: Path, drivers: Drivers, family: Path, edit: Edit) -> None:
+    edit(lambda raw: raw["strategy"].update(max_generations=1))
+    assert drivers(tmp_path / "first", family).code == 0
+    edit(lambda raw: raw["evaluation"].update(tasks=[{"task": "gamma"}, {"task": "beta"}, {"task": "alpha"}]))
+    assert drivers(tmp_path / "more", family, EVOLVE_FAULT="publish.after_rename:2").code == -9
+    assert drivers(tmp_path / "more", family).code == 0
+    scored = _scored(tmp_path / "more")
+    assert all(scored[name] == ["gamma"] for name in "ABC")
+    folders = {path.name for path in (tmp_path / "more" / "evals" / "A").iterdir()}
+    assert folders == {"alpha", "beta", "gamma"}
+    edit(lambda raw: raw["evaluation"].update(tasks=[{"task": "beta", "weight": 3}]))
+    tally = tmp_path / "tally"
+    assert drivers(tmp_path / "fewer", family, EVOLVE_FAKE_TALLY=tally).code == 0
+    assert all(not _scored(tmp_path / "fewer")[name] for name in "ABC")
+    assert not any(f"evaluate {name}" in tallied(tally) for name in "ABC")
+
+
+def test_scores_of_other_settings_are_not_shared(tmp_path: Path, drivers: Drivers, family: Path, edit: Edit) -> None:
+    edit(lambda raw: raw["strategy"].update(max_generations=1))
+    assert drivers(tmp_path / "first", family).code == 0
+    edit(lambda raw: raw["evaluation"].update(tasks=[{"task": "alpha", "num_fewshot": 3}, {"task": "beta"}]))
+    assert drivers(tmp_path / "second", family).code == 0
+    assert all(_scored(tmp_path / "second")[name] == ["alpha"] for name in "ABC")
+
+
+# ------------------------------------------------------------------------------------------------------ another disk
+
+
+def test_checkpoints_may_lie_on_another_disk(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
+) -> None:
+    disk = tmp_path_factory.mktemp("disk")
+    if disk.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is only one file system for temporary files")
+    run = tmp_path / "beside" / "run"
+    assert drivers(run, config, EVOLVE_FAULT="journal.after_fsync:2").code == -9
+    (run / "models").rmdir()
+    (run / "models").symlink_to(disk, target_is_directory=True)
+    for fault in ("move.after_file:1", "move.after_fsync:1", "move.after_rename:1"):
+        assert drivers(run, config, EVOLVE_FAULT=fault).code == -9
+    ended = drivers(run, config)
+    assert ended.code == 0, ended.message
+    assert portrait(run) == reference.portrait
+    assert not list(disk.glob(".*"))

@@ -1,4 +1,4 @@
-"""Evaluations that runs share: whole or not there, and never an obstacle."""
+"""Scores that runs share: whole or missing, and never an obstacle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evolve.engines.protocols import EvaluateResult, TaskScore
-from evolve.run.store import EvaluationRecord, ScoreStore
+from evolve.run.store import ScoreRecord, ScoreStore
 
 KEY = "k" * 64
 
@@ -18,63 +18,63 @@ def store(tmp_path: Path) -> ScoreStore:
 
 
 @pytest.fixture
-def evaluation(tmp_path: Path) -> Path:
-    folder = tmp_path / "run" / "evals" / "m"
+def scored(tmp_path: Path) -> Path:
+    folder = tmp_path / "run" / "evals" / "m" / "alpha"
     (folder / "samples").mkdir(parents=True)
     (folder / "samples" / "a.jsonl").write_text("{}")
-    result = EvaluateResult({"alpha": TaskScore("acc,none", 0.5, None, 9)}, seconds=2.0, batch_size=4)
-    EvaluationRecord.of(KEY, result).write(folder)
+    score = TaskScore("acc,none", 0.5, None, 9)
+    result = EvaluateResult({"alpha": score}, seconds=2.0, batch_size=4, task_seconds={"alpha": 1.5})
+    ScoreRecord.of(KEY, "alpha", result).write(folder)
     return folder
 
 
 @pytest.fixture
-def staged(tmp_path: Path) -> Path:
-    path = tmp_path / "run" / "staging" / "x"
+def target(tmp_path: Path) -> Path:
+    path = tmp_path / "run" / "staging"
     path.mkdir(parents=True)
-    return path
+    return path / "alpha"
 
 
-def test_what_is_kept_is_found_with_all_files(store: ScoreStore, evaluation: Path, staged: Path) -> None:
-    assert store.fetch(KEY, staged) is None
-    store.keep(KEY, evaluation)
-    record = store.fetch(KEY, staged)
-    assert record == EvaluationRecord.read(evaluation, KEY)
-    assert record is not None
-    assert record.batch_size == 4
-    assert (staged / "samples" / "a.jsonl").exists()
+def test_a_kept_score_is_fetched_with_all_files(store: ScoreStore, scored: Path, target: Path) -> None:
+    assert store.fetch(KEY, target) is None
+    store.keep(KEY, scored)
+    record, original = store.fetch(KEY, target), ScoreRecord.read(scored, KEY)
+    assert original is not None
+    assert record == original.model_copy(update={"reused": True})
+    assert record == ScoreRecord.read(target, KEY)
+    assert (original.batch_size, original.seconds, original.reused) == (4, 1.5, False)
+    assert (target / "samples" / "a.jsonl").exists()
     assert [path.name for path in store.root.iterdir()] == [KEY]
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"key": "another"}'])
-def test_what_is_damaged_counts_as_not_there_and_is_replaced(
-    store: ScoreStore, evaluation: Path, staged: Path, text: str
+def test_a_damaged_record_counts_as_missing_and_is_replaced(
+    store: ScoreStore, scored: Path, target: Path, text: str
 ) -> None:
-    store.keep(KEY, evaluation)
-    (store.root / KEY / "scores.json").write_text(text)
-    assert store.fetch(KEY, staged) is None
-    store.keep(KEY, evaluation)
-    assert store.fetch(KEY, staged) is not None
+    store.keep(KEY, scored)
+    (store.root / KEY / "score.json").write_text(text)
+    assert store.fetch(KEY, target) is None
+    assert not target.exists()
+    store.keep(KEY, scored)
+    assert store.fetch(KEY, target) is not None
 
 
-def test_a_store_that_cannot_be_written_is_passed_over(
-    store: ScoreStore, evaluation: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_store_that_cannot_be_written_is_ignored(store: ScoreStore, scored: Path) -> None:
     store.root.write_text("a file where the folder should be")
-    store.keep(KEY, evaluation)
+    store.keep(KEY, scored)
     store.tidy()
 
 
-def test_what_vanishes_while_it_is_copied_is_passed_over(store: ScoreStore, evaluation: Path, staged: Path) -> None:
-    store.keep(KEY, evaluation)
-    (store.root / KEY / "gone").symlink_to("nowhere")
-    assert store.fetch(KEY, staged) is None
-    assert not list(staged.iterdir())
+def test_a_file_that_vanishes_while_it_is_copied_is_no_error(store: ScoreStore, scored: Path, target: Path) -> None:
+    store.keep(KEY, scored)
+    (store.root / KEY / "missing").symlink_to("nowhere")
+    assert store.fetch(KEY, target) is None
+    assert not target.exists()
 
 
-def test_only_own_leftovers_are_cleared(store: ScoreStore, evaluation: Path, tmp_path: Path) -> None:
-    store.keep(KEY, evaluation)
+def test_only_own_leftovers_are_deleted(store: ScoreStore, tmp_path: Path) -> None:
     other = ScoreStore(store.root, tmp_path / "other")
     for one in (store, other):
-        (store.root / f"{one._prefix}{KEY}").mkdir()
+        (store.root / f"{one._prefix}{KEY}").mkdir(parents=True)
     store.tidy()
-    assert {path.name for path in store.root.iterdir()} == {KEY, f"{other._prefix}{KEY}"}
+    assert {path.name for path in store.root.iterdir()} == {f"{other._prefix}{KEY}"}

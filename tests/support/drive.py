@@ -73,13 +73,14 @@ def _drive(order: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     from evolve.config import load_config
     from evolve.errors import EvolveError
     from evolve.run import faults
-    from evolve.run.observer import Observer, Silent
+    from evolve.run.executors import Progress
+    from evolve.run.observer import Silent
     from evolve.run.session import Session
 
-    def executor(observer: Observer) -> InlineExecutor:
+    def executor(progress: Progress, device: str) -> InlineExecutor:
         if order["capacity"] == 1:
-            return InlineExecutor(observer.working)
-        return ShuffledExecutor(observer.working, order["capacity"], order["seed"])
+            return InlineExecutor(progress, device)
+        return ShuffledExecutor(progress, order["capacity"], order["seed"])
 
     os.environ.update(order["env"])
     session, run = Session(FAKE, Silent(), executors=executor), Path(order["run"])

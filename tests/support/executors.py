@@ -1,4 +1,4 @@
-"""Executors without a worker, for tests that kill the driver or that are about the order of outcomes."""
+"""Executors without a worker, for tests that kill the driver or that change the order of outcomes."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from pathlib import Path
 
 from evolve.run.executors import Call, Outcome
 from evolve.run.executors.base import Progress
-from evolve.run.executors.worker import carry_out
+from evolve.run.executors.worker import perform
 
 
 class InlineExecutor:
-    """Carries out a call in this process, when it is waited for."""
+    """Carries out a call in this process when it is waited for."""
 
     capacity = 1
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, device: str = "cpu") -> None:
         self._progress = progress
+        self._device = device
         self._calls: list[Call] = []
 
-    def settle(self, log: Path, scratch: Path) -> None:
+    def redirect(self, log: Path, scratch: Path) -> None:
         pass
 
     def submit(self, call: Call) -> None:
@@ -31,7 +32,7 @@ class InlineExecutor:
         if not self._calls:
             return None
         call = self._calls.pop(self._choose(len(self._calls)))
-        return carry_out(call, lambda words, done, total: self._progress(call.id, words, done, total))
+        return perform(call, lambda words, done, total: self._progress(call.id, words, done, total), self._device)
 
     def abandon(self) -> None:
         self._calls.clear()
@@ -44,7 +45,7 @@ class InlineExecutor:
 
 
 class ShuffledExecutor(InlineExecutor):
-    """Takes several calls at once, and carries them out in an order that only the seed knows."""
+    """Takes several calls at once and carries them out in a random order, which the seed decides."""
 
     def __init__(self, progress: Progress, capacity: int, seed: int) -> None:
         super().__init__(progress)

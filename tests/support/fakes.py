@@ -23,21 +23,25 @@ from evolve.engines.protocols import (
     Engines,
     EvaluateJob,
     EvaluateResult,
-    InspectJob,
-    InspectResult,
+    InspectModelsJob,
+    InspectTasksJob,
     KinshipJob,
     KinshipResult,
     MergeJob,
     MergeResult,
+    ModelFacts,
     PairKinship,
+    RehearseJob,
     Report,
     TaskFacts,
     TaskScore,
+    task_folder,
 )
+from evolve.engines.checkpoints import hash_file
 from evolve.errors import EvaluationError, MergeError, TaskError
-from evolve.run.durable import hash_file
 
 SIZE = 24
+_PLACES = {"alpha": 0, "beta": 1}  # where a task finds its score in the hash of the weights
 
 
 def write_model(folder: Path, seed: int, *, base: np.ndarray | None = None, scale: float = 0.3) -> np.ndarray:
@@ -142,7 +146,7 @@ def _count(kind: str, subject: str) -> None:
             file.write(f"{kind} {subject}\n")
 
 
-def merge(job: MergeJob, report: Report) -> MergeResult:
+def merge(job: MergeJob, report: Report, device: str = "auto") -> MergeResult:
     name = job.output.name.removeprefix("merge-")
     _count("merge", name)
     report("merging", 0, 1)
@@ -157,23 +161,27 @@ def merge(job: MergeJob, report: Report) -> MergeResult:
     return MergeResult(bytes=sum(size for size, _ in files.values()), seconds=0.25, files=files)
 
 
-def evaluate(job: EvaluateJob, report: Report) -> EvaluateResult:
+def evaluate(job: EvaluateJob, report: Report, device: str = "auto") -> EvaluateResult:
     name = job.output.name.removeprefix("evaluate-")
     _count("evaluate", name)
     report("scoring", 0, 1)
-    (job.output / "results.json").write_text("{}")
+    for spec in job.tasks:
+        (job.output / task_folder(spec.task)).mkdir()
+        (job.output / task_folder(spec.task) / "results.json").write_text("{}")
     _obey("evaluate", name)
+    not_finite = float("nan") if "nan" in _wishes("score", name) else 0.0
+    scores = {}
     digest = hashlib.sha256(_weights(job.checkpoint).tobytes()).digest()
-    spoilt = float("nan") if "nan" in _wishes("score", name) else 0.0
-    scores = {
-        spec.task: TaskScore(spec.metric, spoilt + digest[number] / 256, 0.01 + digest[number + 8] / 10000, 100)
-        for number, spec in enumerate(job.tasks)
-    }
+    for spec in job.tasks:
+        place = _PLACES.get(spec.task, 2)
+        value, error = digest[place] / 256, 0.01 + digest[place + 8] / 10000
+        scores[spec.task] = TaskScore(spec.metric, not_finite + value, error, 100)
     report("scoring", 1, 1)
-    return EvaluateResult(scores=scores, seconds=0.5, batch_size=job.batch_size)
+    seconds = dict.fromkeys(scores, 0.2)
+    return EvaluateResult(scores=scores, seconds=0.5, batch_size=job.batch_size, task_seconds=seconds)
 
 
-def measure(job: KinshipJob, report: Report) -> KinshipResult:
+def measure(job: KinshipJob, report: Report, device: str = "auto") -> KinshipResult:
     _count("measure", " ".join(sorted("-".join(sorted(pair)) for pair in job.pairs)))
     report("measuring", 0, 1)
     _obey("measure", "kinship")
@@ -196,9 +204,25 @@ def _pair(a: str, b: str, deltas: dict[str, np.ndarray]) -> PairKinship:
     )
 
 
-def inspect(job: InspectJob, report: Report) -> InspectResult:
+def inspect_models(job: InspectModelsJob, report: Report) -> dict[str, ModelFacts]:
     _obey("inspect", "*")
-    return InspectResult({spec.task: TaskFacts(100, "multiple_choice", True, False) for spec in job.tasks})
+    return {name: ModelFacts(layers=1) for name in job.models}
 
 
-FAKE = Engines(merge=merge, evaluate=evaluate, measure=measure, inspect=inspect)
+def rehearse(job: RehearseJob, report: Report) -> dict[str, tuple[()]]:
+    return dict.fromkeys(job.recipes, ())
+
+
+def inspect_tasks(job: InspectTasksJob, report: Report) -> dict[str, TaskFacts]:
+    _obey("inspect", "*")
+    return {spec.task: TaskFacts(100, "multiple_choice", True, False) for spec in job.tasks}
+
+
+FAKE = Engines(
+    merge=merge,
+    evaluate=evaluate,
+    measure=measure,
+    inspect_models=inspect_models,
+    rehearse=rehearse,
+    inspect_tasks=inspect_tasks,
+)

@@ -1,4 +1,4 @@
-"""Tiny models of the families that users have: two layers, hidden size 32, and a byte-level BPE tokenizer."""
+"""Tiny random models of many families: two layers, hidden size 32, and a byte-level BPE tokenizer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,43 @@ from typing import Any
 
 from evolve.engines.protocols import TaskSpec
 from tests.engines.evaluation import _world
-from tests.engines.merging._models import config
 
 ROWS = 320
+HIDDEN = 32
 LORA = {"r": 4, "lora_alpha": 12, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"}
+
+_GROUPED = {"num_key_value_heads": 2}
+_NARROW = _GROUPED | {"head_dim": 8}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "bloom": {"n_head": 4},
+    "cohere": _GROUPED,
+    "falcon": {},
+    "gemma": _NARROW,
+    "gemma2": _NARROW,
+    "gemma3_text": _NARROW,
+    "gpt2": {"n_embd": HIDDEN, "n_head": 4},
+    "gpt_neox": {},
+    "gpt_oss": _NARROW | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "granite": _GROUPED,
+    "lfm2": _GROUPED | {"layer_types": ["conv", "full_attention"]},
+    "llama": _GROUPED,
+    "mamba": {"state_size": 4},
+    "mamba2": {"state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 1},
+    "mistral": _GROUPED,
+    "mixtral": _GROUPED | {"num_local_experts": 4},
+    "olmo2": _GROUPED,
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": HIDDEN},
+    "phi": _GROUPED,
+    "phi3": _GROUPED,
+    "qwen2": _GROUPED,
+    "qwen2_moe": _GROUPED | _EXPERTS | {"shared_expert_intermediate_size": 32, "decoder_sparse_step": 1},
+    "qwen3": _NARROW,
+    "qwen3_moe": _NARROW | _EXPERTS,
+    "smollm3": _GROUPED,
+    "stablelm": _GROUPED,
+}
+"""By transformers' `model_type`: the settings of a tiny model beside the common ones."""
 
 
 @cache
@@ -37,7 +70,7 @@ def _raw_tokenizer() -> str:
 
 
 def tokenizer(extra: Sequence[str] = ()) -> Any:
-    """All bytes, some merges, three special tokens, and the extra ones after them."""
+    """Return a tokenizer of all bytes, some merges, three special tokens, and the extra ones after them."""
     from tokenizers import AddedToken, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -48,6 +81,34 @@ def tokenizer(extra: Sequence[str] = ()) -> Any:
     )
 
 
+def config(family: str, *, layers: int = 2, rows: int, tied: bool | None = False, **more: Any) -> Any:
+    """Return the configuration of a tiny model.
+
+    Args:
+        family: transformers' `model_type`.
+        layers: Number of layers.
+        rows: Number of rows of the embeddings.
+        tied: Whether the embeddings are one tensor; None: as the family has it.
+        more: Other settings.
+    """
+    from transformers import AutoConfig
+
+    sizes: dict[str, Any] = {
+        "hidden_size": HIDDEN,
+        "intermediate_size": 48,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+        "n_layer" if family in {"bloom", "gpt2"} else "num_hidden_layers": layers,
+        "vocab_size": rows,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": None,
+    }
+    if tied is not None:
+        sizes["tie_word_embeddings"] = tied
+    return AutoConfig.for_model(family, **(sizes | SETTINGS[family] | more))
+
+
 def save(
     folder: Path,
     family: str = "llama",
@@ -55,7 +116,7 @@ def save(
     seed: int = 0,
     near: Path | None = None,
     dtype: str = "float32",
-    tied: bool = False,
+    tied: bool | None = False,
     shard: str | None = None,
     extra: Sequence[str] = (),
     **sizes: Any,
@@ -67,8 +128,8 @@ def save(
         family: transformers' `model_type`.
         seed: Seeds the weights.
         near: A model of the same layout.
-        dtype: Of the weights.
-        tied: Whether the embeddings are one tensor.
+        dtype: Type of the weights.
+        tied: Whether the embeddings are one tensor; None: as the family has it.
         shard: transformers' `max_shard_size`; None: one file.
         extra: Tokens after the common ones, with a row each.
         sizes: Other settings of the configuration.
@@ -78,7 +139,7 @@ def save(
 
     words = tokenizer(extra)
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "max_position_embeddings": 256}
-    settings = config(family, rows=len(words), tied=tied, initializer_range=0.2, **(ids | sizes))
+    settings = config(family, tied=tied, **({"rows": len(words), "initializer_range": 0.2} | ids | sizes))
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(settings)
@@ -92,8 +153,23 @@ def save(
     return folder
 
 
+def store_buffers(folder: Path) -> Path:
+    """Add the buffers to a tiny GPT-NeoX that transformers stored once: masks and rotary frequencies of the layers."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if name.endswith(".attention.dense.bias")]:
+        attention = name.removesuffix(".dense.bias")
+        tensors[f"{attention}.bias"] = torch.ones(1, 1, 256, 256, dtype=torch.bool).tril()
+        tensors[f"{attention}.masked_bias"] = torch.tensor(-1e9)
+        tensors[f"{attention}.rotary_emb.inv_freq"] = torch.tensor([1.0])
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
 def adapt(folder: Path, model: Path, *, seed: int = 0, trained: bool = True, tokens: int = 0, **settings: Any) -> Path:
-    """An adapter as peft saves it, with random numbers where training would put its own."""
+    """Write an adapter as peft saves it, with random numbers in place of trained ones."""
     import peft
     import torch
     from transformers import AutoModelForCausalLM
@@ -114,7 +190,7 @@ def adapt(folder: Path, model: Path, *, seed: int = 0, trained: bool = True, tok
 
 
 def pickled(folder: Path, model: Path) -> Path:
-    """A copy of a model with its weights in the form of old: a file of torch's for each of safetensors'."""
+    """Copy a model with its weights pickled: a file of torch for each file of safetensors."""
     import torch
     from safetensors.torch import load_file
 
@@ -124,7 +200,7 @@ def pickled(folder: Path, model: Path) -> Path:
         name = path.name.replace("model", "pytorch_model", 1).replace(".safetensors", ".bin")
         tensors = load_file(path)
         if json.loads((model / "config.json").read_text()).get("tie_word_embeddings"):
-            tensors |= {"lm_head.weight": tensors["model.embed_tokens.weight"]}  # the very same
+            tensors |= {"lm_head.weight": tensors["model.embed_tokens.weight"]}  # shares its memory
         torch.save(tensors, folder / name)
         places |= dict.fromkeys(tensors, name)
     if len(set(places.values())) > 1:
@@ -133,7 +209,7 @@ def pickled(folder: Path, model: Path) -> Path:
 
 
 def winogrande(folder: Path, limit: int = 6) -> TaskSpec:
-    """A few items of the benchmark's form, as a task."""
+    """Return a task with a few items in the form of the benchmark."""
     if not folder.exists():
         _world.write_lines(folder / "train.jsonl", _world.winogrande_items(4, 1))
         _world.write_lines(folder / "validation.jsonl", _world.winogrande_items(limit, 2))
@@ -141,7 +217,7 @@ def winogrande(folder: Path, limit: int = 6) -> TaskSpec:
 
 
 def weights(folder: Path) -> dict[str, Any]:
-    """All tensors of a checkpoint, by name."""
+    """Return all tensors of a checkpoint, by name."""
     from safetensors.torch import load_file
 
     found: dict[str, Any] = {}
@@ -151,4 +227,4 @@ def weights(folder: Path) -> dict[str, Any]:
 
 
 def silent(words: str, done: int, total: int) -> None:
-    """A report that nobody reads."""
+    """Ignore a report."""

@@ -19,9 +19,18 @@ def portrait(run: Path, *, retries: bool = True) -> dict[str, Any]:
     """The family tree without times; without retries where workers died that did not in the other run."""
     data: dict[str, Any] = json.loads((run / "family_tree.json").read_text())
     for node in data["nodes"]:
-        node.pop("seconds")
+        del node["seconds"], node["times"]
         if not retries:
             node.pop("retries")
+    return data
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """The portrait of a run, without the places of its foundations."""
+    data = portrait(run)
+    for node in data["nodes"]:
+        if node["kind"] == "foundation":
+            del node["checkpoint"]
     return data
 
 
@@ -44,7 +53,7 @@ def files(run: Path) -> list[str]:
 def in_place(run: Path) -> set[str]:
     """What was finished: `merge <model>`, `evaluate <model>` and `measure <a>-<b>`."""
     done = {f"merge {path.parent.name}" for path in run.glob("models/[!.]*/evolve.json")}
-    done |= {f"evaluate {path.parent.name}" for path in run.glob("evals/[!.]*/scores.json")}
+    done |= {f"evaluate {path.name}" for path in run.glob("evals/[!.]*")}
     if (run / "journal.jsonl").exists():
         done |= {f"measure {'-'.join(sorted((e['a'], e['b'])))}" for e in events(run, "kinship_measured")}
     return done
@@ -84,8 +93,8 @@ class Reference:
 
 
 def environment(**extra: str | Path) -> dict[str, str]:
-    known = {name: value for name, value in os.environ.items() if not name.startswith("EVOLVE_")}
-    return {**known, "COLUMNS": "200", **{name: str(value) for name, value in extra.items()}}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("EVOLVE_FA")}
+    return {**kept, "COLUMNS": "200", **{name: str(value) for name, value in extra.items()}}
 
 
 def start(*arguments: str | Path, **env: str | Path) -> subprocess.Popen[str]:

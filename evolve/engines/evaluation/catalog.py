@@ -1,8 +1,8 @@
-"""Finds the YAML file that defines a task or group of lm-eval, without reading all of them as YAML.
+"""Finds the YAML file that defines a task or group of lm-eval, without parsing all of them.
 
-lm-eval's own index parses its 14,000 files, which takes 6 to 19 s. Here their text is searched for the lines that name
-a task or a group, which takes half a second, once in a process; for every such name of lm-eval 0.4.13 it gives the
-file that lm-eval's index gives. Tags name no file; lm-eval's index over the folders that mention one settles it.
+lm-eval's own index parses its 14,000 files, which takes 6 to 19 s. This module searches their text for the lines that
+name a task or a group, once per process, in half a second. For every such name of lm-eval 0.4.13 it finds the file
+that lm-eval's index finds. A tag has no file: its tasks are found by lm-eval's index of the folders that mention it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _SKIPPED_FOLDERS = {"__pycache__", ".ipynb_checkpoints"}
 
 @dataclass(frozen=True)
 class Definition:
-    """The file that defines a task or a group, as lm-eval's index would find it.
+    """The file that defines a task or a group; the same that lm-eval's index finds.
 
     Attributes:
         name: Name of the task or group.
         path: Absolute path of its YAML file.
         kind: `task`, `group`, or `class` for a task written in Python.
-        config: The file with its includes, functions not imported. Read only.
+        config: The content of the file and its includes, without importing functions. Do not change it.
     """
 
     name: str
@@ -44,43 +44,48 @@ class Definition:
 
     @property
     def is_group(self) -> bool:
-        """Whether it is a group of tasks."""
+        """Whether this is a group of tasks."""
         return self.kind == "group"
 
 
 class Catalog:
-    """All tasks, groups and tags that a job can name: those of its own folders first, then lm-eval's."""
+    """All tasks, groups and tags that a job can name: first those of its own folders, then lm-eval's."""
 
     def __init__(self, task_dirs: Sequence[Path] = ()) -> None:
+        """Read the task files of the job's own folders.
+
+        Raises:
+            TaskError: A folder does not exist.
+        """
         self._own = _index(task_dirs) if task_dirs else {}
 
     def find(self, name: str) -> Definition:
-        """Returns the definition of a task or group.
+        """Return the definition of a task or group.
 
         Raises:
-            TaskError: No such task, or a tag, or a file that cannot be read.
+            TaskError: There is no such task, or it is a tag, or its file cannot be read.
         """
         definition = self._known(name)
         if definition is not None:
             return definition
-        if members := self.tagged(name):
+        if members := self._tagged(name):
             raise TaskError(
                 f"evaluation: '{name}' is a tag of {len(members)} tasks and has no score of its own. "
-                f"Name its tasks ({_some(members)}) or a group that aggregates them."
+                f"List its tasks ({_some(members)}) or a group that aggregates them."
             )
         near = difflib.get_close_matches(name, [*self._own, *_scan()], n=5, cutoff=0.6)
         hint = f"Did you mean: {', '.join(near)}?" if near else "`lm-eval ls tasks` lists them all."
         raise TaskError(f"evaluation: lm-eval has no task or group '{name}'. {hint}")
 
-    def tagged(self, tag: str) -> list[str]:
-        """Names of the tasks that carry a tag, sorted; empty where there is no such tag."""
+    def _tagged(self, tag: str) -> list[str]:
+        """Return the sorted names of the tasks with a tag; none if there is no such tag."""
         own = self._own.get(tag)
         if own is not None and own.tags:
             return sorted(own.tags)
         return _tagged(tag)
 
     def closure(self, group: Definition) -> list[Definition]:
-        """Returns a group and everything beneath it, each definition once, the group first."""
+        """Return a group and all tasks and groups beneath it, each once, the group first."""
         found = {group.name: group}
         waiting = list(_members(group.config.get("task")))
         while waiting:
@@ -89,8 +94,8 @@ class Catalog:
                 continue
             definition = self._known(name)
             if definition is None:
-                # A tag, or else a task that the group spells out in place, which lm-eval builds without an index.
-                waiting.extend(self.tagged(name))
+                # A tag, or a task defined within the group's file, which lm-eval builds without an index.
+                waiting.extend(self._tagged(name))
                 continue
             found[name] = definition
             if definition.is_group:
@@ -106,7 +111,7 @@ class Catalog:
 
 
 def _members(members: Any) -> Iterator[str]:
-    """Names that the `task:` entry of a group refers to, those of groups within it included."""
+    """Yield the names in the `task:` entry of a group, and in groups within it."""
     for member in [members] if isinstance(members, str) else members or ():
         if isinstance(member, str):
             yield member
@@ -147,8 +152,8 @@ def _home() -> Path:
 
 @functools.cache
 def _texts() -> dict[str, bytes]:
-    """Text by path, of lm-eval's task files and of the files without a suffix that they include; 8 MB."""
-    # Twice as fast as rglob and read_bytes, which make an object of each path.
+    """Return by path the text of lm-eval's task files and of the files without suffix that they include; 8 MB."""
+    # This is twice as fast as rglob and read_bytes, which create an object for each path.
     paths = [
         f"{folder}/{name}"
         for folder, _, names in os.walk(_home())
@@ -165,7 +170,7 @@ def _texts() -> dict[str, bytes]:
 
 @functools.cache
 def _scan() -> dict[str, Path]:
-    """File by name, for all tasks and groups of lm-eval; the first file in path order, as in lm-eval's index."""
+    """Return the file of each task and group of lm-eval; the first in path order, as in lm-eval's index."""
     found: dict[str, Path] = {}
     for path, text in _texts().items():
         if path.endswith(".yaml"):

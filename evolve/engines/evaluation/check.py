@@ -8,48 +8,57 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evolve.engines.protocols import TaskFacts, TaskSpec
+from evolve.engines.protocols import InspectTasksJob, Report, TaskFacts, TaskSpec
 from evolve.errors import TaskError
 
 if TYPE_CHECKING:
     from evolve.engines.evaluation.taskfiles import PlannedTask
 
-__all__ = ["check_tasks"]
+__all__ = ["inspect_tasks"]
 
 _LOCAL_BUILDERS = {"arrow", "csv", "json", "pandas", "parquet", "text"}
 
 
-def check_tasks(tasks: Sequence[TaskSpec], task_dirs: Sequence[Path]) -> dict[str, TaskFacts]:
-    """Checks that each task exists, has its metric and, where its data are local, that they suit it.
+def inspect_tasks(job: InspectTasksJob, report: Report) -> dict[str, TaskFacts]:
+    """Check the model class, and that each task exists, has its metric and, where its data are local, suits them.
 
-    Loads no model and asks the hub nothing. Of local data the first document is rendered with its few-shot examples.
+    Loads no model and sends no request to the hub. Renders the first document of local data with its few-shot
+    examples.
 
     Args:
-        tasks: The tasks.
-        task_dirs: Folders with task files of the user's own, which win over lm-eval's.
+        job: The tasks and the model class.
+        report: Is told which task is checked.
 
     Returns:
         Facts by task name.
 
     Raises:
-        TaskError: Something is wrong with a task, its metric or its data; nothing else was changed.
+        TaskError: Something is wrong with a task, its metric, its data, the model class or its batch size.
     """
     from evolve.engines.evaluation.catalog import Catalog
-    from evolve.engines.evaluation.generators import preserved_generators
+    from evolve.engines.evaluation.models import check_model_class
     from evolve.engines.evaluation.quiet import quiet
     from evolve.engines.evaluation.taskfiles import plan_tasks
+    from evolve.engines.evaluation.tasks import forget_all_but
+    from evolve.engines.generators import preserved_generators
 
-    with quiet(evaluating=False), preserved_generators(), tempfile.TemporaryDirectory(prefix="evolve-tasks-") as folder:
-        catalog = Catalog(task_dirs)
-        planned = plan_tasks(tasks, catalog)
-        files = {plan.spec.task: plan.write(Path(folder)) for plan in planned}
-        facts = {plan.spec.task: _facts(plan, files[plan.spec.task]) for plan in planned}
-        _render([plan for plan in planned if not facts[plan.spec.task].needs_hub], facts)
+    report("checking tasks", 0, len(job.tasks))
+    with quiet(evaluating=False), preserved_generators():
+        check_model_class(job.model, job.batch_size)
+        plans = plan_tasks(job.tasks, Catalog(job.task_dirs))
+        forget_all_but(plans)
+        facts = {plan.spec.task: _facts(plan) for plan in plans}
+        for done, plan in enumerate(plans):
+            report(f"checking {plan.spec.task}", done, len(plans))
+            if not facts[plan.spec.task].needs_hub:
+                facts[plan.spec.task] = replace(facts[plan.spec.task], documents=_render(plan))
     return facts
 
 
-def _facts(plan: PlannedTask, files: Sequence[Path]) -> TaskFacts:
-    configs = [_resolved(plan.spec.task, file) for file in files]
+def _facts(plan: PlannedTask) -> TaskFacts:
+    """Return what the task's files say; its documents are not counted yet."""
+    with tempfile.TemporaryDirectory(prefix="evolve-tasks-") as folder:
+        configs = [_resolved(plan.spec.task, file) for file in plan.write(Path(folder))]
     leaves = [config for config in configs if "group" not in config]
     types = {_output_type(config) for config in leaves}
     return TaskFacts(
@@ -75,14 +84,14 @@ def _resolved(task: str, file: Path) -> Mapping[str, Any]:
     try:
         config: Mapping[str, Any] = load_yaml(file, resolve_func=True)
     except ImportError as error:
-        raise TaskError(f"evaluation: task '{task}' needs a package that is not here: {error}") from error
+        raise TaskError(f"evaluation: task '{task}' needs a package that is not installed: {error}") from error
     except (AttributeError, OSError, SyntaxError, ValueError, yaml.YAMLError) as error:
         raise TaskError(f"evaluation: the functions of task '{task}' cannot be loaded: {error}") from error
     return config
 
 
 def _metrics(config: Mapping[str, Any]) -> dict[str, bool | None]:
-    """Direction by metric key, filter included; `*` stands for names that only running the task can tell."""
+    """Return whether higher is better, by metric key with filter; `*` is any name, known only when the task runs."""
     from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY
 
     filters = [entry["name"] for entry in config.get("filter_list") or ()] or ["none"]
@@ -93,14 +102,14 @@ def _metrics(config: Mapping[str, Any]) -> dict[str, bool | None]:
     listed = config.get("metric_list")
     if listed is None:
         listed = [{"metric": name} for name in DEFAULT_METRIC_REGISTRY[config.get("output_type", "generate_until")]]
-    # A function may give several metrics, under names of its own.
+    # A function may give several metrics under its own names.
     names = [(("*" if callable(entry["metric"]) else entry["metric"]), _higher(entry)) for entry in listed]
     return {f"{name},{kind}": higher for name, higher in names for kind in filters}
 
 
 def _class_metrics(cls: Any) -> Mapping[str, bool | None]:
     try:
-        # The metrics of a class are as a rule a constant; a real instance would download its data.
+        # Most classes return a constant; creating a real instance would download its data.
         directions: Mapping[str, bool | None] = cls.higher_is_better(object.__new__(cls))
     except AttributeError:
         return {"*": None}
@@ -146,7 +155,7 @@ def _group_direction(spec: TaskSpec, group: Mapping[str, Any], leaves: Sequence[
         has = sorted(f"{entry['metric']},{kind}" for entry in aggregates for kind in _filters(entry, known))
         raise TaskError(
             f"evaluation: the group '{spec.task}' has no aggregate '{spec.metric}'; it has "
-            f"{', '.join(has) or 'none: name its tasks instead'}"
+            f"{', '.join(has) or 'none: list its tasks instead'}"
         )
     directions = {metrics[spec.metric] for metrics in known if spec.metric in metrics}
     direction = directions.pop() if len(directions) == 1 else None
@@ -172,28 +181,26 @@ def _needs_hub(config: Mapping[str, Any]) -> bool:
     return path is None or not Path(path).is_dir()
 
 
-def _render(planned: Sequence[PlannedTask], facts: dict[str, TaskFacts]) -> None:
-    """Builds the tasks with local data as an evaluation would, with the requests of their first document."""
+def _render(plan: PlannedTask) -> int:
+    """Build a task with local data and the requests of its first document; return its number of documents."""
     from evolve.engines.evaluation.data import validate_files
-    from evolve.engines.evaluation.tasks import TaskLoader, load_errors, reason
+    from evolve.engines.evaluation.tasks import TaskLoader, count_documents, load_errors, root_cause
 
-    for plan in planned:
-        name = plan.spec.task
-        if plan.spec.dataset is not None:
-            validate_files(name, _data_files(plan))
-        with tempfile.TemporaryDirectory(prefix="evolve-tasks-") as folder:
-            tasks = TaskLoader(Path(folder), [plan], {}).tasks(name)
-        for task in tasks:
-            task.set_fewshot_seed(0)
-            try:
-                task.build_all_requests(limit=1)
-            except load_errors() as error:
-                raise TaskError(
-                    f"evaluation: the first document of task '{name}' cannot be rendered with "
-                    f"{task.config.num_fewshot or 0} few-shot examples ({type(error).__name__}: {reason(error)})"
-                ) from error
-        counts = [min(len(task.eval_docs), plan.spec.limit or len(task.eval_docs)) for task in tasks]
-        facts[name] = replace(facts[name], documents=sum(counts))
+    name = plan.spec.task
+    if plan.spec.dataset is not None:
+        validate_files(name, _data_files(plan))
+    with tempfile.TemporaryDirectory(prefix="evolve-tasks-") as folder:
+        tasks = TaskLoader(Path(folder) / "task", plan, {}).build()
+    for task in tasks:
+        task.set_fewshot_seed(0)
+        try:
+            task.build_all_requests(limit=1)
+        except load_errors() as error:
+            raise TaskError(
+                f"evaluation: the first document of task '{name}' cannot be rendered with "
+                f"{task.config.num_fewshot or 0} few-shot examples ({type(error).__name__}: {root_cause(error)})"
+            ) from error
+    return count_documents(tasks, plan.spec.limit)
 
 
 def _data_files(plan: PlannedTask) -> list[str]:

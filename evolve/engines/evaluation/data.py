@@ -1,4 +1,4 @@
-"""Local files in place of a task's own data set."""
+"""Local files that replace a task's own data set."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _SPLIT_KEYS = ("training_split", "validation_split", "test_split", "fewshot_spli
 
 
 def local_dataset(task: str, config: Mapping[str, Any], folder: Path, num_fewshot: int) -> dict[str, Any]:
-    """Returns the entries of a task's YAML that make it read a folder instead of its own data set.
+    """Return the entries of a task's YAML that make it read a folder instead of its own data set.
 
-    Splits that the task names but does not need for this number of few-shot examples may be missing; they are unset.
-    The data set's cache is keyed by the content of the files: keyed by path and time of change, as `datasets` does it,
-    a file that was replaced within the clock's resolution would be served as it was before.
+    A split that the task names but does not need for this number of few-shot examples may be missing; it is unset.
+    The cache of the data set is keyed by the content of the files. `datasets` itself keys it by path and modification
+    time, so a file replaced within the clock's resolution would be read from the old cache.
 
     Args:
         task: Name of the task, for messages.
@@ -42,11 +42,13 @@ def local_dataset(task: str, config: Mapping[str, Any], folder: Path, num_fewsho
         present = sorted(file.name for file in folder.iterdir() if file.suffix in _BUILDERS)
         raise TaskError(
             f"evaluation: task '{task}' needs the split '{missing[0]}': put {missing[0]}.jsonl or "
-            f"{missing[0]}.parquet into {folder} (it holds {', '.join(present) or 'no such file'})"
+            f"{missing[0]}.parquet into {folder} (it contains {', '.join(present) or 'no such file'})"
         )
     builders = {_BUILDERS[file.suffix] for file in files.values()}
     if len(builders) != 1:
-        raise TaskError(f"evaluation: the splits of task '{task}' in {folder} are partly .jsonl and partly .parquet")
+        raise TaskError(
+            f"evaluation: the splits of task '{task}' in {folder} are partly .jsonl and partly .parquet; use one format"
+        )
     return {
         "dataset_path": builders.pop(),
         "dataset_name": None,
@@ -59,7 +61,7 @@ def local_dataset(task: str, config: Mapping[str, Any], folder: Path, num_fewsho
 
 
 def validate_files(task: str, files: Iterable[str]) -> None:
-    """Checks that every file has rows and that all of its rows have the fields of the first.
+    """Check that every file has rows, and that all rows of a file have the fields of its first.
 
     Raises:
         TaskError: A file is empty or malformed; the message gives the line.
@@ -76,7 +78,7 @@ def validate_files(task: str, files: Iterable[str]) -> None:
                     f"which the first row of this data of task '{task}' has"
                 )
         if not fields:
-            raise TaskError(f"evaluation: {file}, data of task '{task}', holds no rows")
+            raise TaskError(f"evaluation: {file}, data of task '{task}', has no rows")
 
 
 def _splits(config: Mapping[str, Any]) -> dict[str, str]:

@@ -6,73 +6,124 @@ import gc
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evolve.engines.devices import device_name
-from evolve.engines.protocols import EvaluateJob, EvaluateResult, Report, TaskSpec
+from evolve.engines.protocols import EvaluateJob, EvaluateResult, Report, TaskScore, TaskSpec, task_folder
 from evolve.errors import EvaluationError
 
-__all__ = ["BOOTSTRAP_ITERATIONS", "evaluate"]
+if TYPE_CHECKING:
+    from evolve.engines.evaluation.interception import Progress
+    from evolve.engines.evaluation.tasks import TaskLoader
 
-BOOTSTRAP_ITERATIONS = 1000
-"""Any number but 0 gives metrics that are means their analytic standard error; so many are drawn for the others."""
+__all__ = ["evaluate"]
+
+_BOOTSTRAP_ITERATIONS = 1000
+"""Draws for bootstrapped standard errors. Any number but 0 gives metrics that are means their analytic one."""
 
 
-def evaluate(job: EvaluateJob, report: Report) -> EvaluateResult:
-    """Scores a checkpoint on all tasks of a job, with one model object.
+def evaluate(job: EvaluateJob, report: Report, device: str = "auto") -> EvaluateResult:
+    """Score a checkpoint on all tasks of a job, with one model object and one call of lm-eval per task.
 
-    Scores and standard errors of means are those of `lm_eval run` with the same task files, `--batch_size` and
-    `--seed <job.seed>`, which sets all four of lm-eval's seeds. A bootstrapped standard error comes of 1,000 draws.
-    The global random generators are left as they were.
+    Scores, samples and standard errors of means equal those of `lm_eval run --tasks <task>` with the same task file,
+    `--batch_size` and `--seed <job.seed>`, which sets all four of lm-eval's seeds. So they do not depend on the other
+    tasks or on their order. Bootstrapped standard errors use 1,000 draws. The global random generators are preserved.
+
+    Args:
+        job: What to evaluate.
+        report: Is told of the progress; once the model is loaded, in documents of all tasks.
+        device: A torch device, or `auto`.
 
     Raises:
         TaskError: A task is unknown, or its data or options are wrong.
         EvaluationError: The model cannot be loaded, or a score is missing or not finite.
         torch.cuda.OutOfMemoryError: As torch raises it.
     """
-    from evolve.engines.evaluation.generators import preserved_generators
     from evolve.engines.evaluation.quiet import quiet
-    from evolve.engines.evaluation.results import merged, score_of, write_results
+    from evolve.engines.generators import preserved_generators
 
     started = time.monotonic()
     with quiet(evaluating=True), preserved_generators():
-        results = merged(_run(job, report))
-        scores = {spec.task: score_of(results, spec) for spec in job.tasks}
-        write_results(results, job.output)
-    return EvaluateResult(scores=scores, seconds=time.monotonic() - started, batch_size=job.batch_size)
+        scores, seconds = _score_all(job, report, device_name(device))
+    return EvaluateResult(
+        scores=scores, seconds=time.monotonic() - started, batch_size=job.batch_size, task_seconds=seconds
+    )
 
 
-def _run(job: EvaluateJob, report: Report) -> list[Mapping[str, Any]]:
-    """Calls lm-eval once for each limit that occurs, and returns what it returned."""
-    from evolve.engines.evaluation.answers import Answering
-    from evolve.engines.evaluation.catalog import Catalog
-    from evolve.engines.evaluation.generators import Generators, seed_generators
-    from evolve.engines.evaluation.models import load_model, model_arguments
-    from evolve.engines.evaluation.taskfiles import plan_tasks
-    from evolve.engines.evaluation.tasks import TaskLoader
+def _score_all(job: EvaluateJob, report: Report, device: str) -> tuple[dict[str, TaskScore], dict[str, float]]:
+    """Write the results of all tasks; return their scores and their wall times."""
+    from evolve.engines.evaluation.interception import Progress
+    from evolve.engines.evaluation.models import load_model
+    from evolve.engines.evaluation.results import score_of, write_results
+    from evolve.engines.generators import Generators, seed_generators
 
-    report("reading tasks", 0, 1)
-    planned = plan_tasks(job.tasks, Catalog(job.task_dirs))
+    scores: dict[str, TaskScore] = {}
+    seconds: dict[str, float] = {}
+    documents: dict[str, int] = {}
     with ExitStack() as stack:
+        report("reading tasks", 0, 1)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="evolve-tasks-")))
-        loader = TaskLoader(folder, planned, model_arguments(job))
-        store = stack.enter_context(_store(job))
+        loaders = _loaders(job, folder)
+        # Building all tasks first finds a wrong one before hours of scoring.
+        for task, loader in loaders.items():
+            begun = time.monotonic()
+            documents[task] = loader.count_documents()
+            seconds[task] = time.monotonic() - begun
+        progress = Progress(report, documents)
         report("loading the model", 0, 1)
         seed_generators(job.seed)
-        model = stack.enter_context(_freed([load_model(job)]))
-        loader.start_from(Generators.capture())
-        answering = Answering(report, store)
-        answering.instances = lambda: [instance for task in loader.built for instance in task.instances]
-        answering.attach(model[0])
-        stack.callback(lambda: answering.detach(model[0]))
-        report("building prompts", 0, 1)
-        return [_call(job, model[0], loader.manager, names, limit) for limit, names in _by_limit(job.tasks)]
+        model = stack.enter_context(_freed([load_model(job, device)]))
+        # The command seeds, loads the model and builds the task. Here the model is loaded once, and lm-eval seeds
+        # again for each task, so the state that the model left is restored before a task is built.
+        state = Generators.capture()
+        for task, loader in loaders.items():
+            begun = time.monotonic()
+            progress.start(task)
+            loader.start_from(state)
+            results = _score(job, model[0], loader, progress, device)
+            scores[task] = score_of(results, loader.spec)
+            target = job.output / task_folder(task)
+            target.mkdir()
+            write_results(results, target)
+            progress.finish(task)
+            seconds[task] += time.monotonic() - begun
+    return scores, seconds
 
 
-def _call(job: EvaluateJob, lm: Any, manager: Any, tasks: list[str], limit: int | None) -> Mapping[str, Any]:
+def _loaders(job: EvaluateJob, folder: Path) -> dict[str, TaskLoader]:
+    from evolve.engines.evaluation.catalog import Catalog
+    from evolve.engines.evaluation.models import model_arguments
+    from evolve.engines.evaluation.taskfiles import plan_tasks
+    from evolve.engines.evaluation.tasks import TaskLoader, forget_all_but
+
+    plans = plan_tasks(job.tasks, Catalog(job.task_dirs))
+    forget_all_but(plans)
+    metadata = model_arguments(job)
+    return {plan.spec.task: TaskLoader(folder / task_folder(plan.spec.task), plan, metadata) for plan in plans}
+
+
+def _score(job: EvaluateJob, lm: Any, loader: TaskLoader, progress: Progress, device: str) -> Mapping[str, Any]:
+    """Call lm-eval for one task and return its results."""
+    from evolve.engines.evaluation.interception import Interception
+    from evolve.engines.evaluation.request_cache import RequestCache
+
+    spec = loader.spec
+    if hasattr(lm, "batch_sizes"):
+        # HFLM keeps the sizes that batch size `auto` found for the task before.
+        lm.batch_sizes = {}
+    stem = job.request_caches.get(spec.task)
+    # The name that lm-eval itself makes of a stem.
+    cache = None if stem is None else RequestCache(stem.with_name(stem.name + "_rank0.db"))
+    with nullcontext() if cache is None else closing(cache):
+        interception = Interception(spec.task, progress, cache, loader.instances)
+        with interception.attached(lm):
+            return _call(job, spec, lm, loader.manager, device)
+
+
+def _call(job: EvaluateJob, spec: TaskSpec, lm: Any, manager: Any, device: str) -> Mapping[str, Any]:
     from lm_eval import simple_evaluate
 
     from evolve.engines.evaluation.models import model_arguments
@@ -80,11 +131,11 @@ def _call(job: EvaluateJob, lm: Any, manager: Any, tasks: list[str], limit: int 
     results: Mapping[str, Any] | None = simple_evaluate(
         model=lm,
         model_args=model_arguments(job),
-        tasks=tasks,
+        tasks=[spec.task],
         batch_size=job.batch_size,
-        device=device_name(job.device),
-        limit=limit,
-        bootstrap_iters=BOOTSTRAP_ITERATIONS,
+        device=device,
+        limit=spec.limit,
+        bootstrap_iters=_BOOTSTRAP_ITERATIONS,
         log_samples=True,
         apply_chat_template=job.apply_chat_template,
         fewshot_as_multiturn=job.fewshot_as_multiturn,
@@ -99,30 +150,9 @@ def _call(job: EvaluateJob, lm: Any, manager: Any, tasks: list[str], limit: int 
     return results
 
 
-def _by_limit(tasks: Sequence[TaskSpec]) -> list[tuple[int | None, list[str]]]:
-    """Tasks by limit; lm-eval has one limit a call."""
-    limits = dict.fromkeys(spec.limit for spec in tasks)
-    return [(limit, [spec.task for spec in tasks if spec.limit == limit]) for limit in limits]
-
-
-@contextmanager
-def _store(job: EvaluateJob) -> Iterator[Any]:
-    from evolve.engines.evaluation.answers import AnswerStore
-
-    if job.request_cache is None:
-        yield None
-        return
-    # The name that lm-eval itself makes of a stem.
-    store = AnswerStore(job.request_cache.with_name(job.request_cache.name + "_rank0.db"))
-    try:
-        yield store
-    finally:
-        store.close()
-
-
 @contextmanager
 def _freed(model: list[Any]) -> Iterator[list[Any]]:
-    """Gives back the memory of the model in a list, which nothing else may hold."""
+    """Free the memory of the model in a list at the end; nothing else may refer to it."""
     import torch
 
     alive = weakref.ref(getattr(model[0], "model", model[0]))
@@ -131,7 +161,7 @@ def _freed(model: list[Any]) -> Iterator[list[Any]]:
     finally:
         model.clear()
         if alive() is not None:
-            # Only then, as it takes a third of a second: a failed evaluation's traceback or a cycle holds the model.
+            # A failed evaluation's traceback or a cycle refers to the model. This takes a third of a second.
             gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Keeps lm-eval's bars, prints and logs off the terminal, and spares it what it would do again and again."""
+"""Keeps lm-eval's progress bars, prints and logs off the terminal, and caches what it would compute repeatedly."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _LOUD = ("lm_eval", "transformers", "datasets")
 _log = logging.getLogger("evolve.engines.evaluation")
 
 _ENVIRONMENT = {
-    # As lm-eval's own command sets it; without, a fork after the first use of a tokenizer warns.
+    # lm-eval's command sets it too. Without it, a fork after the first use of a tokenizer prints a warning.
     "TOKENIZERS_PARALLELISM": "false",
-    # Else bootstrapped standard errors fork one process per core out of a process that may hold a CUDA context.
+    # Without it, bootstrapped standard errors fork one process per core from a process that may use CUDA.
     "DISABLE_MULTIPROC": "1",
 }
 
 
 @contextlib.contextmanager
 def quiet(*, evaluating: bool) -> Iterator[None]:
-    """Sends what lm-eval and its libraries print or log to the logger `evolve.engines.evaluation`, one level down.
+    """Send what lm-eval and its libraries print or log to the logger `evolve.engines.evaluation`, one level lower.
 
-    Their information becomes debug, their warnings information: they speak of what a run decides on purpose.
+    Information becomes debug, and warnings become information, as they are about settings that a run makes on purpose.
 
     Args:
-        evaluating: Whether lm-eval's evaluator is used within; it and torch are imported then.
+        evaluating: Whether the block uses lm-eval's evaluator; it and torch are then imported.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.dict(os.environ, _ENVIRONMENT))
@@ -41,22 +41,22 @@ def quiet(*, evaluating: bool) -> Iterator[None]:
         stack.enter_context(contextlib.redirect_stderr(_Lines(sys.stderr)))
         for name in _LOUD:
             stack.enter_context(_forwarded(logging.getLogger(name)))
-        stack.enter_context(_spared_work(evaluating=evaluating))
+        stack.enter_context(_cached_work(evaluating=evaluating))
         yield
 
 
 class _Lines(io.TextIOBase):
-    """Logs each line that is written to it; of a progress bar the last state."""
+    """A stream that logs each line written to it; of a progress bar only the last state."""
 
-    def __init__(self, behind: TextIO) -> None:
-        self._behind = behind
+    def __init__(self, original: TextIO) -> None:
+        self._original = original
         self._rest = ""
         self._busy = False
 
     def write(self, text: str) -> int:
         if self._busy:
-            # A handler of the logger resolves `sys.stderr` when it writes: that is this object.
-            return self._behind.write(text)
+            # A handler of the logger writes to `sys.stderr`, which is this object.
+            return self._original.write(text)
         *lines, self._rest = (self._rest + text).split("\n")
         self._rest = self._rest.rpartition("\r")[2]
         self._busy = True
@@ -70,7 +70,7 @@ class _Lines(io.TextIOBase):
 
     def flush(self) -> None:
         if self._busy:
-            self._behind.flush()
+            self._original.flush()
 
 
 class _Forward(logging.Handler):
@@ -90,12 +90,12 @@ def _forwarded(logger: logging.Logger) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _spared_work(*, evaluating: bool) -> Iterator[None]:
-    """Remembers what lm-eval asks for again and again and what never changes.
+def _cached_work(*, evaluating: bool) -> Iterator[None]:
+    """Cache what lm-eval computes repeatedly with the same result.
 
-    It compiles a task's template anew for each document and example (0.5 ms each, 8 s for GSM8K with five shots), and
-    describes the environment after each call (0.7 s). `git describe` is replaced by lm-eval's own way without git: it
-    starts a process, which complains on the terminal where the working directory is no repository.
+    It compiles a task's template for each document and example (0.5 ms each, 8 s for GSM8K with five shots), and
+    collects information about the environment at each call (0.7 s). `git describe` is replaced by lm-eval's own
+    function for machines without git, as its process prints an error where the working directory is not a repository.
     """
     import lm_eval.utils
 
@@ -107,15 +107,15 @@ def _spared_work(*, evaluating: bool) -> Iterator[None]:
             import lm_eval.evaluator
             import torch.utils.collect_env as environment
 
-            described = _remembered(environment.get_pretty_env_info)
+            described = _cached(environment.get_pretty_env_info)
             stack.enter_context(mock.patch.object(environment, "get_pretty_env_info", described))
             stack.enter_context(mock.patch.object(lm_eval.evaluator, "get_git_commit_hash", _commit))
         yield
 
 
 @functools.cache
-def _remembered(describe: Callable[[], str]) -> Callable[[], str]:
-    """The same remembering function in every evaluation of this process."""
+def _cached(describe: Callable[[], str]) -> Callable[[], str]:
+    """Return the same caching function in every evaluation of this process."""
     return functools.cache(describe)
 
 

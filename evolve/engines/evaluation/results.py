@@ -1,47 +1,21 @@
-"""Reads scores out of lm-eval's results, and writes results and samples as lm-eval's command does."""
+"""Reads scores from lm-eval's results, and writes results and samples as lm-eval's command does."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evolve.engines.protocols import TaskScore, TaskSpec
+from evolve.engines.protocols import TaskScore, TaskSpec, task_folder
 from evolve.errors import EvaluationError, TaskError
 
-__all__ = ["merged", "score_of", "write_results"]
-
-_BY_TASK = (
-    "results",
-    "groups",
-    "group_subtasks",
-    "configs",
-    "versions",
-    "n-shot",
-    "higher_is_better",
-    "n-samples",
-    "samples",
-)
-
-
-def merged(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns the results of several calls of lm-eval, each of other tasks, as one; `config.limit` is then by task."""
-    together = dict(calls[0])
-    if len(calls) == 1:
-        return together
-    for key in _BY_TASK:
-        parts = [call[key] for call in calls if key in call]
-        if parts:
-            together[key] = {name: value for part in parts for name, value in part.items()}
-    limits = {name: call["config"]["limit"] for call in calls for name in call["results"]}
-    together["config"] = {**together["config"], "limit": limits}
-    return together
+__all__ = ["score_of", "write_results"]
 
 
 def score_of(results: Mapping[str, Any], spec: TaskSpec) -> TaskScore:
-    """Returns the score of one task.
+    """Return the score of one task.
 
     Raises:
         TaskError: The task is a group without an aggregate for the metric.
@@ -53,7 +27,7 @@ def score_of(results: Mapping[str, Any], spec: TaskSpec) -> TaskScore:
         if spec.task in results.get("group_subtasks", {}):
             raise TaskError(
                 f"evaluation: the group '{spec.task}' has no aggregate '{spec.metric}'; it has "
-                f"{', '.join(available) or 'none: name its tasks instead'}"
+                f"{', '.join(available) or 'none: list its tasks instead'}"
             )
         raise EvaluationError(
             f"evaluation: task '{spec.task}' gave no metric '{spec.metric}'; it gave {', '.join(available) or 'none'}"
@@ -72,14 +46,14 @@ def score_of(results: Mapping[str, Any], spec: TaskSpec) -> TaskScore:
 
 
 def write_results(results: Mapping[str, Any], folder: Path) -> None:
-    """Writes `results.json` and, for each task, `samples_<task>.jsonl`, in the form of lm-eval's own files."""
+    """Write `results.json` and, for each task, `samples_<task>.jsonl`, in the form of lm-eval's own files."""
     from lm_eval.utils import handle_non_serializable, sanitize_list
 
     body = {key: value for key, value in results.items() if key != "samples"}
     text = json.dumps(body, indent=2, default=handle_non_serializable, ensure_ascii=False)
     (folder / "results.json").write_text(text, encoding="utf-8")
     for task, samples in results["samples"].items():
-        with (folder / f"samples_{task.replace('/', '_')}.jsonl").open("w", encoding="utf-8") as file:
+        with (folder / f"samples_{task_folder(task)}.jsonl").open("w", encoding="utf-8") as file:
             for sample in samples:
                 row = {
                     **sample,

@@ -9,10 +9,10 @@ from typing import Any
 
 from evolve.engines.evaluation.catalog import Catalog, Definition
 from evolve.engines.evaluation.data import local_dataset
-from evolve.engines.protocols import TaskSpec
+from evolve.engines.protocols import TaskSpec, task_folder
 from evolve.errors import TaskError
 
-__all__ = ["PlannedTask", "plan_tasks", "task_entries"]
+__all__ = ["PlannedTask", "plan_tasks"]
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class PlannedTask:
     """A task of a job, ready for lm-eval.
 
     Attributes:
-        spec: What was asked for.
+        spec: What the job says of the task.
         definition: The task's or group's own file.
         texts: Text of the generated files by file name; a group needs one for each task and group beneath it.
-        stamps: Path, size and time of change of the files that the task's own file may include or import.
+        stamps: Path, size and modification time of the files that the task's own file may include or import.
     """
 
     spec: TaskSpec
@@ -37,7 +37,7 @@ class PlannedTask:
         return self.spec.task, tuple(self.texts.items()), self.stamps
 
     def write(self, folder: Path) -> list[Path]:
-        """Writes the generated files, the one of the task itself first, and returns their paths."""
+        """Write the generated files, that of the task itself first, and return their paths."""
         paths = []
         for name, text in self.texts.items():
             paths.append(folder / name)
@@ -46,47 +46,58 @@ class PlannedTask:
 
 
 def plan_tasks(tasks: Sequence[TaskSpec], catalog: Catalog) -> list[PlannedTask]:
-    """Finds the tasks and generates their files.
+    """Find the tasks and generate their files.
+
+    All names are looked up before any option is checked, so that a misspelt task is reported as such.
 
     Raises:
-        TaskError: A task is unknown or named twice, or its options do not suit it.
+        TaskError: A task is unknown or occurs twice, or its options do not suit it.
     """
     if not tasks:
         raise TaskError("evaluation: no tasks are given")
-    planned: list[PlannedTask] = []
-    sources: dict[str, str] = {}
-    for number, spec in enumerate(tasks):
-        definition = catalog.find(spec.task)
-        members = catalog.closure(definition) if definition.is_group else [definition]
+    definitions = [catalog.find(spec.task) for spec in tasks]
+    closures = [catalog.closure(found) if found.is_group else [found] for found in definitions]
+    _refuse_duplicates(tasks, closures)
+    return [_plan(spec, members) for spec, members in zip(tasks, closures, strict=True)]
+
+
+def _refuse_duplicates(tasks: Sequence[TaskSpec], closures: Sequence[Sequence[Definition]]) -> None:
+    """Refuse a task that would count twice in the average, or whose results would overwrite another's."""
+    origins: dict[str, str] = {}
+    folders: dict[str, str] = {}
+    for spec, members in zip(tasks, closures, strict=True):
         for member in members:
-            if member.name in sources:
+            if member.name in origins:
                 raise TaskError(
-                    f"evaluation: task '{member.name}' occurs twice: in '{sources[member.name]}' and in '{spec.task}'"
+                    f"evaluation: task '{member.name}' occurs twice: in '{origins[member.name]}' and in '{spec.task}'"
                 )
-            if member.config.get("unsafe_code"):
-                raise TaskError(
-                    f"evaluation: task '{member.name}' executes code that the model wrote; evolve does not run it"
-                )
-            sources[member.name] = spec.task
-        entries = [task_entries(spec, definition), *({"include": str(member.path)} for member in members[1:])]
-        texts = {f"{number:03}_{index:04}.yaml": _dump(entry) for index, entry in enumerate(entries)}
-        planned.append(PlannedTask(spec=spec, definition=definition, texts=texts, stamps=_stamps(members)))
-    return planned
+            origins[member.name] = spec.task
+        other = folders.setdefault(task_folder(spec.task), spec.task)
+        if other != spec.task:
+            raise TaskError(f"evaluation: tasks '{spec.task}' and '{other}' have the same folder name; rename one")
 
 
-def task_entries(spec: TaskSpec, definition: Definition) -> dict[str, Any]:
-    """Returns the content of the generated file of one task or group.
+def _plan(spec: TaskSpec, members: Sequence[Definition]) -> PlannedTask:
+    for member in members:
+        if member.config.get("unsafe_code"):
+            raise TaskError(
+                f"evaluation: task '{member.name}' executes code that the model wrote; evolve does not run such tasks"
+            )
+    entries = [_entries(spec, members[0]), *({"include": str(member.path)} for member in members[1:])]
+    texts = {f"{number:04}.yaml": _dump(entry) for number, entry in enumerate(entries)}
+    return PlannedTask(spec=spec, definition=members[0], texts=texts, stamps=_stamps(members))
 
-    The few-shot number and the generation arguments of a group are no part of it: there, entries of the group's own
-    file would win over them. They are set on the tasks once these are built.
 
-    Raises:
-        TaskError: An option does not suit the task.
+def _entries(spec: TaskSpec, definition: Definition) -> dict[str, Any]:
+    """Return the content of the generated file of one task or group.
+
+    The few-shot number and the generation arguments of a group are not part of it: entries of the group's own file
+    would take precedence. They are set on the tasks once these are built.
     """
     entries: dict[str, Any] = {"include": str(definition.path)}
     if definition.kind != "task" and spec.dataset is not None:
         what = "a group" if definition.is_group else "written in Python"
-        raise TaskError(f"evaluation: '{spec.task}' is {what}, so no data folder can stand in for its data set")
+        raise TaskError(f"evaluation: '{spec.task}' is {what}, so no data folder can replace its data set")
     if definition.is_group:
         return entries
     if spec.num_fewshot is not None:
@@ -104,7 +115,9 @@ def _generation(spec: TaskSpec, config: Mapping[str, Any]) -> dict[str, Any]:
     from lm_eval.defaults import default_gen_kwargs
 
     if config.get("output_type", TaskConfig.output_type) != "generate_until":
-        raise TaskError(f"evaluation: task '{spec.task}' generates no text, so generation_kwargs do not suit it")
+        raise TaskError(
+            f"evaluation: task '{spec.task}' generates no text, so generation_kwargs do not suit it; remove them"
+        )
     own = config.get("generation_kwargs")
     if own is None:
         own = default_gen_kwargs(config.get("fewshot_delimiter", TaskConfig.fewshot_delimiter))

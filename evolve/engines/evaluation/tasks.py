@@ -1,24 +1,25 @@
-"""Builds lm-eval's task objects, and keeps those that can serve the next model as they are."""
+"""Builds lm-eval's task objects, and keeps those that the next model can use unchanged."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from evolve.engines.evaluation.generators import Generators
 from evolve.engines.evaluation.taskfiles import PlannedTask
+from evolve.engines.generators import Generators, preserved_generators
+from evolve.engines.protocols import TaskSpec
 from evolve.errors import TaskError
 
-__all__ = ["TaskLoader", "load_errors", "reason"]
+__all__ = ["TaskLoader", "count_documents", "forget_all_but", "load_errors", "root_cause"]
 
 _kept: dict[tuple[object, ...], tuple[Any, int]] = {}
-"""Built tasks and groups of this process by the key of their plan, with the number of names drawn for them."""
+"""Built tasks and groups of this process by the key of their plan, with the number of task ids drawn for them."""
 
 
 def load_errors() -> tuple[type[Exception], ...]:
-    """What the files, the data and the templates of a task may raise while it is built or renders a document."""
+    """Return what the files, the data and the templates of a task may raise when it is built or renders a document."""
     import datasets
     import jinja2
 
@@ -37,49 +38,71 @@ def load_errors() -> tuple[type[Exception], ...]:
     )
 
 
-class TaskLoader:
-    """Gives lm-eval a task manager that knows the tasks of one job, built as lm-eval's command would build them.
+def root_cause(error: BaseException) -> str:
+    """Return the message of the innermost cause: `datasets` wraps it in a sentence that says nothing."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip() or type(error).__name__
 
-    A built task is kept for the next job of this process only where that cannot change a score: it is of lm-eval's own
-    class, which renews all that it holds of a model with each evaluation, its data set does not depend on the model,
-    and building it drew nothing from the global random generators that cannot be drawn again without it.
+
+def forget_all_but(plans: Iterable[PlannedTask]) -> None:
+    """Forget the built tasks of this process that are not among these."""
+    keys = {plan.key for plan in plans}
+    for key in [key for key in _kept if key not in keys]:
+        del _kept[key]
+
+
+def count_documents(tasks: Sequence[Any], limit: int | None) -> int:
+    """Return the number of documents that an evaluation of these task objects scores."""
+    counts = (len(docs) if isinstance(docs := task.eval_docs, Sized) else sum(1 for _ in docs) for task in tasks)
+    return sum(count if limit is None else min(count, limit) for count in counts)
+
+
+class TaskLoader:
+    """Gives lm-eval a task manager that has exactly one task or group, built as lm-eval's command would build it.
+
+    A built task is kept for the next job of this process only where that cannot change a score. It must be of
+    lm-eval's own class, which renews with each evaluation all that it holds of a model. Its data set must not depend
+    on the model. Building it must draw nothing from the global random generators that cannot be drawn again later.
     """
 
-    def __init__(self, folder: Path, planned: Sequence[PlannedTask], metadata: Mapping[str, Any]) -> None:
-        """Writes the generated task files.
+    def __init__(self, folder: Path, plan: PlannedTask, metadata: Mapping[str, Any]) -> None:
+        """Write the generated task files.
 
         Args:
-            folder: An empty folder, needed as long as this object is used.
-            planned: The tasks of the job.
-            metadata: What lm-eval's command puts into the metadata of every task: the model's arguments.
+            folder: A folder that does not exist; it is needed as long as this object is used.
+            plan: The task.
+            metadata: What lm-eval's command adds to the metadata of every task: the model's arguments.
         """
-        self._planned = {plan.spec.task: plan for plan in planned}
+        self._plan = plan
         self._metadata = dict(metadata)
-        self._start: Generators | None = None
-        for plan in planned:
-            plan.write(folder)
-        keys = {plan.key for plan in planned}
-        for key in [key for key in _kept if key not in keys]:
-            del _kept[key]
-        self.built: list[Any] = []
+        self._state: Generators | None = None
+        self._built: list[Any] = []
+        folder.mkdir()
+        plan.write(folder)
         self.manager = self._manager(folder)
 
-    def start_from(self, generators: Generators) -> None:
-        """Tasks are built in this state of the global generators, the one in which lm-eval's command builds them.
+    @property
+    def spec(self) -> TaskSpec:
+        """What the job says of the task."""
+        return self._plan.spec
 
-        The command seeds, loads the model and builds the tasks; here the model is there already when lm-eval seeds.
-        """
-        self._start = generators
+    def start_from(self, state: Generators) -> None:
+        """Let the manager build the task in this state of the global generators."""
+        self._state = state
 
-    def load(self, names: Sequence[str]) -> list[Any]:
-        """Builds the tasks or takes those that were kept, and returns the `Task` or `Group` objects."""
-        if self._start is not None:
-            self._start.restore()
-        return [self._one(name) for name in names]
+    def build(self) -> list[Any]:
+        """Build the task or take the kept one; return it, or the tasks beneath it if it is a group."""
+        return list(_leaves(self._item()))
 
-    def tasks(self, name: str) -> list[Any]:
-        """Builds one task, or takes the kept one, and returns it, or those beneath it if it is a group."""
-        return list(_tasks(self._one(name)))
+    def count_documents(self) -> int:
+        """Build the task and return the number of documents that will be scored; preserve the generators."""
+        with preserved_generators():
+            return count_documents(self.build(), self.spec.limit)
+
+    def instances(self) -> list[Any]:
+        """Return all requests of the tasks that the manager has given to lm-eval."""
+        return [instance for task in self._built for instance in task.instances]
 
     def _manager(self, folder: Path) -> Any:
         from lm_eval.tasks import TaskManager
@@ -87,11 +110,13 @@ class TaskLoader:
         loader = self
 
         class Manager(TaskManager):  # type: ignore[misc]  # lm-eval has no types
-            """lm-eval's task manager, with tasks that may have been built before."""
+            """lm-eval's task manager, whose one task may have been built before."""
 
-            def load(self, task_list: Any) -> Any:
-                loaded = super().load(loader.load(task_list) if isinstance(task_list[0], str) else task_list)
-                loader.built = list(loaded["tasks"].values())
+            def load(self, _: Any) -> Any:
+                if loader._state is not None:
+                    loader._state.restore()
+                loaded = super().load([loader._item()])
+                loader._built = list(loaded["tasks"].values())
                 return loaded
 
             def build(self, name: str) -> Any:
@@ -99,49 +124,48 @@ class TaskLoader:
 
         return Manager(include_path=[str(folder)], include_defaults=False, metadata=self._metadata)
 
-    def _one(self, name: str) -> Any:
-        plan = self._planned[name]
-        if plan.key in _kept:
-            item, draws = _kept[plan.key]
-            _draw_names(draws)
+    def _item(self) -> Any:
+        if self._plan.key in _kept:
+            item, draws = _kept[self._plan.key]
+            _replay_task_ids(draws)
         else:
-            item = self._build(plan)
-        for task in _tasks(item):
+            item = self._build()
+        for task in _leaves(item):
             if isinstance(task.config.metadata, dict):
                 task.config.metadata.update(self._metadata)
         return item
 
-    def _build(self, plan: PlannedTask) -> Any:
+    def _build(self) -> Any:
         from lm_eval.api import task as module
 
         before = Generators.capture()
         try:
-            with mock.patch.object(module, "random_task_id", wraps=module.random_task_id) as named:
-                item = self.manager.build(plan.spec.task)
+            with mock.patch.object(module, "random_task_id", wraps=module.random_task_id) as drawn:
+                item = self.manager.build(self.spec.task)
         except load_errors() as error:
             raise TaskError(
-                f"evaluation: lm-eval cannot build the task '{plan.spec.task}' "
-                f"({type(error).__name__}: {reason(error)}). Check its data and its fields."
+                f"evaluation: lm-eval cannot build the task '{self.spec.task}' "
+                f"({type(error).__name__}: {root_cause(error)}). Check its data and its fields."
             ) from error
-        _override_members(plan, item)
+        _override_members(self._plan, item)
         after = Generators.capture()
         before.restore()
-        _draw_names(named.call_count)
-        if after == Generators.capture() and all(_reusable(task) for task in _tasks(item)):
-            _kept[plan.key] = (item, named.call_count)
+        _replay_task_ids(drawn.call_count)
+        if after == Generators.capture() and all(_reusable(task) for task in _leaves(item)):
+            _kept[self._plan.key] = (item, drawn.call_count)
         after.restore()
         return item
 
 
-def _draw_names(count: int) -> None:
-    """Draws what lm-eval draws while it builds a task: a name that no one uses, at each look at the task's own name."""
+def _replay_task_ids(count: int) -> None:
+    """Replay lm-eval's random draws of task ids, so that kept tasks leave the same generator state as fresh ones."""
     from lm_eval.api.utils import random_task_id
 
     for _ in range(count):
         random_task_id()
 
 
-def _tasks(item: Any) -> Iterator[Any]:
+def _leaves(item: Any) -> Iterator[Any]:
     from lm_eval.api.group import Group
 
     yield from item.get_all_tasks() if isinstance(item, Group) else [item]
@@ -156,15 +180,8 @@ def _reusable(task: Any) -> bool:
 def _override_members(plan: PlannedTask, item: Any) -> None:
     if not plan.definition.is_group:
         return
-    for task in _tasks(item):
+    for task in _leaves(item):
         if plan.spec.num_fewshot is not None:
             task.set_config("num_fewshot", plan.spec.num_fewshot)
         if plan.spec.generation_kwargs and task.get_config("output_type") == "generate_until":
             task.set_config("generation_kwargs", dict(plan.spec.generation_kwargs), update=True)
-
-
-def reason(error: BaseException) -> str:
-    """The innermost cause says most: `datasets` wraps what went wrong in a sentence that says nothing."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip() or type(error).__name__

@@ -22,7 +22,7 @@ _CPU_CHUNK, _CPU_BLOCK = 1 << 20, 1 << 17  # elements; a block of float64 number
 _GPU_CHUNK, _GPU_TOTAL = 1 << 24, 1 << 28  # elements of one model, and of all together (2 GiB as float64)
 
 
-def measure(job: KinshipJob, report: Report) -> KinshipResult:
+def measure(job: KinshipJob, report: Report, device: str = "auto") -> KinshipResult:
     """Measures all pairs of a job in one pass over the files (arXiv 2410.12613, section 3).
 
     The kinship of a pair is the Pearson correlation (`pcc`), the cosine (`cs`, with its sign) and the Euclidean
@@ -43,8 +43,9 @@ def measure(job: KinshipJob, report: Report) -> KinshipResult:
     at least one of the three.
 
     Args:
-        job: Base, models, pairs, device. Models that are in no pair are not looked at.
+        job: Base, models, pairs. Models that are in no pair are not looked at.
         report: Is told the bytes read so far, of all.
+        device: A name that `device_name` accepts.
 
     Raises:
         KinshipError: A model's shared weights are exactly those of the base (its delta has no direction), a weight is
@@ -59,9 +60,8 @@ def measure(job: KinshipJob, report: Report) -> KinshipResult:
     import torch
 
     plan = make_plan(job)
-    device = torch.device(device_name(job.device))
     with _one_thread():
-        sums, size = _sum(plan, device, report)
+        sums, size = _sum(plan, torch.device(device_name(device)), report)
     found = {}
     for pair, left_out in plan.left_out.items():
         pcc, cs, ed = sums.pairs[pair].metrics(pair, str(job.base))

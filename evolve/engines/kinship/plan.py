@@ -15,18 +15,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from evolve.engines.checkpoints import Layout, TensorInfo, read_layout
+from evolve.engines.checkpoints import ITEM_BYTES, TORCH_NAMES, Layout, TensorInfo, read_layout
 from evolve.engines.kinship.vocabulary import Vocabulary
 from evolve.engines.protocols import KinshipJob
 from evolve.errors import KinshipError, ModelError
 
-__all__ = ["ITEM_BYTES", "LeftOut", "Pair", "Piece", "Place", "Plan", "make_plan"]
+__all__ = ["LeftOut", "Pair", "Piece", "Place", "Plan", "make_plan"]
 
 Pair = tuple[str, str]
 LeftOut = tuple[str, int, float]
 Rows = npt.NDArray[np.int64]
-
-ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,7 @@ def _check_types(layout: Layout, parameters: Mapping[str, TensorInfo]) -> None:
     if layout.config.get("quantization_config"):
         raise ModelError(f"{layout.folder} is quantized, and has no plain weights to compare: {mend}")
     for info in parameters.values():
-        if info.dtype not in ITEM_BYTES:
+        if info.dtype not in TORCH_NAMES:
             raise ModelError(f"{info.name} in {layout.folder} is of type {info.dtype}: {mend}")
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evolve.engines.kinship.plan import ITEM_BYTES, Piece, Place, Rows
+from evolve.engines.checkpoints import ITEM_BYTES, TORCH_NAMES
+from evolve.engines.kinship.plan import Piece, Place, Rows
 from evolve.errors import ModelError
 
 if TYPE_CHECKING:
@@ -141,13 +142,12 @@ def _finish(entry: tuple[Piece, int, dict[str, Tensor], list[Future[None]]]) -> 
     """Waits for the reads of a chunk and gives its bytes their types."""
     import torch
 
-    dtypes = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
     piece, rows, buffers, jobs = entry
     for job in jobs:
         job.result()
     tensors, size = {}, 0
     for name, place in _places(piece):
         used = rows * piece.width * ITEM_BYTES[place.dtype]
-        tensors[name] = buffers[name][:used].view(dtypes[place.dtype])
+        tensors[name] = buffers[name][:used].view(getattr(torch, TORCH_NAMES[place.dtype]))
         size += used
     return Chunk(piece, tensors.pop(""), tensors, size)

@@ -6,14 +6,15 @@ This package is light to import; mergekit, transformers and torch are imported b
 from __future__ import annotations
 
 from evolve.engines.merging.checking import check_recipe
-from evolve.engines.merging.merger import merge, rehearse
+from evolve.engines.merging.merger import merge
 from evolve.engines.merging.recipes import Template, identity, load_template, parse_template, render, template_names
-from evolve.engines.merging.vocabulary import Setting, Source, resolve_tokenizer, same_vocabulary
+from evolve.engines.merging.rehearsal import rehearse
+from evolve.engines.merging.tokenizers import TokenizerSetting, TokenizerSource, resolve_tokenizer
 
 __all__ = [
-    "Setting",
-    "Source",
     "Template",
+    "TokenizerSetting",
+    "TokenizerSource",
     "check_recipe",
     "identity",
     "load_template",
@@ -22,6 +23,5 @@ __all__ = [
     "rehearse",
     "render",
     "resolve_tokenizer",
-    "same_vocabulary",
     "template_names",
 ]

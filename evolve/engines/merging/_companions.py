@@ -1,8 +1,8 @@
-"""The files of a checkpoint beside its weights: what mergekit leaves out or leaves wrong.
+"""The files of a checkpoint beside its weights: those that mergekit leaves out, and those it leaves wrong.
 
-With a tokenizer of its own, a child gets no generation_config.json from mergekit, and keeps the special token numbers
-of the model whose config.json it took, although its tokens may be numbered otherwise or be gone. An end token beyond
-the vocabulary never ends a text, and a padding token beyond it can keep a model from loading.
+If mergekit builds a tokenizer for the child, it writes no generation_config.json. It also keeps the special token ids
+of the model whose config.json it copied, although the child's tokens may have other ids or may not exist. An end token
+beyond the vocabulary never ends a generation, and a padding token beyond it can prevent the model from loading.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evolve.engines.checkpoints import read_json_object
 from evolve.engines.protocols import MergeJob
 
 __all__ = ["complete"]
@@ -28,10 +29,10 @@ tags: [mergekit, merge, model-kinship]
 
 # {name}
 
-A merge of {parents}, made with [mergekit](https://github.com/arcee-ai/mergekit) by `evolve`, which breeds models by
+A merge of {parents}, made with [mergekit](https://github.com/arcee-ai/mergekit) by `evolve`, which implements
 *Exploring Model Kinship for Merging Large Language Models* ([arXiv 2410.12613](https://arxiv.org/abs/2410.12613)).
 
-The recipe, also kept as `mergekit_config.yml`{seed}:
+The recipe, also in `mergekit_config.yml`{seed}:
 
 ```yaml
 {recipe}
@@ -39,17 +40,17 @@ The recipe, also kept as `mergekit_config.yml`{seed}:
 """
 
 
-def complete(job: MergeJob, *, donor: Path, realigned: bool, seed: int | None) -> None:
-    """Adds the files that are missing and mends the special token numbers.
+def complete(job: MergeJob, *, donor: Path, aligned: bool, seed: int | None) -> None:
+    """Add the missing files and correct the special token ids.
 
     Args:
         job: The merge, whose weights and tokenizer are in its output folder.
-        donor: Folder of the model whose config.json mergekit took.
-        realigned: Whether the child's tokens may be numbered otherwise than the donor's.
-        seed: What mergekit's random generators were seeded with.
+        donor: Folder of the model whose config.json mergekit copied.
+        aligned: Whether the child has a tokenizer of its own, so that its token ids may not be the donor's.
+        seed: Seed of mergekit's random generators; None where the method draws no random numbers.
     """
     source = _copy_generation_config(job, donor)
-    if realigned:
+    if aligned:
         _renumber(job, [(job.output / "config.json", donor)] + ([(job.output / _GENERATION, source)] if source else []))
     for folder in (donor, *job.parents[:1]):
         if not _has_template(job.output):
@@ -65,7 +66,7 @@ def complete(job: MergeJob, *, donor: Path, realigned: bool, seed: int | None) -
 
 
 def _copy_generation_config(job: MergeJob, donor: Path) -> Path | None:
-    """Copies it where mergekit did not; returns the folder it comes from."""
+    """Copy generation_config.json unless mergekit did; return the folder it comes from, if there is one."""
     for folder in (donor, *job.parents[:1]):
         if (folder / _GENERATION).is_file():
             if not (job.output / _GENERATION).is_file():
@@ -86,7 +87,7 @@ def _copy_template(folder: Path, output: Path) -> None:
 
 
 def _renumber(job: MergeJob, files: Sequence[tuple[Path, Path]]) -> None:
-    """Rewrites the special token numbers in JSON files, each from the tokens of the model it was copied from."""
+    """Translate the special token ids in JSON files from the ids of the model that each was copied from."""
     from transformers import AutoTokenizer
 
     trust = job.trust_remote_code
@@ -109,7 +110,7 @@ def _renumbered(
     numbers: Mapping[str, int],
     defaults: Mapping[str, int | None],
 ) -> dict[str, Any]:
-    """The settings with their `*_token_id` translated; one whose token is gone becomes the child's own, or null."""
+    """Return settings with their `*_token_id` translated; where the child lacks the token, its own one, or null."""
 
     def translated(key: str, value: Any) -> Any:
         if key == "text_config" and isinstance(value, dict):
@@ -124,10 +125,7 @@ def _renumbered(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    content: dict[str, Any] = json.loads(path.read_bytes())
-    return content
+    return read_json_object(path) if path.is_file() else {}
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,42 +1,46 @@
-"""The one place that calls mergekit. Importing it takes seconds; `merger` does so when it is called."""
+"""Calls into mergekit: parsing, running and planning. Importing it takes seconds, so callers import it late."""
 
 from __future__ import annotations
 
 import contextlib
-import random
+import ctypes
+import logging
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import mergekit.merge
 import mergekit.tokenizer.build
-import numpy as np
-import torch
-import transformers
 import yaml
-from mergekit.architecture import get_architecture_info
+from mergekit.architecture import ModelArchitecture, get_architecture_info
+from mergekit.architecture.auto import infer_architecture_info
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 from mergekit.graph import Executor, Task
-from mergekit.io.tasks import LoaderCache, LoadTensor
+from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
 from evolve.engines.protocols import MergeJob, Report
 
-__all__ = ["Configuration", "kept_generators", "parse", "quiet_transformers", "rehearse", "run"]
+__all__ = ["Configuration", "Plan", "parse", "plan", "run"]
+
+_SHARD_BYTES = 1_000_000_000
+"""Size of a file of the child's weights. mergekit holds one whole file in memory, or two while it writes it."""
 
 
 class Configuration(MergeConfiguration):  # type: ignore[misc]  # mergekit is untyped
-    """A recipe that names its models in the order in which they are written, the base first.
+    """A recipe that lists its models in the order in which they are written, the base first.
 
-    mergekit's own order is that of a set, so that a union of three tokenizers, or the donor of the configuration where
-    there is no base, depends on PYTHONHASHSEED.
+    mergekit's own order is that of a set. A union of three tokenizers, and the model whose configuration is copied
+    where there is no base, would depend on PYTHONHASHSEED.
     """
 
     def referenced_models(self) -> list[ModelReference]:
-        """All models without repetition."""
+        """Return all models without repetition."""
         found = [self.base_model] if self.base_model else []
         for part in (self, *(self.modules or {}).values()):
             found += [entry.model for entry in part.models or ()]
@@ -45,90 +49,129 @@ class Configuration(MergeConfiguration):  # type: ignore[misc]  # mergekit is un
 
     @property
     def folders(self) -> list[Path]:
-        """The folders of all models; the first is the one whose configuration mergekit copies."""
+        """Folders of all models; mergekit copies the configuration of the first."""
         return [Path(model.model.path) for model in self.referenced_models()]
 
     @property
-    def realigns(self) -> bool:
-        """Whether the rows of embeddings are lined up with a tokenizer of the child's own."""
+    def aligns_tokens(self) -> bool:
+        """Whether mergekit builds a tokenizer for the child and aligns the rows of the embeddings with it."""
         return self.tokenizer is not None or self.tokenizer_source is not None
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What mergekit intends to do.
+
+    Attributes:
+        architecture: mergekit's definition of the models' architecture.
+        config: Configuration of the child, before its vocabulary is known.
+        tasks: The tasks that write the child.
+    """
+
+    architecture: ModelArchitecture
+    config: Any
+    tasks: list[Task[Any]]
+
+
 def parse(recipe: str) -> Configuration:
-    """Parses a recipe that `check_recipe` has accepted."""
+    """Parse a recipe that `check_recipe` has accepted."""
     configuration: Configuration = Configuration.model_validate(yaml.safe_load(recipe))
     return configuration
 
 
 def run(configuration: Configuration, job: MergeJob, *, device: str, seed: int | None, report: Report) -> None:
-    """Runs mergekit into the output folder of a job. Its exceptions pass through.
+    """Run mergekit into the output folder of a job. mergekit's exceptions pass through.
 
     Args:
         configuration: The recipe; mergekit changes it.
         job: The job.
-        device: Where the arithmetic is done. Results go to main memory, since mergekit gathers up to 5 GB of them
-            before it writes: the device needs room for one tensor of each model only.
-        seed: Of methods that draw random numbers.
-        report: Is told the number of tensors done.
+        device: Where to compute. Results are kept in main memory until a file is full, so the device needs room for
+            one tensor of each model only.
+        seed: Seed of the methods that draw random numbers.
+        report: Receives the number of finished tensors.
     """
     options = MergeOptions(
         device=device,
         copy_tokenizer=True,
-        write_model_card=False,  # mergekit's asks the hub about every parent
+        write_model_card=False,  # mergekit's card looks up every parent on the hub
         quiet=True,
         random_seed=seed,
         trust_remote_code=job.trust_remote_code,
+        out_shard_size=_SHARD_BYTES,
     )
-    _forget()
-    try:
-        with _hooks(report):
-            mergekit.merge.run_merge(configuration, str(job.output), options)
-    finally:
-        _forget()
+    with _clean_caches(), _quiet(), _reported(report):
+        mergekit.merge.run_merge(configuration, str(job.output), options)
 
 
-def rehearse(configuration: Configuration, *, trust_remote_code: bool) -> None:
-    """Plans a merge and looks for its tensors, without reading them. mergekit's exceptions pass through."""
-    options = MergeOptions(device="cpu", quiet=True, trust_remote_code=trust_remote_code)
-    _forget()
-    try:
+@contextlib.contextmanager
+def plan(configuration: Configuration, *, trust_remote_code: bool) -> Iterator[Plan]:
+    """Plan a merge whose tensors are on torch's meta device. mergekit's caches are valid within the context only.
+
+    mergekit's exceptions pass through.
+
+    Args:
+        configuration: The recipe; mergekit changes it.
+        trust_remote_code: Whether the models' own code may run.
+    """
+    options = MergeOptions(device="meta", read_to_gpu=True, quiet=True, trust_remote_code=trust_remote_code)
+    with _clean_caches(), _quiet():
         LoaderCache().setup(options=options)
         architecture = get_architecture_info(configuration, options)
-        out = mergekit.merge._model_out_config(configuration, architecture, trust_remote_code)  # noqa: SLF001
-        planner = MergePlanner(configuration, architecture, options=options, out_model_config=out)
-        absent: dict[ModelReference, LoadTensor] = {}
-        for task in planner.plan_to_disk(out_path=""):  # a plan writes nothing
-            for load in _loads(task):
-                if not load.optional and load._resolve_name(LoaderCache().get(load.model)) is None:  # noqa: SLF001
-                    absent.setdefault(load.model, load)
-        for load in absent.values():
-            load.execute()  # some are put together from several; the first tells whether mergekit knows how
-    finally:
-        _forget()
+        config = mergekit.merge._model_out_config(configuration, architecture, trust_remote_code)  # noqa: SLF001
+        planner = MergePlanner(configuration, architecture, options=options, out_model_config=config)
+        yield Plan(architecture, config, planner.plan_to_disk(out_path=""))  # a plan writes nothing
 
 
-def _loads(task: Task[Any]) -> Iterator[LoadTensor]:
-    if isinstance(task, LoadTensor):
-        yield task
-    for argument in task.arguments().values():
-        yield from _loads(argument)
+@contextlib.contextmanager
+def _clean_caches() -> Iterator[None]:
+    """Empty mergekit's caches, which live as long as the process, before and after.
 
-
-def _forget() -> None:
-    """Drops what mergekit keeps for the life of the process.
-
-    Its loaders map the files of every model ever merged: a model written anew at the same path would be merged with
-    its old weights, and the space of deleted checkpoints would not be freed.
+    Its loaders map the files of every model ever merged: a model rewritten at the same path would be merged with its
+    old weights, and the space of deleted checkpoints would not be freed.
     """
+    _empty_caches()
+    try:
+        yield
+    finally:
+        _empty_caches()
+        _return_memory()
+
+
+def _empty_caches() -> None:
     loaders = LoaderCache()
     loaders.flush_all()
     loaders.loaders.clear()
     MergePlanner._model_arch.cache_clear()  # noqa: SLF001 - it holds whole planners
+    infer_architecture_info.cache_clear()  # by path: it would describe a rewritten model by its old tensors
+
+
+def _return_memory() -> None:
+    """Return freed memory to the system, which glibc does not do by itself."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @contextlib.contextmanager
-def _hooks(report: Report) -> Iterator[None]:
-    """Makes `run_merge`, which offers no callback, report each tensor; silences the bar that ignores `quiet`."""
+def _quiet() -> Iterator[None]:
+    """Silence what mergekit prints in spite of `quiet`: a progress bar, and warnings about what it infers.
+
+    Some of its warnings go to the root logger, to which Python then adds a handler.
+    """
+    bars, disabled, handlers = mergekit.tokenizer.build.tqdm, logging.root.manager.disable, [*logging.root.handlers]
+    mergekit.tokenizer.build.tqdm = SimpleNamespace(tqdm=lambda items, **_: items)
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        mergekit.tokenizer.build.tqdm = bars
+        logging.disable(disabled)
+        logging.root.handlers[:] = handlers
+
+
+@contextlib.contextmanager
+def _reported(report: Report) -> Iterator[None]:
+    """Make `run_merge`, which offers no callback, report each tensor."""
 
     class Reporting(Executor):  # type: ignore[misc]
         def run(self, quiet: bool = False, desc: str | None = None) -> Iterator[tuple[Any, Any]]:  # noqa: FBT001, FBT002
@@ -136,37 +179,9 @@ def _hooks(report: Report) -> Iterator[None]:
                 report("merging", done, len(self.targets))
                 yield result
 
-    executor, bars = mergekit.merge.Executor, mergekit.tokenizer.build.tqdm
+    executor = mergekit.merge.Executor
     mergekit.merge.Executor = Reporting
-    mergekit.tokenizer.build.tqdm = SimpleNamespace(tqdm=lambda items, **_: items)
     try:
         yield
     finally:
-        mergekit.merge.Executor, mergekit.tokenizer.build.tqdm = executor, bars
-
-
-@contextlib.contextmanager
-def kept_generators() -> Iterator[None]:
-    """Gives back the states of the global random generators, which mergekit seeds for its random methods."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silences transformers' bars, and its remarks on the way to a child that is not finished yet."""
-    logging = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+        mergekit.merge.Executor = executor

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from evolve.engines.checkpoints import NotFiniteError, first_bad_tensor, verify
 from evolve.engines.devices import device_name
+from evolve.engines.generators import preserved_generators
+from evolve.engines.merging._failures import check_absolute, failures
 from evolve.engines.merging.checking import check_recipe
 from evolve.engines.protocols import MergeJob, MergeResult, Report
 from evolve.errors import MergeError, RecipeError
 
-__all__ = ["merge", "rehearse", "seed_of"]
+__all__ = ["merge", "seed_of"]
 
 _RANDOM_METHODS = ("arcee_fusion", "dare_linear", "dare_ties", "della", "della_linear")
 _MODEL_KEYS = ("base_model", "model", "path", "source", "tokenizer_source")
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
-def merge(job: MergeJob, report: Report) -> MergeResult:
-    """Merges with mergekit, completes the checkpoint and verifies it; see `Merger`.
+def merge(job: MergeJob, report: Report, device: str = "auto") -> MergeResult:
+    """Merge with mergekit, complete the checkpoint and verify it; see `Merger`.
 
-    The caller's global random generators are left as they were. A method that draws random numbers is seeded by
+    The caller's global random generators keep their state. A method that draws random numbers is seeded with
     `seed_of` its recipe.
 
     Raises:
@@ -43,52 +42,29 @@ def merge(job: MergeJob, report: Report) -> MergeResult:
         check_recipe(job.recipe)
     except RecipeError as error:
         raise MergeError(str(error)) from error
-    from evolve.engines.merging import _companions, _mergekit, _verification
+    from evolve.engines.merging import _companions, _mergekit
+    from evolve.engines.quiet import quiet_transformers
 
     configuration = _mergekit.parse(job.recipe)
     _check_folders(job, configuration.folders)
     seed = seed_of(job.recipe) if configuration.merge_method in _RANDOM_METHODS else None
     models = list(dict.fromkeys([*job.parents, *configuration.folders]))
-    donor, realigned = configuration.folders[0], configuration.realigns  # mergekit changes its configuration
-    with _mergekit.quiet_transformers(), _mergekit.kept_generators():
-        with _failures(f"mergekit could not merge {' and '.join(path.name for path in job.parents)}"):
-            _mergekit.run(configuration, job, device=device_name(job.device), seed=seed, report=report)
-        with _failures("the merged checkpoint cannot be completed"):
-            _companions.complete(job, donor=donor, realigned=realigned, seed=seed)
-        with _failures("the merged checkpoint does not load"):
-            _verification.verify(job, models, report)
-    with _failures("the merged checkpoint cannot be read"):
-        files = _verification.manifest(job.output, report)
+    donor, aligned = configuration.folders[0], configuration.aligns_tokens  # mergekit changes its configuration
+    with quiet_transformers(), preserved_generators():
+        with failures(f"mergekit could not merge {' and '.join(path.name for path in job.parents)}"):
+            _mergekit.run(configuration, job, device=device_name(device), seed=seed, report=report)
+        with failures("the merged checkpoint cannot be completed"):
+            _companions.complete(job, donor=donor, aligned=aligned, seed=seed)
+        with failures("the merged checkpoint is unusable"):
+            files = _verified(job, models, report)
     return MergeResult(sum(size for size, _ in files.values()), time.monotonic() - started, files)
 
 
-def rehearse(recipe: str, *, trust_remote_code: bool = False) -> None:
-    """Makes sure, as far as it can be told without reading weights, that mergekit can carry out a complete recipe.
-
-    It checks the recipe, plans the merge, and looks for each tensor in the headers of the models' files: families and
-    layouts that mergekit does not know, and models of unequal depth, come to light here in seconds.
-
-    Raises:
-        RecipeError: It cannot.
-    """
-    check_recipe(recipe)
-    from evolve.engines.merging import _mergekit
-
-    configuration = _mergekit.parse(recipe)
-    names = " and ".join(folder.name for folder in configuration.folders)
-    try:
-        _check_absolute(configuration.folders)
-        with _mergekit.quiet_transformers(), _failures(f"mergekit cannot merge {names} by this recipe"):
-            _mergekit.rehearse(configuration, trust_remote_code=trust_remote_code)
-    except MergeError as error:
-        raise RecipeError(str(error)) from error
-
-
 def seed_of(recipe: str) -> int:
-    """The seed, 0..2**32-1, of a recipe with a random method.
+    """Return the seed, 0..2**32-1, of a recipe with a random method.
 
-    It is taken from what the recipe says, with each model replaced by the order of its appearance, so that a run makes
-    the same child wherever its folders lie.
+    It is a hash of the recipe's content, with each model replaced by the order of its appearance. So a run makes the
+    same child wherever its folders are.
     """
     numbers: dict[str, int] = {}
 
@@ -105,15 +81,8 @@ def seed_of(recipe: str) -> int:
     return int(hashlib.sha256(canonical.encode()).hexdigest()[:8], 16)
 
 
-def _check_absolute(folders: list[Path]) -> None:
-    """mergekit would look for anything else on the hub."""
-    for folder in folders:
-        if not folder.is_absolute() or not folder.is_dir():
-            raise MergeError(f"the recipe refers to {folder}, which is not the absolute path of a folder")
-
-
-def _check_folders(job: MergeJob, folders: list[Path]) -> None:
-    _check_absolute(folders)
+def _check_folders(job: MergeJob, folders: Sequence[Path]) -> None:
+    check_absolute(folders)
     for parent in job.parents:
         if parent not in folders:
             raise MergeError(f"the recipe does not refer to the parent {parent}")
@@ -121,41 +90,17 @@ def _check_folders(job: MergeJob, folders: list[Path]) -> None:
         raise MergeError(f"the output folder {job.output} does not exist or is not empty")
 
 
-@contextmanager
-def _failures(what: str) -> Iterator[None]:
-    """Turns the ways in which mergekit, transformers and safetensors say that they cannot go on into `MergeError`.
-
-    They raise RuntimeError for unsupported requests; ValueError (also pydantic's) and TypeError for tensors and
-    configurations that do not fit; AssertionError and KeyError for tokens or tensors that are not there; OSError and
-    SafetensorError for files; ImportError where a tokenizer needs a package. Other exceptions are bugs.
-    """
-    import torch
-    from safetensors import SafetensorError
-
+def _verified(job: MergeJob, models: Sequence[Path], report: Report) -> dict[str, tuple[int, str]]:
+    """Verify the child; return the size and SHA-256 of each of its files."""
     try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except (
-        AssertionError,
-        ImportError,
-        KeyError,
-        OSError,
-        RuntimeError,
-        SafetensorError,
-        TypeError,
-        ValueError,
-    ) as error:
-        number = _errno(error)
-        if number in _FULL_DISK:
-            raise OSError(number, f"{what}: {error}") from error
-        words = " ".join(str(error).split()) or type(error).__name__
-        raise MergeError(f"{what}: {words}") from error
+        return verify(job.output, trust_remote_code=job.trust_remote_code, report=report)
+    except NotFiniteError as error:
+        raise MergeError(_blame(error.tensor, models)) from error
 
 
-def _errno(error: BaseException) -> int | None:
-    """The operating system's error number; safetensors only writes it into its message."""
-    if isinstance(error, OSError):
-        return error.errno
-    found = re.search(r"os error (\d+)", str(error))
-    return int(found[1]) if found else None
+def _blame(bad: str, models: Sequence[Path]) -> str:
+    """Tell a merge that overflowed from one whose models held bad numbers."""
+    for folder in models:
+        if (name := first_bad_tensor(folder)) is not None:
+            return f"{folder} holds numbers that are not finite, first in {name}; they spoil {bad} of the child"
+    return f"the merge made numbers that are not finite in {bad}, while all its models are finite: try a wider dtype"

@@ -1,4 +1,4 @@
-"""Templates of recipes: found by name, filled in for one pair of parents, identified by their content.
+"""Templates of recipes: find them by name, fill them in for one pair of parents, identify the children they make.
 
 A template is mergekit YAML with Jinja placeholders (sandboxed, undefined names are errors):
 
@@ -10,7 +10,7 @@ A template is mergekit YAML with Jinja placeholders (sandboxed, undefined names 
 | `dtype` | the name of a torch floating type |
 
 A placeholder of a model becomes mergekit's mapping form, `{model: {path: "..."}}`, because mergekit reads a plain
-string `a+b` as model and LoRA and `a@b` as path and revision; so it stands where a model is expected, unquoted.
+string `a+b` as model and LoRA, and `a@b` as path and revision. Write it unquoted where mergekit expects a model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 import evolve
-from evolve.engines.merging.vocabulary import Source
+from evolve.engines.merging.tokenizers import TokenizerSource
 from evolve.errors import RecipeError
 
 __all__ = ["DTYPES", "Template", "identity", "load_template", "parse_template", "render", "template_names"]
@@ -42,10 +42,10 @@ _TOKENIZER_KEYS = ("tokenizer", "tokenizer_source")
 
 @dataclass(frozen=True)
 class Template:
-    """A recipe that still lacks its models.
+    """A recipe with placeholders for its models.
 
     Attributes:
-        name: What it was asked for by.
+        name: The name or path by which it was loaded.
         text: Mergekit YAML with placeholders.
         placeholders: Names of the placeholders that the text uses.
     """
@@ -59,23 +59,28 @@ class Template:
         """Whether the weights of the base model take part."""
         return "base_model" in self.placeholders
 
+    @property
+    def uses_layers(self) -> bool:
+        """Whether the number of layers is needed to fill it in."""
+        return "num_layers" in self.placeholders
+
 
 def template_names(search: Sequence[Path] | None = None) -> list[str]:
-    """Names of the templates in some folders, by default those that come with evolve."""
+    """Return the names of the templates in some folders, by default those that come with evolve."""
     folders = [_own_folder()] if search is None else search
     return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
 
 
 def load_template(name_or_path: str, search: Sequence[Path] | None = None) -> Template:
-    """Reads a template.
+    """Read a template.
 
     Args:
-        name_or_path: A name such as `slerp-gradient`, or the path of a file: whatever has a folder or a suffix in it.
-        search: Folders to look for names in, first come first served; by default the templates of evolve.
+        name_or_path: A name such as `slerp-gradient`, or the path of a file, which has a folder or the suffix `.yaml`.
+        search: Folders to look for names in, in this order; by default the templates of evolve.
 
     Raises:
-        RecipeError: There is no such template, it is not a Jinja template, it lacks one of the parents, or it uses a
-            placeholder that does not exist.
+        RecipeError: There is no such template, it is not a Jinja template, it does not use both parents, or it uses an
+            unknown placeholder.
     """
     path = _find(name_or_path, [_own_folder()] if search is None else search)
     try:
@@ -86,7 +91,7 @@ def load_template(name_or_path: str, search: Sequence[Path] | None = None) -> Te
 
 
 def parse_template(name: str, text: str) -> Template:
-    """A template from its text, as `load_template` would read it.
+    """Return a template from its text, as `load_template` would read it.
 
     Raises:
         RecipeError: As `load_template`.
@@ -99,28 +104,29 @@ def render(
     *,
     parents: tuple[Path, Path],
     base: Path,
-    num_layers: int,
+    num_layers: int | None,
     dtype: str,
-    tokenizer: Source | None,
+    tokenizer: TokenizerSource | None,
 ) -> str:
-    """Fills in a template: the complete recipe of one child. Equal arguments give equal text.
+    """Fill in a template; return the complete recipe of one child. Equal arguments give equal text.
 
     Args:
         template: The template.
         parents: Absolute checkpoint folders of two different models; the first is the better-scored one.
         base: Absolute checkpoint folder of the pre-trained model.
-        num_layers: Number of layers of parent 1.
+        num_layers: Number of layers of parent 1; None where it is unknown.
         dtype: One of `DTYPES`.
-        tokenizer: Whose tokenizer the child gets, as `resolve_tokenizer` says: None copies that of mergekit's
-            `base_model`. A template that says itself what to do with tokenizers is left as it is.
+        tokenizer: Whose tokenizer the child gets, from `resolve_tokenizer`; None copies that of mergekit's
+            `base_model`. A template that names a tokenizer itself keeps it.
 
     Raises:
-        RecipeError: The arguments do not fit, or the text that comes out is not a recipe of both parents.
+        RecipeError: The arguments do not fit, the template needs an unknown number of layers, or the outcome is not a
+            recipe of both parents.
     """
     for path in (*parents, base):
         if not path.is_absolute():
             raise RecipeError(
-                f"{path} is a relative path, which mergekit would look for on the hub: give an absolute one"
+                f"{path} is a relative path, which mergekit would look up on the hub: give an absolute path"
             )
     if parents[0] == parents[1]:
         raise RecipeError(f"both parents are {parents[0]}: a merge needs two different models")
@@ -134,24 +140,24 @@ def identity(
     parent_identities: Sequence[str],
     base_identity: str,
     dtype: str,
-    tokenizer: Source | None,
+    tokenizer: TokenizerSource | None,
     *,
     mergekit_version: str | None = None,
 ) -> str:
-    """Identity of the child that a template makes of two parents: a SHA-256 in hexadecimal.
+    """Return the identity of the child that a template makes of two parents: a SHA-256 in hexadecimal.
 
-    It is taken over what the recipe says, with the parents' identities in place of their paths. So it survives a move
-    of the folders and an edited comment, and changes with any value. The number of layers follows from the parents
-    and takes no part of its own. The version of mergekit does, because its methods change between releases (SLERP was
-    rewritten in 0.1.5): a child made by another version may differ.
+    It covers the content of the recipe, with the parents' identities in place of their paths. So moved folders and
+    edited comments do not change it, and any changed value does. The number of layers follows from the parents and is
+    left out. The version of mergekit is included, because its methods change between releases (SLERP was rewritten in
+    0.1.5): a child made by another version may differ.
 
     Args:
         template: The template.
-        parent_identities: Of parent 1 and parent 2.
-        base_identity: Of the base model; counts only where the recipe refers to the base model.
+        parent_identities: Identities of parent 1 and parent 2.
+        base_identity: Identity of the base model; used only where the recipe refers to the base model.
         dtype: As for `render`.
         tokenizer: As for `render`.
-        mergekit_version: By default the one that is installed.
+        mergekit_version: By default the installed version.
 
     Raises:
         RecipeError: As `render`.
@@ -164,7 +170,7 @@ def identity(
 
 
 def _own_folder() -> Path:
-    """The templates of evolve: inside the package in an installed wheel, beside it in a source checkout."""
+    """Return the folder of evolve's templates: in the package in an installed wheel, beside it in a source checkout."""
     package = Path(evolve.__file__).parent
     installed = package / "_recipes"
     return installed if installed.is_dir() else package.parent / "recipes"
@@ -205,11 +211,21 @@ def _placeholders(text: str, name: str) -> frozenset[str]:
 
 
 def _complete(
-    template: Template, models: Mapping[str, str], *, num_layers: int, dtype: str, tokenizer: Source | None
+    template: Template,
+    models: Mapping[str, str],
+    *,
+    num_layers: int | None,
+    dtype: str,
+    tokenizer: TokenizerSource | None,
 ) -> tuple[str, Any]:
-    """The filled-in text and what it says, with any strings for the models."""
+    """Return the filled-in text and its content, with any strings for the models."""
     if dtype not in DTYPES:
         raise RecipeError(f"unknown dtype {dtype!r}; known are {', '.join(DTYPES)}")
+    if template.uses_layers and num_layers is None:
+        raise RecipeError(
+            f"recipe {template.name} uses {{{{ num_layers }}}}, but the configuration of parent 1 gives no number of "
+            "layers: choose a recipe without that placeholder"
+        )
     references = {name: _reference(path) for name, path in models.items()}
     text, content = _fill(template, references | {"num_layers": num_layers, "dtype": dtype})
     found = _paths(content)
@@ -237,7 +253,7 @@ def _fill(template: Template, values: Mapping[str, Any]) -> tuple[str, dict[str,
 
 
 def _reference(path: str) -> str:
-    """A model in mergekit's mapping form, as YAML on one line whatever characters the path has."""
+    """Return a model in mergekit's mapping form, as YAML on one line whatever characters the path has."""
     try:
         path.encode()
     except UnicodeEncodeError as error:
@@ -247,7 +263,7 @@ def _reference(path: str) -> str:
 
 
 def _paths(value: Any) -> set[str]:
-    """All entries `path` of a YAML document, at any depth."""
+    """Return all entries `path` of a YAML document, at any depth."""
     if isinstance(value, Mapping):
         own = {value["path"]} if isinstance(value.get("path"), str) else set()
         return own.union(*map(_paths, value.values()))

@@ -1,6 +1,6 @@
 """Executors: they carry calls out, and know nothing of what the calls mean."""
 
-from evolve.run.executors.base import Call, Done, Executor, Failed, Outcome, Progress, outcome_of
+from evolve.run.executors.base import Call, Done, Executor, Failed, Outcome, Progress, run_call
 from evolve.run.executors.local import LocalExecutor
 
-__all__ = ["Call", "Done", "Executor", "Failed", "LocalExecutor", "Outcome", "Progress", "outcome_of"]
+__all__ = ["Call", "Done", "Executor", "Failed", "LocalExecutor", "Outcome", "Progress", "run_call"]

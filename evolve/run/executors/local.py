@@ -1,6 +1,6 @@
 """The local executor: one warm worker process on this machine.
 
-The driver stays free of torch, a dead worker costs one call, and memory comes back when the worker ends.
+The driver loads no torch, a dead worker costs one call, and all memory is free again when the worker ends.
 """
 
 from __future__ import annotations
@@ -23,15 +23,19 @@ _PATIENCE_S = 5.0
 
 
 class LocalExecutor:
-    """Carries out one call at a time in a worker process, which is started on the first call and after a death.
+    """Carries out one call at a time in a worker process.
+
+    The worker is started by the first call, and again by the next call after it has ended.
 
     Args:
-        progress: Hears how far the call is, from within `wait`.
+        progress: Is told of the progress of calls, from within `wait`.
+        device: The torch device of the worker: `auto`, `cpu`, `cuda` or `cuda:<number>`.
     """
 
-    def __init__(self, progress: Progress) -> None:
-        self._home: tuple[Path, Path] | None = None
+    def __init__(self, progress: Progress, device: str = "auto") -> None:
         self._progress = progress
+        self._device = device
+        self._paths: tuple[Path, Path] | None = None
         self._context = multiprocessing.get_context("spawn")
         self._process: SpawnProcess | None = None
         self._pipe: connection.Connection | None = None
@@ -42,26 +46,28 @@ class LocalExecutor:
         """One call: a merge or an evaluation fills a GPU by itself."""
         return 1
 
-    def settle(self, log: Path, scratch: Path) -> None:
-        """Give the worker, and those that follow it, a file for its output and a folder for its temporary files."""
-        self._home = (log, scratch)
+    def redirect(self, log: Path, scratch: Path) -> None:
+        """Send the output of this worker and of later ones to a file, and their temporary files to a folder."""
+        self._paths = (log, scratch)
         if self._pipe is not None:
             with contextlib.suppress(BrokenPipeError):
-                self._pipe.send(self._home)
+                self._pipe.send(self._paths)
 
     def submit(self, call: Call) -> None:
-        """Begin a call; ValueError while another is in flight."""
+        """Begin a call; ValueError while another is in flight, and where the call needs several GPUs."""
         if self._call is not None:
             raise ValueError(f"call {self._call.id} is in flight")
+        if call.gpus > 1:
+            raise ValueError(f"call {call.id} needs {call.gpus} GPUs, a local worker has one")
         self._call = call
         if self._process is None or self._pipe is None or not self._process.is_alive():
             self._start()
         if self._pipe is not None:
-            with contextlib.suppress(BrokenPipeError):  # the worker died just now; wait() sees it
+            with contextlib.suppress(BrokenPipeError):  # the worker has just died; wait() reports that
                 self._pipe.send(call)
 
     def wait(self, timeout: float) -> Outcome | None:
-        """The outcome of the call in flight, or None when `timeout` seconds passed without a word from the worker."""
+        """Return the outcome of the call in flight, or None where the worker reported progress or nothing."""
         call, pipe, process = self._call, self._pipe, self._process
         if call is None or pipe is None or process is None:
             return None
@@ -77,13 +83,13 @@ class LocalExecutor:
             self._call = None
             outcome: Outcome = message
             if isinstance(outcome, Failed) and outcome.cause in {"memory", "bug"}:
-                self._end(patience=0.0)  # the next attempt begins with all the memory, and with a sound CUDA context
+                self._end(patience=0.0)  # the next attempt starts with all memory free and a new CUDA context
             return outcome
-        # What the worker started may live on and hold both ends of the pipe, so ask for the worker itself as well.
+        # Children of a dead worker may hold the pipe and the sentinel open, so check the process itself as well.
         return self._died(call, process) if ready or process.exitcode is not None else None
 
     def abandon(self) -> None:
-        """Kill the worker; what it had staged is left behind in the staging folder."""
+        """Kill the worker; its unfinished files stay in the staging folder."""
         self._call = None
         self._end(patience=0.0)
 
@@ -95,11 +101,11 @@ class LocalExecutor:
     def _start(self) -> None:
         self._end(patience=0.0)
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=serve, args=(theirs,), name="evolve-worker")
-        # Starting the tracker of multiprocessing lets signals through, so it comes before they are blocked.
+        process = self._context.Process(target=serve, args=(theirs, self._device), name="evolve-worker")
+        # Start multiprocessing's resource tracker now: starting it unblocks the signals.
         resource_tracker.ensure_running()
-        # The worker is born with the signals blocked, so that no Ctrl-C reaches it before it can ignore them; and one
-        # that comes meanwhile finds it known, so that it can be ended.
+        # Block signals until `_process` is set, so that a handler can kill the worker. The worker inherits the block,
+        # so that it gets no signal before it ignores them.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             process.start()
@@ -107,8 +113,8 @@ class LocalExecutor:
             self._process, self._pipe = process, ours
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        if self._home is not None:
-            ours.send(self._home)
+        if self._paths is not None:
+            ours.send(self._paths)
 
     def _died(self, call: Call, process: SpawnProcess) -> Outcome:
         process.join(_PATIENCE_S)
@@ -118,13 +124,13 @@ class LocalExecutor:
         if code is not None and code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             hint = "; the system may have run out of memory" if name == "SIGKILL" else ""
-            cause_of_death = f"its worker process was killed by {name}{hint}"
+            reason = f"its worker process was killed by {name}{hint}"
         else:
-            cause_of_death = f"its worker process ended with exit code {code}"
-        return Failed(call.id, "died", cause_of_death)
+            reason = f"its worker process ended with exit code {code}"
+        return Failed(call.id, "died", reason)
 
     def _end(self, patience: float) -> None:
-        """Closing the pipe ends an idle worker; one that does not end in time is killed, with all that it started."""
+        """Close the pipe, which ends an idle worker; after `patience` seconds kill it with its children."""
         if self._pipe is not None:
             self._pipe.close()
         if self._process is not None:
@@ -132,7 +138,7 @@ class LocalExecutor:
                 self._process.join(patience)
             if self._process.is_alive():
                 self._process.kill()
-            if self._process.pid is not None:  # the worker leads a group of its own
+            if self._process.pid is not None:  # the worker leads its own process group
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._process.pid, signal.SIGKILL)
             self._process.join()

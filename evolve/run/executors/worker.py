@@ -1,4 +1,7 @@
-"""The worker process: carries out one call after another, keeping torch and the engines loaded between them."""
+"""The worker process: carries out one call after another, and keeps torch and the engines loaded between them.
+
+It imports no torch itself, and restricts itself to its device before a call does.
+"""
 
 from __future__ import annotations
 
@@ -15,45 +18,52 @@ from pathlib import Path
 
 import tqdm
 
+from evolve.engines.devices import restrict_to
 from evolve.engines.protocols import Report
 from evolve.errors import EvolveError
 from evolve.run.durable import NO_ROOM
 from evolve.run.executors.base import Call, Done, Failed, Outcome
 
-__all__ = ["carry_out", "serve"]
+__all__ = ["perform", "serve"]
 
 _LOG = logging.getLogger("evolve.worker")
 _REPORT_EVERY_S = 0.1
 
 
-def serve(pipe: connection.Connection) -> None:
-    """Answer what comes through `pipe` until it closes: a `Call`, or where output and temporary files go from now on.
+def serve(pipe: connection.Connection, device: str) -> None:
+    """Carry out the calls that come through `pipe` until it closes.
 
-    The process dies with the driver, whatever ends that, and takes along what it has started itself.
+    A pair of paths instead of a call redirects the output and the temporary files. The process dies with the driver,
+    for whatever reason that ends, and its own children die with it.
+
+    Args:
+        pipe: Takes `Call` and pairs of paths; gives progress reports as tuples, and outcomes.
+        device: The torch device that calls get: `auto`, `cpu`, `cuda` or `cuda:<number>`.
     """
     os.setpgid(0, 0)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the driver decides what they mean, also when a whole job is ended
+        signal.signal(number, signal.SIG_IGN)  # the driver handles them, also when they go to the whole process group
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     threading.Thread(target=_die_with_driver, daemon=True).start()
     _send_output_to(Path(os.devnull))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    _be_a_good_guest()
+    _configure_libraries()
+    visible = restrict_to(device)
     while True:
         try:
             message: Call | tuple[Path, Path] = pipe.recv()
         except EOFError:
             return
         if isinstance(message, Call):
-            pipe.send(carry_out(message, _reporter(message, pipe)))
+            pipe.send(perform(message, _reporter(message, pipe), visible))
         else:
             log, scratch = message
             _send_output_to(log)
-            tempfile.tempdir = str(scratch)  # whatever a killed worker leaves there is cleared with the folder
+            tempfile.tempdir = str(scratch)  # files of a killed worker are cleared with this folder
 
 
 def _die_with_driver() -> None:
-    """A killed driver cannot end its worker, so the worker waits for that itself."""
+    """Wait for the end of the driver, which cannot end its worker when it is killed."""
     driver = parent_process()
     if driver is not None:
         connection.wait([driver.sentinel])
@@ -61,33 +71,36 @@ def _die_with_driver() -> None:
 
 
 def _send_output_to(log: Path) -> None:
-    """What the engines print goes to the log: it would tear the display of the driver."""
+    """Redirect standard output and standard error to a file, away from the driver's display."""
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
 
 
-def _be_a_good_guest() -> None:
-    """Waiting torch threads that spin make a busy machine many times slower; tokenizers warn after a fork.
+def _configure_libraries() -> None:
+    """Let idle torch threads sleep, silence tokenizers' warning after a fork, and give tqdm a plain lock.
 
-    The lock that tqdm makes by default is a semaphore of the system, which outlives a worker that is killed.
+    Threads that spin make a busy machine many times slower. tqdm's default lock is a system semaphore, which a killed
+    worker leaves behind.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     tqdm.tqdm.set_lock(threading.RLock())
 
 
-def carry_out(call: Call, report: Report) -> Outcome:
-    """Call the function; whatever it raises becomes an outcome with its cause."""
+def perform(call: Call, report: Report, device: str) -> Outcome:
+    """Make a call in this process, on a device if it needs one, and turn any error into an outcome with its cause."""
     try:
+        if call.gpus:
+            return Done(call.id, call.function(call.job, report, device=device))
         return Done(call.id, call.function(call.job, report))
     except Exception as error:  # noqa: BLE001 - the one place where a failed candidate becomes an outcome
         return _failure(call, error)
 
 
 def _reporter(call: Call, pipe: connection.Connection) -> Report:
-    """Passes reports on to the driver, few enough that neither side waits for them."""
+    """Return a report that sends progress to the driver, at most ten times a second besides the last one."""
     last = 0.0
     lock = threading.Lock()
 
@@ -103,21 +116,21 @@ def _reporter(call: Call, pipe: connection.Connection) -> Report:
 
 
 def _failure(call: Call, error: Exception) -> Failed:
-    for origin in _origins(error):  # an engine's own error may be the outermost of several
+    for origin in _origins(error):  # an engine may have wrapped it in an error of its own
         if _is_out_of_memory(origin):
             return Failed(call.id, "memory", f"it ran out of memory ({_first_line(origin)})")
         if _is_out_of_space(origin):
             return Failed(call.id, "disk", f"the disk is full ({_first_line(origin)})")
     if isinstance(error, EvolveError):
-        accident = any(_is_accident(origin) for origin in _origins(error))
-        return Failed(call.id, "bug" if accident else "error", str(error), error)
+        machine_failed = any(_is_machine_failure(origin) for origin in _origins(error))
+        return Failed(call.id, "bug" if machine_failed else "error", str(error), error)
     trace = "".join(traceback.format_exception(error))
     _LOG.error("call %s failed\n%s", call.id, trace)
     return Failed(call.id, "bug", f"{type(error).__name__}: {_first_line(error)}", trace=trace)
 
 
 def _origins(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it came from, outermost first."""
+    """Yield the error and the errors that led to it, outermost first."""
     seen: set[int] = set()
     origin: BaseException | None = error
     while origin is not None and id(origin) not in seen:
@@ -127,7 +140,7 @@ def _origins(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Told by name, so that this module needs no torch: torch.OutOfMemoryError, and allocators that only say it."""
+    """Tell by the type's name or the message, because torch is not imported here and some allocators only say it."""
     if isinstance(error, EvolveError):
         return False
     words = str(error).lower()
@@ -139,7 +152,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _is_out_of_space(error: BaseException) -> bool:
-    """An OSError, or what safetensors (Rust) and SQLite say instead of raising one."""
+    """Tell by the error number, or by the message of safetensors (Rust) and SQLite, which raise no OSError."""
     if isinstance(error, OSError):
         return error.errno in NO_ROOM
     words = str(error).lower()
@@ -148,8 +161,8 @@ def _is_out_of_space(error: BaseException) -> bool:
     )
 
 
-def _is_accident(error: BaseException) -> bool:
-    """Whether the machine failed and not the work: a disk, a network file system, a CUDA context."""
+def _is_machine_failure(error: BaseException) -> bool:
+    """Tell whether the machine failed and not the work: a disk, a network file system, a CUDA context."""
     return isinstance(error, OSError) or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
 
 

@@ -1,4 +1,4 @@
-"""What the steps share: the workshop that they work in, and a task in flight."""
+"""What the steps share: the context that they run in, and a step in flight."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from evolve.lineage import Event, FamilyTree
 from evolve.run.checkpoints import CheckpointGuard
 from evolve.run.executors import Call
 from evolve.run.folder import RunFolder
+from evolve.run.hashes import HashCache
 
-__all__ = ["Begun", "Task", "Workshop"]
+__all__ = ["Begun", "RunContext", "StepInFlight"]
 
 
 @dataclass(frozen=True)
-class Task:
-    """A step on its way.
+class StepInFlight:
+    """A step whose call was submitted.
 
     Attributes:
-        call: What the executor carries out.
-        finish: Puts the result into place and says what happened; called by the driver.
-        model: The candidate that pays for a failure; None where the run as a whole would.
-        step: What kind of step it is.
-        makes: The model whose checkpoint comes of it.
+        call: What the executor runs.
+        finish: Puts the result into place and returns the events; called by the driver.
+        model: The candidate whose attempt a failure costs; None where it would be the run's.
+        step: The kind of the step: `merge`, `evaluate` or `kinship`.
+        makes: The model whose checkpoint it makes.
     """
 
     call: Call
@@ -34,25 +35,27 @@ class Task:
     makes: str | None = None
 
 
-Begun = Task | tuple[Event, ...] | None
-"""Beginning a step gives a task, or at once the events of an artefact that was there already, or None where it has to
-wait for something in flight."""
+Begun = StepInFlight | tuple[Event, ...] | None
+"""What beginning a step gives: a step in flight, or the events of an artifact that is in place already, or None where
+it has to wait for a step in flight."""
 
 
 @dataclass
-class Workshop:
+class RunContext:
     """Everything that a step needs.
 
     Attributes:
-        guard: Knows which checkpoints are whole.
+        hashes: The cache of file hashes.
+        guard: Tells which checkpoints are whole.
         making: Models whose checkpoints are being made.
     """
 
     folder: RunFolder
     tree: FamilyTree
     engines: Engines
+    hashes: HashCache = field(default_factory=HashCache)
     guard: CheckpointGuard = field(init=False)
     making: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.guard = CheckpointGuard(self.folder.hashes)
+        self.guard = CheckpointGuard(self.hashes)

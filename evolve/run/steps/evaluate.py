@@ -1,98 +1,172 @@
-"""The evaluation step: a checkpoint to scores, with lm-eval's own results in place."""
+"""The evaluation step: a checkpoint to scores, with lm-eval's own results in place.
+
+Scores are known per model and task: only the tasks without a known score are evaluated.
+"""
 
 from __future__ import annotations
 
 import math
-import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from evolve.engines.protocols import EvaluateJob, EvaluateResult
+from evolve.engines.protocols import BatchSize, EvaluateJob, EvaluateResult, task_folder
 from evolve.errors import EvaluationError
 from evolve.lineage import EvaluateStep, Event, FamilyTree, Model, ModelEvaluated
 from evolve.lineage.model import weighted_average
 from evolve.run.durable import publish
 from evolve.run.executors import Call
-from evolve.run.steps.base import Begun, Task, Workshop
-from evolve.run.steps.merge import find_repair
-from evolve.run.store import EvaluationRecord, ScoreStore, evaluation_key, task_specs
+from evolve.run.steps.base import Begun, RunContext, StepInFlight
+from evolve.run.steps.repair import find_repair
+from evolve.run.store import ScoreRecord, ScoreStore
+from evolve.run.tasks import score_key, task_specs
 
 __all__ = ["batch_size", "begin_evaluation"]
 
+Records = Mapping[str, ScoreRecord]
 
-def begin_evaluation(shop: Workshop, step: EvaluateStep) -> Begun:
-    """Score a model, or take its scores from an interrupted run's evaluation or from the score store."""
-    model = shop.tree.model(step.model)
-    key = evaluation_key(model.identity or "", shop.tree.config, shop.tree.origin.data)
-    final = shop.folder.evaluation(model.name)
-    store = ScoreStore(shop.folder.scores, shop.folder.root)
-    record = EvaluationRecord.read(final, key)
-    if record is not None:
-        store.keep(key, final)
-        return (_evaluated(model, record, reused=record.reused),)
-    staged = shop.folder.staged(f"evaluate-{model.name}")
-    record = store.fetch(key, staged)
-    if record is not None:
-        record.model_copy(update={"reused": True}).write(staged)
-        publish(staged, final)
-        return (_evaluated(model, record, reused=True),)
-    repair = find_repair(shop, (model.name,))
+
+def begin_evaluation(context: RunContext, step: EvaluateStep) -> Begun:
+    """Score a model on the tasks that it has no known score on."""
+    work = _Evaluation(context, context.tree.model(step.model))
+    records = work.read(work.final)
+    if len(records) == len(work.keys):
+        return work.finished(records)
+    known = work.collect_known()
+    if len(known) == len(work.keys):
+        publish(work.known, work.final)
+        return work.finished(known)
+    repair = find_repair(context, (work.model.name,))
     if repair is not None:
-        return repair.begin(shop)
-
-    def finish(result: EvaluateResult) -> tuple[Event, ...]:
-        found = EvaluationRecord.of(key, result)
-        _check_scores(shop, model, found)
-        found.write(staged)
-        publish(staged, final)
-        store.keep(key, final)
-        for leftover in shop.folder.staging.glob(f"requests-{key}*"):
-            leftover.unlink(missing_ok=True)
-        return (_evaluated(model, found, reused=False),)
-
-    return Task(_call(shop, model, staged, key), finish, model.name, "evaluate")
+        return repair.begin(context)
+    return StepInFlight(work.call(known), work.finish, work.model.name, "evaluate")
 
 
-def _evaluated(model: Model, record: EvaluationRecord, *, reused: bool) -> ModelEvaluated:
-    return ModelEvaluated(
-        model=model.name,
-        scores=record.scores,
-        seconds=record.seconds,
-        batch_size=record.batch_size,
-        reused=reused,
-    )
+def batch_size(tree: FamilyTree) -> BatchSize:
+    """Return the batch size in force: the configured one, or a smaller one after memory ran out."""
+    configured = tree.config.evaluation.batch_size
+    if tree.batch_limit is None:
+        return configured
+    return min(configured, tree.batch_limit) if isinstance(configured, int) else tree.batch_limit
 
 
-def _check_scores(shop: Workshop, model: Model, record: EvaluationRecord) -> None:
-    """Refuse, before anything is kept, what the tree could not take in."""
-    weights = {task.task: task.signed_weight for task in shop.tree.config.evaluation.tasks}
-    if set(record.scores) != set(weights):
-        raise EvaluationError(f"{model.name}: has scores of {', '.join(record.scores)} instead of {', '.join(weights)}")
-    average, stderr = weighted_average(record.scores, weights)
-    if not math.isfinite(average) or not math.isfinite(stderr or 0.0):
-        raise EvaluationError(f"{model.name}: the average of its scores is not finite")
+@dataclass(frozen=True)
+class _Evaluation:
+    """The scores of one model, from the score store and from lm-eval to their place in the run folder."""
 
+    context: RunContext
+    model: Model
 
-def batch_size(tree: FamilyTree) -> int:
-    """The configured size, or the smaller one that a lack of memory led to and that holds for all that follow."""
-    return min(tree.config.evaluation.batch_size, tree.batch_limit or sys.maxsize)
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """Identity of the score on each task, by task."""
+        tree = self.context.tree
+        versions, identity = tree.origin.versions, self.model.identity or ""
+        return {
+            task.task: score_key(identity, tree.config, task, lm_eval=versions.get("lm_eval"), data=tree.origin.data)
+            for task in tree.config.evaluation.tasks
+        }
 
+    @property
+    def final(self) -> Path:
+        """Where the scores belong."""
+        return self.context.folder.evaluation(self.model.name)
 
-def _call(shop: Workshop, model: Model, staged: Path, key: str) -> Call:
-    config = shop.tree.config
-    evaluation = config.evaluation
-    job = EvaluateJob(
-        checkpoint=shop.folder.locate(model),
-        tasks=task_specs(config),
-        output=staged,
-        request_cache=shop.folder.staging / f"requests-{key}",
-        model=evaluation.model,
-        model_args=evaluation.model_args,
-        batch_size=batch_size(shop.tree),
-        device=config.device,
-        seed=config.seed,
-        task_dirs=evaluation.task_dirs,
-        apply_chat_template=evaluation.apply_chat_template,
-        fewshot_as_multiturn=evaluation.fewshot_as_multiturn,
-        trust_remote_code=config.trust_remote_code,
-    )
-    return Call(f"evaluate {model.name}", shop.engines.evaluate, job)
+    @property
+    def known(self) -> Path:
+        """Staging folder of the scores that are known before lm-eval runs."""
+        return self.context.folder.staging / f"known-{self.model.name}"
+
+    @property
+    def store(self) -> ScoreStore:
+        """The scores that runs share."""
+        return ScoreStore(self.context.folder.scores, self.context.folder.root)
+
+    def read(self, folder: Path) -> Records:
+        """Return the records in a folder of scores, by task; only those of this model and these settings."""
+        found = {task: ScoreRecord.read(folder / task_folder(task), key) for task, key in self.keys.items()}
+        return {task: record for task, record in found.items() if record is not None}
+
+    def collect_known(self) -> Records:
+        """Copy known scores from the store into the staging folder `known`."""
+        self.context.folder.staged(self.known.name)
+        found = {task: self.store.fetch(key, self.known / task_folder(task)) for task, key in self.keys.items()}
+        return {task: record for task, record in found.items() if record is not None}
+
+    def call(self, known: Records) -> Call:
+        """Return the call that scores the model on the other tasks."""
+        context, config = self.context, self.context.folder.located_config(self.context.tree.config)
+        evaluation, specs = config.evaluation, task_specs(config)
+        tasks = tuple(spec for spec in specs if spec.task not in known)
+        job = EvaluateJob(
+            checkpoint=context.folder.checkpoint_of(self.model),
+            tasks=tasks,
+            output=context.folder.staged(self._purpose),
+            request_caches={spec.task: self._request_cache(spec.task) for spec in tasks},
+            model=evaluation.model,
+            model_args=evaluation.model_args,
+            batch_size=batch_size(context.tree),
+            seed=config.seed,
+            task_dirs=evaluation.task_dirs,
+            apply_chat_template=evaluation.apply_chat_template,
+            fewshot_as_multiturn=evaluation.fewshot_as_multiturn,
+            trust_remote_code=config.trust_remote_code,
+        )
+        return Call(f"evaluate {self.model.name}", context.engines.evaluate, job, gpus=1)
+
+    def finish(self, result: EvaluateResult) -> tuple[Event, ...]:
+        """Put the scores into place, the known ones among them, and share the new ones."""
+        staged = self.context.folder.staging / self._purpose
+        new = {task: ScoreRecord.of(self.keys[task], task, result) for task in result.scores}
+        records = {**self.read(self.known), **new}
+        self._check(records)
+        for task, record in new.items():
+            folder = staged / task_folder(task)
+            folder.mkdir(exist_ok=True)
+            record.write(folder)
+        for task in records.keys() - new.keys():
+            (self.known / task_folder(task)).rename(staged / task_folder(task))
+        publish(staged, self.final)
+        self.known.rmdir()
+        for task in new:
+            self.store.keep(self.keys[task], self.final / task_folder(task))
+            cache = self._request_cache(task)
+            for leftover in cache.parent.glob(f"{cache.name}*"):
+                leftover.unlink(missing_ok=True)
+        return (self._event(records, result.seconds, result.batch_size),)
+
+    def finished(self, records: Records) -> tuple[Event, ...]:
+        """Return the event of scores that are in place already."""
+        for task, record in records.items():
+            if not record.reused:
+                self.store.keep(self.keys[task], self.final / task_folder(task))
+        own = [record for record in records.values() if not record.reused]
+        seconds = math.fsum(record.seconds for record in own or records.values())
+        return (self._event(records, seconds, next(iter(own or records.values())).batch_size),)
+
+    @property
+    def _purpose(self) -> str:
+        return f"evaluate-{self.model.name}"
+
+    def _request_cache(self, task: str) -> Path:
+        return self.context.folder.staging / f"requests-{self.keys[task]}"
+
+    def _check(self, records: Records) -> None:
+        """Raise EvaluationError for what the tree could not take in, before anything is kept."""
+        weights = {task.task: task.signed_weight for task in self.context.tree.config.evaluation.tasks}
+        if set(records) != set(weights):
+            raise EvaluationError(f"{self.model.name}: has scores of {', '.join(records)} instead of {', '.join(weights)}")
+        average, stderr = weighted_average({task: record.score for task, record in records.items()}, weights)
+        if not math.isfinite(average) or not math.isfinite(stderr or 0.0):
+            raise EvaluationError(f"{self.model.name}: the average of its scores is not finite")
+
+    def _event(self, records: Records, seconds: float, size: BatchSize) -> ModelEvaluated:
+        return ModelEvaluated(
+            model=self.model.name,
+            scores={task: records[task].score for task in self.keys},
+            seconds=seconds,
+            batch_size=size,
+            reused=all(record.reused for record in records.values()),
+            reused_tasks=tuple(task for task in self.keys if records[task].reused),
+        )

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from evolve.engines.protocols import KinshipJob, KinshipResult
 from evolve.lineage import Event, Kinship, KinshipMeasured, LeftOut, MeasureStep
 from evolve.run.executors import Call
-from evolve.run.steps.base import Begun, Task, Workshop
-from evolve.run.steps.merge import find_repair
+from evolve.run.steps.base import Begun, RunContext, StepInFlight
+from evolve.run.steps.repair import find_repair
 
 __all__ = ["begin_measuring"]
 
 
-def begin_measuring(shop: Workshop, step: MeasureStep) -> Begun:
+def begin_measuring(context: RunContext, step: MeasureStep) -> Begun:
     """Measure all pairs of the step together."""
     names = tuple(sorted({name for pair in step.pairs for name in pair}))
-    repair = find_repair(shop, names)
+    repair = find_repair(context, names)
     if repair is not None:
-        return repair.begin(shop)
+        return repair.begin(context)
+    tree, folder = context.tree, context.folder
     job = KinshipJob(
-        base=Path(shop.tree.origin.base.path),
-        models={name: shop.folder.locate(shop.tree.model(name)) for name in names},
+        base=folder.locate(tree.base_path),
+        models={name: folder.checkpoint_of(tree.model(name)) for name in names},
         pairs=step.pairs,
-        device=shop.tree.config.device,
     )
-    return Task(Call("kinship", shop.engines.measure, job), _measured, None, "kinship")
+    return StepInFlight(Call("kinship", context.engines.measure, job, gpus=1), _measured, None, "kinship")
 
 
 def _measured(result: KinshipResult) -> tuple[Event, ...]:

@@ -1,4 +1,4 @@
-"""An evaluation that is slow enough to be killed; run as a script by `test_request_cache.py`."""
+"""An evaluation slow enough to be killed; `test_request_cache.py` runs it as a script."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from pathlib import Path
 import _world
 
 
-def main(model: str, data: str, output: str, stem: str, datasets_cache: str) -> None:
+def main(model: str, data: str, output: str, caches: str, datasets_cache: str) -> None:
     import datasets
     import torch
     from lm_eval.models.huggingface import HFLM
-
-    from evolve.engines.evaluation import evaluate
 
     torch.set_num_threads(1)
     datasets.config.HF_DATASETS_CACHE = Path(datasets_cache)
@@ -26,8 +24,8 @@ def main(model: str, data: str, output: str, stem: str, datasets_cache: str) -> 
             return _call(*args, **kwargs)
 
         setattr(HFLM, name, slow)
-    job = _world.job(Path(model), _world.three_tasks(Path(data)), Path(output), request_cache=Path(stem))
-    evaluate(job, _world.silent)
+    three = _world.three_tasks(Path(data))
+    _world.score(Path(model), three, Path(output), request_caches=_world.request_caches(Path(caches), three))
 
 
 if __name__ == "__main__":

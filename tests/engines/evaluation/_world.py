@@ -1,4 +1,4 @@
-"""Tiny real checkpoints and made-up items in the schemas of the three benchmarks."""
+"""Tiny real checkpoints, invented items in the schemas of the three benchmarks, and calls of the engine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ import json
 import random
 from pathlib import Path
 
-from evolve.engines.protocols import EvaluateJob, TaskSpec
+from evolve.engines.evaluation import evaluate, inspect_tasks
+from evolve.engines.protocols import (
+    EvaluateJob,
+    EvaluateResult,
+    InspectTasksJob,
+    Report,
+    TaskFacts,
+    TaskSpec,
+    task_folder,
+)
 
 NAMES = ("Ann", "Bob", "Cy", "Dee", "Eve", "Fay")
 THINGS = ("cup", "lamp", "boat", "drum", "kite")
@@ -129,9 +138,46 @@ def three_tasks(data: Path, limit: int | None = None) -> tuple[TaskSpec, ...]:
 
 def job(checkpoint: Path, tasks: tuple[TaskSpec, ...], output: Path, **options) -> EvaluateJob:
     output.mkdir(parents=True, exist_ok=True)
-    options = {"batch_size": 4, "device": "cpu", "seed": 7, "model_args": {"dtype": "float32"}, **options}
+    options = {"batch_size": 4, "seed": 7, "model_args": {"dtype": "float32"}, **options}
     return EvaluateJob(checkpoint=checkpoint, tasks=tasks, output=output, **options)
 
 
 def silent(words: str, done: int, total: int) -> None:
     pass
+
+
+def score(
+    checkpoint: Path, tasks: tuple[TaskSpec, ...], output: Path, report: Report = silent, **options
+) -> EvaluateResult:
+    """Evaluates on the CPU; the options are those of the job."""
+    return evaluate(job(checkpoint, tasks, output, **options), report, "cpu")
+
+
+def inspect(*tasks: TaskSpec, **options) -> dict[str, TaskFacts]:
+    return inspect_tasks(InspectTasksJob(tasks, **options), silent)
+
+
+def results_of(output: Path, task: str) -> dict:
+    return json.loads((output / task_folder(task) / "results.json").read_text(encoding="utf-8"))
+
+
+def samples_of(output: Path) -> dict[str, str]:
+    """The text of each samples file, by its path within an evaluation's output."""
+    return {
+        str(file.relative_to(output)): file.read_text(encoding="utf-8") for file in output.glob("*/samples_*.jsonl")
+    }
+
+
+def prompts(output: Path, task: str) -> list[dict]:
+    """The arguments of each sample of a task."""
+    lines = samples_of(output)[f"{task}/samples_{task}.jsonl"].splitlines()
+    return [json.loads(line)["arguments"] for line in lines]
+
+
+def request_caches(folder: Path, tasks: tuple[TaskSpec, ...]) -> dict[str, Path]:
+    return {spec.task: folder / f"requests-{spec.task}" for spec in tasks}
+
+
+def database(folder: Path, task: str) -> Path:
+    """The file of a task's request cache."""
+    return folder / f"requests-{task}_rank0.db"

@@ -1,4 +1,4 @@
-"""Prompts in the model's chat template, with the examples in one turn or in several, as lm-eval has them."""
+"""Prompts in the model's chat template, with the few-shot examples in one turn or in several."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 import shutil
 
 import pytest
-
-from evolve.engines.evaluation import evaluate
 
 from . import _world
 
@@ -26,9 +24,8 @@ def chatty(model, tmp_path_factory):
 def first_prompt(chatty, data, output, **options) -> str:
     output.mkdir()
     gsm8k = _world.three_tasks(data, limit=2)[1]
-    evaluate(_world.job(chatty, (gsm8k,), output, **options), _world.silent)
-    sample = json.loads((output / "samples_gsm8k.jsonl").read_text().splitlines()[0])
-    return str(sample["arguments"]["gen_args_0"]["arg_0"])
+    _world.score(chatty, (gsm8k,), output, **options)
+    return str(_world.prompts(output, "gsm8k")[0]["gen_args_0"]["arg_0"])
 
 
 def test_the_chat_template_is_applied_where_asked_for(chatty, data, tmp_path):

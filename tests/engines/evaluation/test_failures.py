@@ -15,10 +15,6 @@ from evolve.errors import EvaluationError, TaskError
 from . import _world
 
 
-def run(model: Path, specs: tuple[TaskSpec, ...], output: Path, **options):
-    return evaluate(_world.job(model, specs, output, **options), _world.silent)
-
-
 def spoiled(model: Path, folder: Path, value: float, *names: str) -> Path:
     from safetensors.torch import load_file, save_file
 
@@ -33,7 +29,7 @@ def spoiled(model: Path, folder: Path, value: float, *names: str) -> Path:
 def test_weights_that_are_not_finite_are_refused(model, data, tmp_path):
     broken = spoiled(model, tmp_path / "nan", float("nan"))
     with pytest.raises(EvaluationError, match=r"weights 'model\.embed_tokens\.weight' of .* are not all finite"):
-        run(broken, _world.three_tasks(data), tmp_path / "out")
+        _world.score(broken, _world.three_tasks(data), tmp_path / "out")
 
 
 @pytest.mark.parametrize("number", [0, 1, 2], ids=["winogrande", "gsm8k", "truthfulqa_mc2"])
@@ -41,13 +37,13 @@ def test_logits_that_are_not_numbers_are_refused(model, data, tmp_path, number):
     """Finite weights whose activations overflow: winogrande would score 0.5 and gsm8k 0.0."""
     broken = spoiled(model, tmp_path / "huge", 3e38, "lm_head.weight", "model.norm.weight")
     with pytest.raises(EvaluationError, match=r"not a number|not numbers"):
-        run(broken, _world.three_tasks(data)[number : number + 1], tmp_path / "out")
+        _world.score(broken, _world.three_tasks(data)[number : number + 1], tmp_path / "out")
 
 
 def test_missing_metric_names_those_there_are(model, data, tmp_path):
     spec = dataclasses.replace(_world.three_tasks(data, limit=2)[1], metric="exact_match,none")
     with pytest.raises(EvaluationError, match=r"'gsm8k' gave no metric 'exact_match,none'.*flexible-extract"):
-        run(model, (spec,), tmp_path)
+        _world.score(model, (spec,), tmp_path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "N/A", None])
@@ -76,19 +72,21 @@ def test_running_out_of_memory_is_passed_on(model, data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(HFLM, "_model_call", full)
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        run(model, _world.three_tasks(data, limit=2), tmp_path / "a", request_cache=tmp_path / "cache")
+        _world.score(
+            model, _world.three_tasks(data, limit=2), tmp_path / "a", request_caches={"winogrande": tmp_path / "c"}
+        )
     monkeypatch.undo()
     monkeypatch.setattr(HFLM, "__init__", full)
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        run(model, _world.three_tasks(data, limit=2), tmp_path / "b")
+        _world.score(model, _world.three_tasks(data, limit=2), tmp_path / "b")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"model": "hff"}, "no model class 'hff'. Did you mean: hf"),
-        ({"model": "vllm"}, "'vllm' of lm-eval needs a package that is not here"),
-        ({"model_args": {"batch_size": 3}}, "model_args may not hold 'batch_size'"),
+        ({"model": "vllm"}, "'vllm' of lm-eval needs a package that is not installed"),
+        ({"model_args": {"batch_size": 3}}, "model_args may not contain 'batch_size'"),
         ({"model_args": {"no_such_option": 3}}, "cannot load .*no_such_option"),
         ({"checkpoint": Path("/nowhere/at/all")}, "cannot load /nowhere/at/all"),
     ],
@@ -96,14 +94,14 @@ def test_running_out_of_memory_is_passed_on(model, data, tmp_path, monkeypatch):
 def test_models_that_cannot_be_had(model, data, tmp_path, options, message):
     job = dataclasses.replace(_world.job(model, _world.three_tasks(data, limit=1), tmp_path), **options)
     with pytest.raises(EvaluationError, match=message):
-        evaluate(job, _world.silent)
+        evaluate(job, _world.silent, "cpu")
 
 
 def test_tasks_that_cannot_be_had(model, data, tmp_path):
     wino = _world.three_tasks(data)[0]
     with pytest.raises(TaskError, match="occurs twice"):
-        run(model, (wino, wino), tmp_path)
+        _world.score(model, (wino, wino), tmp_path)
     with pytest.raises(TaskError, match="no tasks"):
-        run(model, (), tmp_path)
+        _world.score(model, (), tmp_path)
     with pytest.raises(TaskError, match="executes code"):
-        run(model, (TaskSpec("humaneval", "pass@1,create_test"),), tmp_path)
+        _world.score(model, (TaskSpec("humaneval", "pass@1,create_test"),), tmp_path)

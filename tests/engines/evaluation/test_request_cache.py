@@ -1,3 +1,5 @@
+"""Interrupted evaluations resume from the request caches of their tasks, with the same batches and scores."""
+
 from __future__ import annotations
 
 import os
@@ -12,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from evolve.engines.evaluation import evaluate
-from evolve.engines.evaluation.answers import AnswerStore
+from evolve.engines.evaluation.request_cache import RequestCache
 
 from . import _world
 
 ROOT = Path(__file__).parents[3]
+REQUESTS = {"winogrande": 24, "gsm8k": 12, "truthfulqa_mc2": 60}
 LOGLIKELIHOODS, GENERATIONS = 84, 12
 
 
@@ -31,12 +33,12 @@ def rows(database: Path) -> int:
             return 0
 
 
-def kill_at(model: Path, data: Path, output: Path, stem: Path, count: int) -> int:
-    """Kills an evaluation of its own process as soon as it has kept so many answers; returns how many it kept."""
+def kill_at(arguments: tuple[Path, ...], caches: Path, task: str, count: int) -> int:
+    """Kills an evaluation of its own process once a task's cache has so many answers; returns how many it has."""
     import datasets
 
     script = Path(__file__).with_name("_cut.py")
-    command = [sys.executable, str(script), *map(str, (model, data, output, stem, datasets.config.HF_DATASETS_CACHE))]
+    command = [sys.executable, str(script), *map(str, (*arguments, caches, datasets.config.HF_DATASETS_CACHE))]
     process = subprocess.Popen(
         command,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -44,11 +46,11 @@ def kill_at(model: Path, data: Path, output: Path, stem: Path, count: int) -> in
         stderr=subprocess.PIPE,
         text=True,
     )
-    database = stem.with_name(stem.name + "_rank0.db")
-    limit = time.monotonic() + 120
+    database = _world.database(caches, task)
+    deadline = time.monotonic() + 240
     while rows(database) < count:
         assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < limit
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -75,34 +77,46 @@ def computed(monkeypatch):
     return counts
 
 
-def test_a_killed_evaluation_goes_on_from_what_was_answered(model, data, tmp_path, computed):
-    three, stem = _world.three_tasks(data), tmp_path / "cache" / "requests"
-    uncut = evaluate(_world.job(model, three, tmp_path / "uncut"), _world.silent)
+def test_a_killed_evaluation_resumes_inside_a_task(model, data, tmp_path, computed):
+    three, caches = _world.three_tasks(data), tmp_path / "caches"
+    uncut = _world.score(model, three, tmp_path / "uncut")
     assert computed == {"_loglikelihood_tokens": LOGLIKELIHOODS, "generate_until": GENERATIONS}
 
-    kept = kill_at(model, data, tmp_path / "killed", stem, 8)
-    assert 8 <= kept < LOGLIKELIHOODS
+    kept = kill_at((model, data, tmp_path / "killed"), caches, "truthfulqa_mc2", 8)
+    assert 8 <= kept < REQUESTS["truthfulqa_mc2"]
+    finished = {task: rows(_world.database(caches, task)) for task in ("winogrande", "gsm8k")}
 
     computed.update(_loglikelihood_tokens=0, generate_until=0)
     seen = []
     threads = threading.active_count()
-    cut = evaluate(_world.job(model, three, tmp_path / "cut", request_cache=stem), lambda *said: seen.append(said))
-    assert computed == {"_loglikelihood_tokens": LOGLIKELIHOODS - kept, "generate_until": GENERATIONS}
+    cut = _world.score(
+        model,
+        three,
+        tmp_path / "cut",
+        lambda *said: seen.append(said),
+        request_caches=_world.request_caches(caches, three),
+    )
+    # The last second before the end of a task may not have been committed.
+    lost = {task: REQUESTS[task] - count for task, count in finished.items()}
+    assert computed == {
+        "_loglikelihood_tokens": REQUESTS["truthfulqa_mc2"] - kept + lost["winogrande"],
+        "generate_until": lost["gsm8k"],
+    }
+    assert all(count > 0 for count in finished.values())
     assert cut.scores == uncut.scores
-    for file in (tmp_path / "uncut").glob("samples_*"):
-        assert (tmp_path / "cut" / file.name).read_text() == file.read_text()
-    assert seen[-1][1:] == (LOGLIKELIHOODS + GENERATIONS,) * 2
+    assert _world.samples_of(tmp_path / "cut") == _world.samples_of(tmp_path / "uncut")
+    assert seen[-1] == ("scoring truthfulqa_mc2", 36, 36)
     assert threading.active_count() <= threads
 
 
-@pytest.mark.parametrize("stop", [30, 31, 32, 33, 90], ids=lambda stop: f"answer-{stop}")
-def test_what_is_left_falls_into_the_same_batches(model, data, tmp_path, monkeypatch, stop):
-    """Cut within a batch or at its end, then on again: every batch is one of the uncut run's."""
+@pytest.mark.parametrize("stop", [5, 8, 9, 10, 30, 66], ids=lambda stop: f"answer-{stop}")
+def test_the_remaining_requests_form_the_same_batches(model, data, tmp_path, monkeypatch, stop):
+    """Interrupted within a batch or at its end, in any task: the resumed run has the uninterrupted run's batches."""
     from lm_eval.models.huggingface import HFLM
 
     batches: list[tuple] = []
     answers = 0
-    add = AnswerStore.add
+    add = RequestCache.add
 
     def recorded(call):
         def run(self, *args, **kwargs):
@@ -121,73 +135,75 @@ def test_what_is_left_falls_into_the_same_batches(model, data, tmp_path, monkeyp
 
     monkeypatch.setattr(HFLM, "_model_call", recorded(HFLM._model_call))
     monkeypatch.setattr(HFLM, "_model_generate", recorded(HFLM._model_generate))
-    monkeypatch.setattr(AnswerStore.__init__, "__defaults__", (0.0,))
-    three, stem = _world.three_tasks(data), tmp_path / "requests"
-    uncut = evaluate(_world.job(model, three, tmp_path / "uncut"), _world.silent)
+    monkeypatch.setattr(RequestCache.__init__, "__defaults__", (0.0,))
+    three = _world.three_tasks(data)
+    caches = _world.request_caches(tmp_path, three)
+    uncut = _world.score(model, three, tmp_path / "uncut")
     whole, batches[:] = batches[:], []
-    # Answers that differ in their last token share a place in a batch: 12 batches, then 3 of generation.
+    # Answers that differ in their last token share a place in a batch.
     assert len(whole) == 15
-    monkeypatch.setattr(AnswerStore, "add", cut)
+    monkeypatch.setattr(RequestCache, "add", cut)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(_world.job(model, three, tmp_path / "cut", request_cache=stem), _world.silent)
-    monkeypatch.setattr(AnswerStore, "add", add)
+        _world.score(model, three, tmp_path / "cut", request_caches=caches)
+    monkeypatch.setattr(RequestCache, "add", add)
     finished = len(batches) - 1
     assert finished > 0
     batches.clear()
-    again = evaluate(_world.job(model, three, tmp_path / "cut", request_cache=stem), _world.silent)
+    again = _world.score(model, three, tmp_path / "again", request_caches=caches)
     assert batches == whole[finished:]
     assert again.scores == uncut.scores
 
 
-def test_finished_cache_answers_everything(model, data, tmp_path, computed):
+def test_a_complete_cache_answers_everything(model, data, tmp_path, computed):
     three = _world.three_tasks(data, limit=3)
-    first = evaluate(_world.job(model, three, tmp_path / "a", request_cache=tmp_path / "c"), _world.silent)
+    caches = _world.request_caches(tmp_path, three)
+    first = _world.score(model, three, tmp_path / "a", request_caches=caches)
     computed.update(_loglikelihood_tokens=0, generate_until=0)
-    second = evaluate(_world.job(model, three, tmp_path / "b", request_cache=tmp_path / "c"), _world.silent)
+    second = _world.score(model, three, tmp_path / "b", request_caches=caches)
     assert computed == {"_loglikelihood_tokens": 0, "generate_until": 0}
     assert second.scores == first.scores
 
 
-def test_store_gives_an_answer_as_often_as_it_was_computed(tmp_path):
-    with closing(AnswerStore(tmp_path / "x.db")) as store:
-        store.begin()
-        store.add("twice", (-1.5, True))
-        store.add("text", "seven")
-        store["twice"] = (-1.5, True)  # as CachingLM repeats it at the end of the list
-        store.commit()
-    with closing(AnswerStore(tmp_path / "x.db")) as store:
-        store.begin()
-        assert "twice" in store
-        assert store["twice"] == (-1.5, True)
-        assert "twice" not in store
-        assert "text" in store
-        assert store["text"] == "seven"
-        assert "other" not in store
+def test_an_answer_is_returned_as_often_as_it_was_computed(tmp_path):
+    with closing(RequestCache(tmp_path / "x.db")) as cache:
+        cache.start_list()
+        cache.add("twice", (-1.5, True))
+        cache.add("text", "seven")
+        cache["twice"] = (-1.5, True)  # as CachingLM repeats it at the end of the list
+        cache.commit()
+    with closing(RequestCache(tmp_path / "x.db")) as cache:
+        cache.start_list()
+        assert "twice" in cache
+        assert cache["twice"] == (-1.5, True)
+        assert "twice" not in cache
+        assert "text" in cache
+        assert cache["text"] == "seven"
+        assert "other" not in cache
 
 
-def test_store_keeps_only_whole_batches(tmp_path):
-    with closing(AnswerStore(tmp_path / "x.db", interval=0)) as store:
-        store.begin()
-        store.add("a", 0.5)
-        store.batch_starts()
-        store.add("b", 0.5)
-    with closing(AnswerStore(tmp_path / "x.db")) as store:
-        assert "a" in store
-        assert "b" not in store
+def test_only_whole_batches_are_kept(tmp_path):
+    with closing(RequestCache(tmp_path / "x.db", interval=0)) as cache:
+        cache.start_list()
+        cache.add("a", 0.5)
+        cache.start_batch()
+        cache.add("b", 0.5)
+    with closing(RequestCache(tmp_path / "x.db")) as cache:
+        assert "a" in cache
+        assert "b" not in cache
 
 
-def test_store_survives_a_kill_in_mid_transaction(tmp_path):
+def test_a_kill_in_mid_transaction_loses_no_committed_answer(tmp_path):
     """The half-written transaction leaves a hot journal, which the next opening rolls back."""
     code = """
 import sys, time
 from pathlib import Path
-from evolve.engines.evaluation.answers import AnswerStore
-store = AnswerStore(Path(sys.argv[1]))
-store.begin()
+from evolve.engines.evaluation.request_cache import RequestCache
+cache = RequestCache(Path(sys.argv[1]))
+cache.start_list()
 for i in range(200):
-    store.add(f"kept {i}", "x" * 100)
-store.commit()
-connection = store._connection
+    cache.add(f"kept {i}", "x" * 100)
+cache.commit()
+connection = cache._connection
 connection.execute("PRAGMA cache_size = 1")
 connection.execute("BEGIN IMMEDIATE")
 connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, 1)", ((f"kept {i}", '"y"') for i in range(200)))
@@ -203,16 +219,103 @@ time.sleep(60)
     process.wait()
     process.stdout.close()
     assert (tmp_path / "x.db-journal").stat().st_size > 0
-    with closing(AnswerStore(database)) as store:
-        assert all(f"kept {i}" in store and store[f"kept {i}"] == "x" * 100 for i in range(200))
-        assert "lost 0" not in store
+    with closing(RequestCache(database)) as cache:
+        assert all(f"kept {i}" in cache and cache[f"kept {i}"] == "x" * 100 for i in range(200))
+        assert "lost 0" not in cache
 
 
-def test_store_replaces_a_damaged_file(tmp_path, caplog):
+def test_a_damaged_file_is_replaced(tmp_path, caplog):
     (tmp_path / "x.db").write_bytes(b"SQLite format 3\0" + b"\x07" * 5000)
-    with closing(AnswerStore(tmp_path / "x.db")) as store:
-        store.add("a", 1.0)
-        store.commit()
+    with closing(RequestCache(tmp_path / "x.db")) as cache:
+        cache.add("a", 1.0)
+        cache.commit()
     assert "damaged" in caplog.text
-    with closing(AnswerStore(tmp_path / "x.db")) as store:
-        assert "a" in store
+    with closing(RequestCache(tmp_path / "x.db")) as cache:
+        assert "a" in cache
+
+
+@pytest.fixture
+def cached(model, data, tmp_path):
+    """Evaluates two documents of each task with request caches in the test's folder."""
+    three = _world.three_tasks(data, limit=2)
+    return lambda: (
+        _world.score(model, three, tmp_path / "out", request_caches=_world.request_caches(tmp_path, three)).scores
+    )
+
+
+@pytest.fixture(scope="module")
+def expected(model, data, tmp_path_factory):
+    """The scores of two documents of each task."""
+    return _world.score(model, _world.three_tasks(data, limit=2), tmp_path_factory.mktemp("expected")).scores
+
+
+def warnings_of(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_caches_that_cannot_be_opened_are_done_without(cached, expected, tmp_path, caplog, monkeypatch):
+    """One file is locked by another process, and another is a folder."""
+    connect = sqlite3.connect
+    _world.database(tmp_path, "gsm8k").mkdir()
+    with closing(connect(_world.database(tmp_path, "winogrande"), isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, timeout=0.1))
+        assert cached() == expected
+    (message,) = warnings_of(caplog)
+    assert message.startswith(f"no request cache in {tmp_path} (database is locked)")
+    assert rows(_world.database(tmp_path, "truthfulqa_mc2")) == 10
+
+
+class Failing:
+    """A connection whose commits fail with an error code of SQLite."""
+
+    def __init__(self, connection: sqlite3.Connection, code: int, words: str) -> None:
+        self._connection = connection
+        self._error = sqlite3.OperationalError(words)
+        self._error.sqlite_errorcode = code
+
+    def execute(self, statement: str) -> sqlite3.Cursor:
+        if statement == "COMMIT":
+            raise self._error
+        return self._connection.execute(statement)
+
+    def __getattr__(self, name: str):
+        return getattr(self._connection, name)
+
+
+def failing(monkeypatch, code: int, words: str) -> None:
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: Failing(connect(*a, **k), code, words))
+    monkeypatch.setattr(RequestCache.__init__, "__defaults__", (0.0,))
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        (sqlite3.SQLITE_BUSY, "database is locked"),
+        (sqlite3.SQLITE_IOERR_LOCK, "disk I/O error"),
+        (sqlite3.SQLITE_PROTOCOL, "locking protocol"),
+        (sqlite3.SQLITE_READONLY, "attempt to write a readonly database"),
+    ],
+    ids=lambda failure: failure[1],
+)
+def test_caches_that_cannot_be_written_are_done_without(cached, expected, caplog, monkeypatch, failure):
+    failing(monkeypatch, *failure)
+    assert cached() == expected
+    (message,) = warnings_of(caplog)
+    assert f"({failure[1]})" in message
+
+
+def test_a_full_disk_stays_an_error(cached, monkeypatch):
+    failing(monkeypatch, sqlite3.SQLITE_FULL, "database or disk is full")
+    with pytest.raises(sqlite3.OperationalError, match="database or disk is full"):
+        cached()
+
+
+def test_a_database_that_is_really_full_stays_an_error(tmp_path):
+    """SQLite's own error, from a limit on the size of the file."""
+    with closing(RequestCache(tmp_path / "x.db")) as cache:
+        cache._connection.execute("PRAGMA max_page_count = 2")
+        cache.add("long", "x" * 100_000)
+        with pytest.raises(sqlite3.OperationalError, match="database or disk is full"):
+            cache.commit()

@@ -1,5 +1,8 @@
+"""Scores, samples and progress of `evaluate`, compared with lm-eval's own command."""
+
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import pickle
@@ -18,127 +21,233 @@ from evolve.engines.evaluation.catalog import Catalog
 from evolve.engines.evaluation.quiet import quiet
 from evolve.engines.evaluation.taskfiles import plan_tasks
 from evolve.engines.protocols import TaskSpec
+from evolve.errors import TaskError
 
 from . import _world
 
-# `python -m lm_eval`, spared the index of its own 14,000 files, which takes it 6 to 20 s: the files are given by path.
-COMMAND = """
+# `python -m lm_eval run` once per list of arguments, each in a process of its own. They are forked after the imports,
+# and lm-eval's index of its own 14,000 files is left out: both only save time, as the tasks are given by path.
+COMMANDS = """
+import json, os, sys
+import lm_eval.evaluator, lm_eval.models.huggingface
 import lm_eval.tasks.manager as manager
 from lm_eval.__main__ import cli_evaluate
 manager.TaskManager.__init__.__defaults__ = (None, None, False, None)
-cli_evaluate()
+for arguments in json.loads(sys.argv[1]):
+    if (child := os.fork()) == 0:
+        sys.argv[1:] = arguments
+        cli_evaluate()
+        sys.stdout.flush()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, arguments
 """
 
 
-def results_of(output: Path) -> dict:
-    return json.loads((output / "results.json").read_text())
+def sampling_tasks(data: Path) -> tuple[TaskSpec, ...]:
+    """The three tasks; GSM8K samples its answers, so its samples depend on the state of torch's generator."""
+    wino, gsm, mc2 = _world.three_tasks(data)
+    return wino, dataclasses.replace(gsm, generation_kwargs=sampled(12)), mc2
 
 
-def samples_of(output: Path) -> dict[str, list]:
-    return {
-        file.stem: [json.loads(line) for line in file.read_text().splitlines()]
-        for file in sorted(output.glob("samples_*.jsonl"))
-    }
+def sampled(tokens: int) -> dict[str, object]:
+    return {"max_gen_toks": tokens, "do_sample": True, "temperature": 1.0}
 
 
 @pytest.fixture(scope="module")
 def scored(model, data, tmp_path_factory):
-    """One evaluation on all three tasks, by tasks that were built for it."""
+    """One evaluation on all three tasks, which are built for it."""
     tasks._kept.clear()
     output = tmp_path_factory.mktemp("scored")
     seen: list[tuple[str, int, int]] = []
-    result = evaluate(_world.job(model, _world.three_tasks(data), output), lambda *said: seen.append(said))
+    result = _world.score(model, sampling_tasks(data), output, lambda *said: seen.append(said))
     return result, output, seen
 
 
-def test_equals_the_command_of_lm_eval(scored, model, data, tmp_path):
-    result, output, _ = scored
-    plans = plan_tasks(_world.three_tasks(data), Catalog())
-    files = [str(plan.write(tmp_path)[0]) for plan in plans]
-    command = [sys.executable, "-c", COMMAND, "run", "--model", "hf", "--device", "cpu", "--batch_size", "4"]
-    command += ["--model_args", f"pretrained={model},dtype=float32", "--seed", "7", "--log_samples"]
-    command += ["--output_path", str(tmp_path / "out.json"), "--tasks", *files]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+def run_commands(model: Path, specs: tuple[TaskSpec, ...], folder: Path, *more: str) -> None:
+    """Runs `lm_eval run --tasks <task>` for each task, with its output in a folder named like the task."""
+    commands = []
+    for plan in plan_tasks(specs, Catalog()):
+        target = folder / plan.spec.task
+        target.mkdir()
+        command = ["run", "--model", "hf", "--device", "cpu", "--seed", "7", "--log_samples"]
+        command += ["--output_path", str(target / "out.json"), "--tasks", str(plan.write(target)[0])]
+        commands.append([*command, *(more or default_options(model))])
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, json.dumps(commands)], capture_output=True, text=True, check=False, cwd=folder
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
-    theirs = json.loads(next(tmp_path.glob("out_*.json")).read_text())["results"]
-    ours = results_of(output)["results"]
-    assert ours == theirs
-    for task, score in result.scores.items():
-        name, kind = score.metric.split(",")
-        assert (score.value, score.stderr) == (theirs[task][score.metric], theirs[task][f"{name}_stderr,{kind}"])
-    for task in result.scores:
-        lines = next(tmp_path.glob(f"samples_{task}_*.jsonl")).read_text()
-        assert lines == (output / f"samples_{task}.jsonl").read_text()
+
+def default_options(model: Path) -> list[str]:
+    return ["--batch_size", "4", "--model_args", f"pretrained={model},dtype=float32"]
 
 
-def test_scores_tell_models_apart_and_have_standard_errors(scored, other_model, data, tmp_path):
+def results_of_command(folder: Path, task: str) -> dict:
+    return json.loads(next((folder / task).glob("out_*.json")).read_text())
+
+
+def samples_of_command(folder: Path, task: str) -> str:
+    return next((folder / task).glob(f"samples_{task}_*.jsonl")).read_text()
+
+
+def test_each_task_equals_the_command_of_lm_eval_for_it(scored, model, data, tmp_path):
     result, output, _ = scored
-    assert set(result.scores) == {"winogrande", "gsm8k", "truthfulqa_mc2"}
+    run_commands(model, sampling_tasks(data), tmp_path)
+
+    for task, score in result.scores.items():
+        theirs = results_of_command(tmp_path, task)
+        ours = _world.results_of(output, task)
+        for key in ("results", "group_subtasks", "versions", "n-shot", "higher_is_better", "n-samples"):
+            assert ours[key] == theirs[key]
+        name, kind = score.metric.split(",")
+        entry = theirs["results"][task]
+        assert (score.value, score.stderr) == (entry[score.metric], entry[f"{name}_stderr,{kind}"])
+        assert _world.samples_of(output)[f"{task}/samples_{task}.jsonl"] == samples_of_command(tmp_path, task)
+
+
+def test_automatic_batch_size_equals_the_command(model, data, tmp_path):
+    specs = _world.three_tasks(data, limit=4)[:2]
+    arguments = {"dtype": "float32", "max_length": 512, "max_batch_size": 8}
+    files = tmp_path / "command"
+    files.mkdir()
+    text = ",".join(f"{key}={value}" for key, value in ({"pretrained": model} | arguments).items())
+    run_commands(model, specs, files, "--limit", "4", "--batch_size", "auto", "--model_args", text)
+
+    result = _world.score(model, specs, tmp_path / "ours", batch_size="auto", model_args=arguments)
+
+    assert result.batch_size == "auto"
+    for spec in specs:
+        theirs, ours = results_of_command(files, spec.task), _world.results_of(tmp_path / "ours", spec.task)
+        assert ours["results"] == theirs["results"]
+        assert ours["config"]["batch_sizes"] == theirs["config"]["batch_sizes"]
+        samples = _world.samples_of(tmp_path / "ours")[f"{spec.task}/samples_{spec.task}.jsonl"]
+        assert samples == samples_of_command(files, spec.task)
+    assert _world.results_of(tmp_path / "ours", "winogrande")["config"]["batch_sizes"]
+
+
+def test_scores_do_not_depend_on_the_other_tasks_or_their_order(model, data, tmp_path):
+    wino, gsm, mc2 = sampling_tasks(data)
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "more.yaml").write_text(
+        f"task: more\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {data}/gsm8k/test.jsonl\n"
+        "output_type: generate_until\ntest_split: test\ndoc_to_text: '{{question}}'\ndoc_to_target: '{{answer}}'\n"
+        "metric_list:\n- metric: exact_match\n"
+    )
+    more = TaskSpec("more", "exact_match,none", generation_kwargs=sampled(6))
+    forwards = (more, wino, gsm, mc2)
+    runs = {"forwards": forwards, "backwards": forwards[::-1], "first": (more,), "third": (gsm,)}
+    results = {name: _world.score(model, specs, tmp_path / name, task_dirs=(folder,)) for name, specs in runs.items()}
+
+    whole, samples = results["forwards"], _world.samples_of(tmp_path / "forwards")
+    assert results["backwards"].scores == whole.scores
+    assert _world.samples_of(tmp_path / "backwards") == samples
+    for name, task in (("first", "more"), ("third", "gsm8k")):
+        assert results[name].scores == {task: whole.scores[task]}
+        file = f"{task}/samples_{task}.jsonl"
+        assert _world.samples_of(tmp_path / name) == {file: samples[file]}
+    assert list(results["backwards"].scores) == ["truthfulqa_mc2", "gsm8k", "winogrande", "more"]
+
+
+def test_scores_differ_by_model_and_have_standard_errors_and_times(scored, other_model, data, tmp_path):
+    result, output, _ = scored
+    assert list(result.scores) == ["winogrande", "gsm8k", "truthfulqa_mc2"]
     assert all(score.samples == 12 and score.stderr is not None for score in result.scores.values())
     assert result.batch_size == 4
-    assert result.seconds > 0
-    other = evaluate(_world.job(other_model, _world.three_tasks(data), tmp_path), _world.silent)
+    assert list(result.task_seconds) == list(result.scores)
+    assert all(seconds > 0 for seconds in result.task_seconds.values())
+    assert sum(result.task_seconds.values()) < result.seconds
+    other = _world.score(other_model, sampling_tasks(data), tmp_path)
     assert other.scores["truthfulqa_mc2"] != result.scores["truthfulqa_mc2"]
-    # Nothing of the model before may show in the results of the next, whose tasks are the same objects.
-    assert str(other_model) in (tmp_path / "results.json").read_text()
-    assert results_of(output)["config"]["model_args"]["pretrained"] not in (tmp_path / "results.json").read_text()
+    # The tasks are the same objects for both models, but the results contain only their own.
+    first = _world.results_of(output, "gsm8k")["config"]["model_args"]["pretrained"]
+    text = (tmp_path / "gsm8k" / "results.json").read_text()
+    assert str(other_model) in text
+    assert first not in text
 
 
-def test_tasks_used_again_score_as_fresh_ones(scored, model, data, tmp_path, monkeypatch):
+def test_each_task_has_a_folder_of_its_own(scored):
+    _, output, _ = scored
+    assert sorted(str(file.relative_to(output)) for file in output.rglob("*") if file.is_file()) == [
+        *("gsm8k/results.json", "gsm8k/samples_gsm8k.jsonl"),
+        *("truthfulqa_mc2/results.json", "truthfulqa_mc2/samples_truthfulqa_mc2.jsonl"),
+        *("winogrande/results.json", "winogrande/samples_winogrande.jsonl"),
+    ]
+
+
+def test_kept_tasks_score_as_fresh_ones(scored, model, data, tmp_path, monkeypatch):
     _, output, _ = scored
     import datasets
 
     loads = []
     load = datasets.load_dataset
     monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: loads.append(a) or load(*a, **k))
-    three = _world.three_tasks(data)
+    three = sampling_tasks(data)
     other_model = _world.make_model(tmp_path / "model", seed=1)
-    evaluate(_world.job(other_model, three, tmp_path / "other", seed=3), _world.silent)
-    evaluate(_world.job(model, three, tmp_path / "again"), _world.silent)
+    _world.score(other_model, three, tmp_path / "other", seed=3)
+    _world.score(model, three, tmp_path / "again")
     assert not loads
-    assert samples_of(tmp_path / "again") == samples_of(output)
-    fresh, again = results_of(output), results_of(tmp_path / "again")
-    for key in ("results", "versions", "n-shot", "higher_is_better", "n-samples"):
-        assert again[key] == fresh[key]
+    assert _world.samples_of(tmp_path / "again") == _world.samples_of(output)
+    for spec in three:
+        fresh, again = _world.results_of(output, spec.task), _world.results_of(tmp_path / "again", spec.task)
+        for key in ("results", "versions", "n-shot", "higher_is_better", "n-samples"):
+            assert again[key] == fresh[key]
     tasks._kept.clear()
-    evaluate(_world.job(model, three, tmp_path / "anew"), _world.silent)
-    assert loads
-    assert samples_of(tmp_path / "anew") == samples_of(output)
+    _world.score(model, three, tmp_path / "anew")
+    assert len(loads) == 3
+    assert _world.samples_of(tmp_path / "anew") == _world.samples_of(output)
 
 
 def test_the_seed_chooses_the_examples_in_the_prompts(scored, model, data, tmp_path):
     _, output, _ = scored
-    evaluate(_world.job(model, _world.three_tasks(data)[:1], tmp_path, seed=8), _world.silent)
-    prompts = [sample["arguments"] for sample in samples_of(tmp_path)["samples_winogrande"]]
-    assert prompts != [sample["arguments"] for sample in samples_of(output)["samples_winogrande"]]
+    _world.score(model, _world.three_tasks(data)[:1], tmp_path, seed=8)
+    assert _world.prompts(tmp_path, "winogrande") != _world.prompts(output, "winogrande")
 
 
 def test_limits_differ_by_task_and_keep_the_prompts(scored, model, data, tmp_path):
     _, output, _ = scored
     wino, gsm, mc2 = _world.three_tasks(data, limit=5)
-    whole = TaskSpec(mc2.task, mc2.metric, num_fewshot=0, dataset=mc2.dataset)
-    result = evaluate(_world.job(model, (wino, gsm, whole), tmp_path), _world.silent)
-    assert {task: score.samples for task, score in result.scores.items()} == {
-        "winogrande": 5,
-        "gsm8k": 5,
-        "truthfulqa_mc2": 12,
-    }
-    full, cut = samples_of(output), samples_of(tmp_path)
-    for task, count in (("samples_winogrande", 5), ("samples_truthfulqa_mc2", 12)):
-        assert [s["arguments"] for s in cut[task]] == [s["arguments"] for s in full[task]][:count]
-    assert results_of(tmp_path)["config"]["limit"] == {"winogrande": 5, "gsm8k": 5, "truthfulqa_mc2": None}
+    result = _world.score(model, (wino, gsm, dataclasses.replace(mc2, limit=None)), tmp_path)
+    counts = {"winogrande": 5, "gsm8k": 5, "truthfulqa_mc2": 12}
+    assert {task: score.samples for task, score in result.scores.items()} == counts
+    for task in ("winogrande", "truthfulqa_mc2"):
+        assert _world.prompts(tmp_path, task) == _world.prompts(output, task)[: counts[task]]
+    limits = {task: _world.results_of(tmp_path, task)["config"]["limit"] for task in counts}
+    assert limits == {"winogrande": 5, "gsm8k": 5, "truthfulqa_mc2": None}
 
 
-def test_reports_progress_up_to_the_end(scored):
+def test_reports_progress_in_documents_of_all_tasks(scored):
     _, _, seen = scored
-    assert [words for words, _, _ in seen[:3]] == ["reading tasks", "loading the model", "building prompts"]
-    scoring = [(done, total) for words, done, total in seen if words.startswith("scoring")]
-    assert any("gsm8k" in words for words, _, _ in seen)
-    assert any("winogrande" in words for words, _, _ in seen)
-    # 12 documents: two requests each of winogrande, one of gsm8k, five of truthfulqa.
-    assert scoring[-1] == (96, 96)
-    assert scoring == sorted(scoring)
+    assert [words for words, _, _ in seen[:3]] == [
+        "reading tasks",
+        "loading the model",
+        "building prompts of winogrande",
+    ]
+    assert list(dict.fromkeys(words for words, _, _ in seen[2:])) == [
+        f"{what} {task}"
+        for task in ("winogrande", "gsm8k", "truthfulqa_mc2")
+        for what in ("building prompts of", "scoring")
+    ]
+    counts = [(done, total) for _, done, total in seen[2:]]
+    assert counts[0] == (0, 36)
+    assert counts == sorted(counts)
+    assert seen[-1] == ("scoring truthfulqa_mc2", 36, 36)
+    assert next(done for words, done, _ in seen if words == "building prompts of gsm8k") == 12
+
+
+def test_a_wrong_task_is_found_before_any_is_scored(model, data, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "validation.jsonl").write_text('{"question": "a"}\n')
+    wino, _, mc2 = _world.three_tasks(data)
+    seen: list[str] = []
+    with pytest.raises(TaskError, match="cannot build the task 'truthfulqa_mc2'"):
+        _world.score(
+            model,
+            (wino, dataclasses.replace(mc2, dataset=tmp_path / "data")),
+            tmp_path / "out",
+            lambda words, *_: seen.append(words),
+        )
+    assert seen == ["reading tasks"]
 
 
 def test_nothing_is_printed_and_the_generators_are_left_alone(model, data, tmp_path, capfd, caplog):
@@ -150,10 +259,11 @@ def test_nothing_is_printed_and_the_generators_are_left_alone(model, data, tmp_p
     random.seed(5)
     np.random.seed(5)
     torch.manual_seed(5)
-    evaluate(_world.job(model, _world.three_tasks(data, limit=2), tmp_path), _world.silent)
+    _world.score(model, _world.three_tasks(data, limit=2), tmp_path)
     assert (random.random(), np.random.random(), torch.rand(1).item()) == expected
     assert capfd.readouterr() == ("", "")
-    assert any("loglikelihood: 14 requests" in message for message in caplog.messages)
+    assert "loglikelihood: 4 requests, 0 of them cached" in caplog.messages
+    assert "generate_until: 2 requests, 0 of them cached" in caplog.messages
 
 
 def test_what_lm_eval_prints_and_logs_goes_to_our_logger(capfd, caplog):
@@ -183,7 +293,7 @@ def test_the_model_is_freed(model, data, tmp_path, monkeypatch):
         made.extend([weakref.ref(self), weakref.ref(self.model)])
 
     monkeypatch.setattr(HFLM, "__init__", watched)
-    evaluate(_world.job(model, _world.three_tasks(data, limit=1), tmp_path), _world.silent)
+    _world.score(model, _world.three_tasks(data, limit=1), tmp_path)
     assert len(made) == 2
     assert [reference() for reference in made] == [None, None]
 
@@ -210,8 +320,8 @@ def test_own_tasks_win_and_groups_give_their_aggregate(model, data, tmp_path):
         "  weight_by_size: true\n"
     )
     spec = TaskSpec("pair", "acc,none", num_fewshot=1)
-    result = evaluate(_world.job(model, (spec,), tmp_path / "out", task_dirs=(folder,)), _world.silent)
-    results = results_of(tmp_path / "out")
+    result = _world.score(model, (spec,), tmp_path / "out", task_dirs=(folder,))
+    results = _world.results_of(tmp_path / "out", "pair")
     parts = results["results"]
     assert results["n-shot"]["small_b"] == 1
     assert result.scores["pair"].samples == 32
@@ -219,9 +329,11 @@ def test_own_tasks_win_and_groups_give_their_aggregate(model, data, tmp_path):
         (parts["small_a"]["acc,none"] * 12 + parts["small_b"]["acc,none"] * 20) / 32
     )
     assert result.scores["pair"].stderr is not None
+    assert sorted(_world.samples_of(tmp_path / "out")) == ["pair/samples_small_a.jsonl", "pair/samples_small_b.jsonl"]
 
     own = (folder / "small_a.yaml").read_text().replace("task: small_a", "task: winogrande")
     (folder / "winogrande.yaml").write_text(own)
     spec = TaskSpec("winogrande", "acc,none", num_fewshot=0)
-    evaluate(_world.job(model, (spec,), tmp_path / "own", task_dirs=(folder,)), _world.silent)
-    assert "question" in samples_of(tmp_path / "own")["samples_winogrande"][0]["doc"]
+    _world.score(model, (spec,), tmp_path / "own", task_dirs=(folder,))
+    line = _world.samples_of(tmp_path / "own")["winogrande/samples_winogrande.jsonl"].splitlines()[0]
+    assert "question" in json.loads(line)["doc"]

@@ -1,3 +1,5 @@
+"""lm-eval's task files are found, and built tasks are kept only where that changes no score."""
+
 from __future__ import annotations
 
 import os
@@ -8,18 +10,18 @@ import pytest
 
 from evolve.engines.evaluation import tasks
 from evolve.engines.evaluation.catalog import Catalog
-from evolve.engines.evaluation.generators import Generators
 from evolve.engines.evaluation.taskfiles import plan_tasks
 from evolve.engines.evaluation.tasks import TaskLoader
+from evolve.engines.generators import Generators
 from evolve.engines.protocols import TaskSpec
 
 from . import _world
 
 
 def build(folder: Path, spec: TaskSpec, task_dirs: tuple[Path, ...] = ()):
-    folder.mkdir()
     (plan,) = plan_tasks([spec], Catalog(task_dirs))
-    return TaskLoader(folder, [plan], {}).tasks(spec.task)[0]
+    tasks.forget_all_but([plan])
+    return TaskLoader(folder, plan, {}).build()[0]
 
 
 @pytest.mark.parametrize("folder", ["winogrande", "gsm8k", "truthfulqa", "arc", "mmlu", "leaderboard", "glue"])
@@ -41,7 +43,7 @@ def test_closure_of_a_group_reaches_its_tasks_through_tags():
     assert len(names) == len(set(names)) == 62
 
 
-def test_replaced_data_are_read_anew_even_with_the_old_time_of_change(tmp_path):
+def test_replaced_data_are_read_again_even_with_an_equal_modification_time(tmp_path):
     spec = _world.three_tasks(_world.make_data(tmp_path / "data"))[1]
     file = spec.dataset / "test.jsonl"
     before = file.stat()
@@ -55,7 +57,7 @@ def test_replaced_data_are_read_anew_even_with_the_old_time_of_change(tmp_path):
     assert "less" in second.eval_docs[0]["question"]
 
 
-def test_generation_arguments_are_merged_over_the_tasks_own(tmp_path):
+def test_generation_arguments_override_the_tasks_own(tmp_path):
     spec = _world.three_tasks(_world.make_data(tmp_path / "data"))[1]
     arguments = build(tmp_path / "a", spec).config.generation_kwargs
     assert arguments == {
@@ -90,7 +92,7 @@ def test_a_task_that_draws_while_it_is_built_is_not_kept(tmp_path):
     assert build(tmp_path / "b", spec, (tmp_path / "own",)) is not one
 
 
-def test_a_changed_task_file_is_read_anew(tmp_path):
+def test_a_changed_task_file_is_read_again(tmp_path):
     spec = own_task(tmp_path / "own")
     one = build(tmp_path / "a", spec, (tmp_path / "own",))
     assert build(tmp_path / "b", spec, (tmp_path / "own",)) is one
@@ -100,7 +102,7 @@ def test_a_changed_task_file_is_read_anew(tmp_path):
 
 
 def test_a_kept_group_leaves_the_generators_where_a_fresh_one_does(tmp_path):
-    """lm-eval draws a name that it does not use whenever it puts a task into a group."""
+    """lm-eval draws an unused task id whenever it adds a task to a group."""
     folder = tmp_path / "own"
     own_task(folder)
     (folder / "group.yaml").write_text("group: lone\ntask: [own]\naggregate_metric_list:\n- metric: acc\n")
@@ -114,15 +116,31 @@ def test_a_kept_group_leaves_the_generators_where_a_fresh_one_does(tmp_path):
 
 
 def test_tasks_are_built_in_the_state_that_the_loaded_model_left(tmp_path):
-    """lm-eval's command seeds, loads the model, builds the tasks; here it seeds once more when the model is there."""
+    """lm-eval's command seeds, loads the model and builds the task; here it seeds again after the model is loaded."""
     spec = drawing_task(tmp_path / "own")
-    (tmp_path / "files").mkdir()
     orders = []
-    for seed in (1, 2, 1):
+    for number, seed in enumerate((1, 2, 1)):
         (plan,) = plan_tasks([spec], Catalog((tmp_path / "own",)))
-        loader = TaskLoader(tmp_path / "files", [plan], {})
+        loader = TaskLoader(tmp_path / str(number), plan, {})
         random.seed(seed)
         loader.start_from(Generators.capture())
         random.seed(99)
-        orders.append([doc["question"] for doc in loader.load(["own"])[0].task_docs])
+        orders.append([doc["question"] for doc in loader.manager.load(["own"])["tasks"]["own"].task_docs])
     assert orders[0] == orders[2] != orders[1]
+
+
+def test_tasks_of_an_earlier_job_are_forgotten(tmp_path):
+    three = plan_tasks(_world.three_tasks(_world.make_data(tmp_path / "data")), Catalog())
+    for number, plan in enumerate(three):
+        TaskLoader(tmp_path / str(number), plan, {}).build()
+    tasks.forget_all_but(three[1:])
+    assert set(tasks._kept) == {plan.key for plan in three[1:]}
+
+
+def test_counting_documents_preserves_the_generators(tmp_path):
+    spec = drawing_task(tmp_path / "own")
+    (plan,) = plan_tasks([spec], Catalog((tmp_path / "own",)))
+    random.seed(1)
+    before = Generators.capture()
+    assert TaskLoader(tmp_path / "files", plan, {}).count_documents() == 5
+    assert Generators.capture() == before

@@ -1,0 +1,145 @@
+"""The state of a family tree: a networkx graph of models, and what can be asked of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import networkx as nx
+
+from evolve.config import Config
+from evolve.lineage.events import Event, Kinship, LeftOut, RunStarted, RunStopped, SettingsChanged
+from evolve.lineage.model import Model, Pair, pair
+
+__all__ = ["Recorded", "TreeState"]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """An event with the time when it was recorded, as UTC time in ISO format; None where it is not known."""
+
+    at: str | None
+    event: Event
+
+
+class TreeState:
+    """All models of a run, their kinships, its generations and its end.
+
+    Attributes:
+        graph: Directed graph from parent to child; the node attribute `model` is the `Model`.
+        kinships: Every measured kinship, by unordered pair.
+        left_out: Rows that a kinship does not compare, by unordered pair.
+        tops: S of each planned generation, best first, by generation.
+        stop: Why the run stopped; None while it has not.
+        started: The first event; None in an empty tree.
+        changes: Changes of settings, in order.
+        batch_limit: The smaller batch size after a lack of memory; None where there was none.
+        history: All events with their times, in order.
+    """
+
+    def __init__(self) -> None:
+        self.graph: nx.DiGraph[str] = nx.DiGraph()
+        self.kinships: dict[Pair, Kinship] = {}
+        self.left_out: dict[Pair, tuple[LeftOut, ...]] = {}
+        self.tops: dict[int, tuple[str, ...]] = {}
+        self.stop: RunStopped | None = None
+        self.started: RunStarted | None = None
+        self.changes: list[SettingsChanged] = []
+        self.batch_limit: int | None = None
+        self.history: list[Recorded] = []
+        self._config: Config | None = None
+        self._merged_pairs: set[Pair] = set()
+        self._base_path: str | None = None
+        self._root: str | None = None
+
+    @property
+    def config(self) -> Config:
+        """The present configuration."""
+        return self._config if self._config is not None else Config.model_validate(self.origin.config)
+
+    @property
+    def origin(self) -> RunStarted:
+        """The first event: what the run started with."""
+        if self.started is None:
+            raise ValueError("the journal has no run_started event")
+        return self.started
+
+    @property
+    def root(self) -> str | None:
+        """The absolute path of the run folder when the models were last found; None in a journal of schema 1."""
+        return self.origin.root if self._root is None else self._root
+
+    @property
+    def base_path(self) -> str:
+        """The folder of the base model, absolute or relative to the run folder."""
+        return self.origin.base.path if self._base_path is None else self._base_path
+
+    @property
+    def models(self) -> list[Model]:
+        """All models, oldest first."""
+        return sorted((data["model"] for _, data in self.graph.nodes(data=True)), key=lambda m: m.age)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.graph
+
+    def model(self, name: str) -> Model:
+        """Return the model of that name; KeyError if there is none."""
+        found: Model = self.graph.nodes[name]["model"]
+        return found
+
+    @property
+    def generation(self) -> int:
+        """The latest planned generation; 0 before any was planned."""
+        return max(self.tops, default=0)
+
+    @property
+    def ranking(self) -> list[Model]:
+        """All evaluated models, best first; ties go to the older model (`Model.age`)."""
+        scored = [model for model in self.models if model.average is not None]
+        return sorted(scored, key=lambda m: (-(m.average or 0.0), m.age))
+
+    def top(self, k: int) -> tuple[str, ...]:
+        """Return S: the names of the k best models so far, best first."""
+        return tuple(model.name for model in self.ranking[:k])
+
+    def kinship(self, a: str, b: str) -> Kinship | None:
+        """Return the kinship of two models, in either order; None if it was not measured."""
+        return self.kinships.get(pair(a, b))
+
+    def mean_kinship(self, names: Sequence[str], metric: str) -> float | None:
+        """Return the kinship of a set: the mean over its pairs, 2/(n(n-1)) * sum (arXiv 2410.12613, equation 4).
+
+        None if a pair was not measured or the set has fewer than two models.
+        """
+        found = [self.kinship(a, b) for a, b in combinations(names, 2)]
+        values = [kinship.value(metric) for kinship in found if kinship is not None]
+        if not values or len(values) < len(found):
+            return None
+        return math.fsum(values) / len(values)
+
+    def was_merged(self, a: str, b: str) -> bool:
+        """Return whether a merge of the two was ever planned, in either order, with whatever outcome."""
+        return pair(a, b) in self._merged_pairs
+
+    def children_of(self, generation: int) -> list[Model]:
+        """Return the children of one generation."""
+        return [model for model in self.models if model.generation == generation and model.kind != "foundation"]
+
+    def gain(self, name: str) -> float | None:
+        """Return the merge gain: a child's average minus the mean of its parents' averages; None for other models."""
+        averages = self._averages(name)
+        return averages[0] - math.fsum(averages[1:]) / 2 if averages else None
+
+    def gain_over_better_parent(self, name: str) -> float | None:
+        """Return a child's average minus that of its better parent; None for other models."""
+        averages = self._averages(name)
+        return averages[0] - max(averages[1:]) if averages else None
+
+    def _averages(self, name: str) -> list[float]:
+        """Return the averages of a child and its two parents; an empty list where one is missing."""
+        child = self.model(name)
+        family = [child, *(self.model(parent) for parent in child.parents)]
+        found = [model.average for model in family if model.average is not None]
+        return found if len(found) == 3 else []

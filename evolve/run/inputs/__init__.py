@@ -1,0 +1,41 @@
+"""All that comes before the first event: a pipeline of four stages, and what is verified again on resume.
+
+```
+Config --locate--> Located --check--> Checked --fingerprint--> Fingerprinted --prepare--> Ready --> the first event
+```
+
+Cheap stages come first: what headers and engines can tell is told before weights are read. `evolve check` ends after
+the fingerprints, and a run that follows reads no file again.
+"""
+
+from evolve.run.inputs.changes import accepted_changes, settings_changed, with_recorded_recipes
+from evolve.run.inputs.check import Checked, Needs, check
+from evolve.run.inputs.fingerprint import Fingerprinted, fingerprint_inputs
+from evolve.run.inputs.locate import Fetch, Located, Missing, locate
+from evolve.run.inputs.prepare import Preparer, Ready, prepare
+from evolve.run.inputs.resume import moved_config, refuse_changed_data, refuse_other_engines, verify_models
+from evolve.run.inputs.timing import Timing, time_one_batch
+
+__all__ = [
+    "Checked",
+    "Fetch",
+    "Fingerprinted",
+    "Located",
+    "Missing",
+    "Needs",
+    "Preparer",
+    "Ready",
+    "Timing",
+    "accepted_changes",
+    "check",
+    "fingerprint_inputs",
+    "locate",
+    "moved_config",
+    "prepare",
+    "refuse_changed_data",
+    "refuse_other_engines",
+    "settings_changed",
+    "time_one_batch",
+    "verify_models",
+    "with_recorded_recipes",
+]

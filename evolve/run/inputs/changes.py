@@ -1,0 +1,131 @@
+"""What differs between a run's configuration and the one it is resumed with, and which differences it may resume with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from evolve.config import METRICS, Config
+from evolve.errors import ConfigError, RecipeError
+from evolve.lineage import FamilyTree, SettingsChanged
+from evolve.run.child import load_template
+from evolve.run.folder import RunFolder
+
+__all__ = ["Change", "accepted_changes", "changes_between", "settings_changed", "with_recorded_recipes"]
+
+# Settings that decide where and how fast the work is done, not what comes of it.
+_HARMLESS = frozenset({"name", "device", "attempts", "evaluation.batch_size"})
+# Settings that say where models and data lie; their content is compared.
+_MODELS, _DATA = ("base_model", "foundation_models."), ("evaluation.datasets", "evaluation.task_dirs")
+
+Effect = Literal["none", "place", "results"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One key that differs.
+
+    Attributes:
+        effect: `none`: no result depends on it. `place`: something lies elsewhere, which is the same run if the
+            content is the same. `results`: results would differ, so the run cannot resume with it.
+    """
+
+    key: str
+    then: Any
+    now: Any
+    effect: Effect
+
+
+def changes_between(then: Config, now: Config) -> list[Change]:
+    """Return all keys that differ, in the order of the schema; both configurations have absolute paths."""
+    before, after = _flat(then.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
+    keys = list(dict.fromkeys([*before, *after]))
+    return [
+        Change(key, before.get(key), after.get(key), _effect(key, before, after, then.strategy.metric))
+        for key in keys
+        if before.get(key) != after.get(key)
+    ]
+
+
+def accepted_changes(tree: FamilyTree, folder: RunFolder, config: Config) -> list[Change]:
+    """Return what differs in a configuration from that of the run, if the run may resume with all of it.
+
+    Raises:
+        ConfigError: A change would alter results; the message has a table of them.
+    """
+    changes = changes_between(folder.located_config(tree.config), config)
+    harmful = [change for change in changes if change.effect == "results"]
+    if harmful:
+        raise ConfigError(
+            f"{folder.root}: holds a run of another configuration, and these changes would alter its results; give "
+            f"another --run-dir, or undo them:\n{_table(harmful)}"
+        )
+    return changes
+
+
+def with_recorded_recipes(tree: FamilyTree, folder: RunFolder, config: Config) -> Config:
+    """Return a configuration that names the recipes as the run does, wherever equal templates lie now.
+
+    Raises:
+        RecipeError: A template has another text than when the run began, or is missing.
+    """
+    recorded = tree.config.merge.recipes
+    if len(recorded) != len(config.merge.recipes):
+        return config
+    for then, now in zip(recorded, config.merge.recipes, strict=True):
+        if load_template(now).text == tree.origin.recipes[then]:
+            continue
+        if then == now:
+            raise RecipeError(
+                f"merge.recipe = {now}: the template's text has changed since the run in {folder.root} began; restore "
+                f"it, give another --run-dir, or resume with the recorded text by `evolve resume {folder.root}`"
+            )
+        return config  # another recipe, which is refused as a changed setting
+    merge = config.merge.model_copy(update={"recipe": tree.config.merge.recipe})
+    return config.model_copy(update={"merge": merge})
+
+
+def settings_changed(changes: list[Change], folder: RunFolder, config: Config) -> SettingsChanged:
+    """Return the event of accepted changes."""
+    return SettingsChanged(
+        changes={change.key: (change.then, change.now) for change in changes},
+        config=folder.portable_config(config).model_dump(mode="json"),
+    )
+
+
+def _effect(key: str, before: Mapping[str, Any], after: Mapping[str, Any], metric: str) -> Effect:
+    then: Any = before.get(key)
+    now: Any = after.get(key)
+    if key == "strategy.max_generations":
+        return "none" if int(now) > int(then) else "results"
+    if key == "strategy.stop_at_kinship":
+        is_later = now is None or (then is not None and METRICS[metric].is_beyond(now, then))
+        return "none" if is_later else "results"
+    if key.startswith(_DATA):
+        return "place"
+    if key.startswith(_MODELS):
+        return "place" if key in before and key in after else "results"
+    return "none" if key in _HARMLESS else "results"
+
+
+def _table(changes: list[Change]) -> str:
+    rows = [("key", "then", "now"), *((c.key, json.dumps(c.then), json.dumps(c.now)) for c in changes)]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join(
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return leaves by dotted key; tasks count by position."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            value = {str(number): item for number, item in enumerate(value)}  # noqa: PLW2901
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

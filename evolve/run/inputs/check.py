@@ -1,0 +1,259 @@
+"""Stage 2, check: whether recipes, models, tasks and device suit one another, as far as headers and engines can tell.
+
+No weights are read: it takes seconds whatever the size of the models, and nothing that it can know fails later.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from evolve.config import Config
+from evolve.engines import merging
+from evolve.engines.checkpoints import Layout, differences, differing_settings, read_layout
+from evolve.engines.pickled import pickled_layout
+from evolve.engines.protocols import (
+    Engines,
+    FilterMatch,
+    InspectModelsJob,
+    InspectTasksJob,
+    ModelFacts,
+    RehearseJob,
+    TaskFacts,
+)
+from evolve.engines.sources import LocatedModel
+from evolve.errors import ConfigError, ModelError, RecipeError, TaskError
+from evolve.lineage import Pair
+from evolve.run.child import Child, choose_tokenizer, load_template, size_of
+from evolve.run.executors import Call, Executor, run_call
+from evolve.run.inputs.locate import BASE, Located, config_key
+from evolve.run.tasks import task_specs
+
+__all__ = ["Checked", "Needs", "check", "check_merges"]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a run needs at most.
+
+    Attributes:
+        first: Children of generation 1.
+        later: Children of each later generation at most.
+        checkpoint: Bytes of one child; 0 where no foundation is on this machine.
+        total: Bytes of all children of all generations at most.
+    """
+
+    first: int
+    later: int
+    checkpoint: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A configuration of which nothing is known to be wrong.
+
+    Attributes:
+        located: Where the models lie.
+        layouts: The models' tensors, by name; none yet of pickled weights.
+        templates: The recipes by the names that the configuration gives them.
+        tasks: What is known of each task.
+        layers: Number of layers of the models; None where transformers gives none.
+        filters: How many tensors each filter of each recipe matches; only where a merge could be planned.
+        rehearsed: Whether mergekit planned every pair of generation 1.
+    """
+
+    located: Located
+    layouts: Mapping[str, Layout]
+    templates: Mapping[str, merging.Template]
+    tasks: Mapping[str, TaskFacts]
+    layers: int | None
+    filters: Mapping[str, tuple[FilterMatch, ...]]
+    rehearsed: bool
+
+    @property
+    def config(self) -> Config:
+        """The configuration."""
+        return self.located.config
+
+    @property
+    def needs(self) -> Needs:
+        """What the run needs at most."""
+        recipes = len(self.config.merge.recipes)
+        strategy = self.config.strategy
+        first = len(list(combinations(self.config.foundation_models, 2))) * recipes
+        later = (strategy.pair_limit + (strategy.name == "kinship")) * recipes
+        foundations = [layout for name, layout in self.layouts.items() if name != BASE]
+        checkpoint = size_of(foundations, self.config.merge.dtype)
+        return Needs(first, later, checkpoint, checkpoint * (first + later * (strategy.max_generations - 1)))
+
+    @property
+    def differing_settings(self) -> dict[str, dict[str, Any]]:
+        """Settings of the architecture that differ among the models, which every merge takes from parent 1."""
+        return differing_settings(self.layouts)
+
+
+def check(located: Located, engines: Engines, executor: Executor) -> Checked:
+    """Check everything that can be known without reading weights.
+
+    Raises:
+        ModelError: A model is damaged, needs custom code, or does not fit the others.
+        RecipeError: A template is wrong, or mergekit cannot merge a pair of generation 1 by it.
+        TaskError: lm-eval has no such task, metric or model class, or cannot read the data.
+        ConfigError: There is no such device, or a data folder is missing.
+        RunError: The worker failed.
+    """
+    config = located.config
+    templates = {name: load_template(name) for name in config.merge.recipes}
+    _check_folders(config)
+    layouts = {name: _layout(name, model) for name, model in located.models.items()}
+    refuse_misfits(layouts)
+    tasks = _check_tasks(config, engines, executor)
+    checked = Checked(located, layouts, templates, tasks, None, {}, rehearsed=False)
+    return check_merges(checked, engines, executor)
+
+
+def check_merges(checked: Checked, engines: Engines, executor: Executor) -> Checked:
+    """Let transformers read the models' configurations, and mergekit plan every pair that generation 1 will merge.
+
+    Raises:
+        ModelError: A model needs custom code.
+        RecipeError: mergekit cannot merge a pair.
+        ConfigError: There is no such device.
+        RunError: The worker failed.
+    """
+    config, models = checked.config, checked.located.models
+    folders = {config_key(name): model.path for name, model in models.items()}
+    job = InspectModelsJob(folders, config.device, trust_remote_code=config.trust_remote_code)
+    facts: Mapping[str, ModelFacts] = run_call(executor, Call("inspect models", engines.inspect_models, job))
+    layers = next((fact.layers for fact in facts.values() if fact.layers is not None), None)
+    checked = replace(checked, layers=layers)
+    with _separate_folders(models) as paths:
+        pairs = _pairs(checked)
+        recipes = {name: tuple(_recipes(checked, name, pairs, paths)) for name in checked.templates}
+        rehearsal = RehearseJob(recipes, plan=bool(pairs), trust_remote_code=config.trust_remote_code)
+        try:
+            filters = run_call(executor, Call("check recipes", engines.rehearse, rehearsal))
+        except RecipeError as error:
+            raise RecipeError(" ".join(str(error).split())) from None
+    complete = len(pairs) == len(list(combinations(config.foundation_models, 2)))
+    return replace(checked, filters=filters, rehearsed=complete)
+
+
+def refuse_misfits(layouts: Mapping[str, Layout]) -> None:
+    """Raise ModelError where a model does not have the architecture and the shapes of the first, the base."""
+    for name, layout in layouts.items():
+        difference = differences(next(iter(layouts.values())), layout)
+        if difference is not None:
+            raise ModelError(f"{config_key(name)}: {difference}; give a model that was tuned from the base model")
+
+
+def _check_folders(config: Config) -> None:
+    for task, folder in config.evaluation.datasets.items():
+        if not folder.is_dir():
+            raise ConfigError(
+                f"evaluation.datasets.{task} = {folder}: there is no such folder; give one with <split>.jsonl files"
+            )
+    for number, folder in enumerate(config.evaluation.task_dirs):
+        if not folder.is_dir():
+            raise ConfigError(f"evaluation.task_dirs.{number} = {folder}: there is no such folder; give one with tasks")
+
+
+def _layout(name: str, model: LocatedModel) -> Layout:
+    try:
+        return pickled_layout(model.path) if model.pickled else read_layout(model.path)
+    except ModelError as error:
+        raise ModelError(f"{config_key(name)}: {error}") from None
+    except OSError as error:
+        raise ModelError(
+            f"{config_key(name)}: {error.filename} cannot be read ({error.strerror}): make it readable"
+        ) from None
+
+
+# ------------------------------------------------------------------------------------------------------------- merges
+
+
+def _pairs(checked: Checked) -> list[Pair]:
+    """Return the pairs of generation 1 whose tensors are on this machine, as are the base's."""
+    ready = {name for name, model in checked.located.models.items() if not model.pickled}
+    names = [name for name in checked.config.foundation_models if name in ready]
+    return list(combinations(names, 2)) if BASE in ready else []
+
+
+def _recipes(checked: Checked, name: str, pairs: list[Pair], paths: Mapping[str, Path]) -> Iterator[str]:
+    """Return the recipes of the pairs by one template.
+
+    Which parent is the better one is not known yet. The order matters only where a child gets a tokenizer of its own;
+    there, both are returned.
+    """
+    config, template = checked.config, checked.templates[name]
+    try:
+        if not pairs:
+            setting = config.merge.tokenizer
+            folders = (Path("/parent-1"), Path("/parent-2"))
+            tokenizer = None if setting == "auto" else setting
+            yield Child(template, folders, Path("/base"), 2, config.merge.dtype, tokenizer).recipe()
+        for a, b in pairs:
+            first, second, base = paths[a], paths[b], paths[BASE]
+            tokenizer = choose_tokenizer(config.merge.tokenizer, template, (first, second), base)
+            for parents in ((first, second), (second, first))[: 1 if tokenizer is None else 2]:
+                yield Child(template, parents, base, checked.layers, config.merge.dtype, tokenizer).recipe()
+    except RecipeError as error:
+        raise RecipeError(f"merge.recipe = {name}: {' '.join(str(error).split())}") from None
+
+
+@contextmanager
+def _separate_folders(models: Mapping[str, LocatedModel]) -> Iterator[dict[str, Path]]:
+    """Give each model a folder of its own, as mergekit wants it: two adapters may share the model that they adapt."""
+    with tempfile.TemporaryDirectory(prefix="evolve-models-") as links:
+        folders = {name: model.path for name, model in models.items()}
+        for name, model in models.items():
+            if model.adapter is not None:
+                folders[name] = Path(links) / name
+                folders[name].symlink_to(model.path, target_is_directory=True)
+        yield folders
+
+
+# -------------------------------------------------------------------------------------------------------------- tasks
+
+
+def _check_tasks(config: Config, engines: Engines, executor: Executor) -> Mapping[str, TaskFacts]:
+    evaluation = config.evaluation
+    job = InspectTasksJob(task_specs(config), evaluation.task_dirs, evaluation.model, evaluation.batch_size)
+    try:
+        facts: Mapping[str, TaskFacts] = run_call(executor, Call("check tasks", engines.inspect_tasks, job))
+    except TaskError as error:
+        raise _with_task_key(config, error) from None
+    _check_directions(config, facts)
+    return facts
+
+
+def _with_task_key(config: Config, error: TaskError) -> TaskError:
+    """Return a complaint about the evaluation on one line, with the key of the task that it names."""
+    words = " ".join(str(error).split()).removeprefix("evaluation: ")
+    for number, task in enumerate(config.evaluation.tasks):
+        if f"'{task.task}'" in words:
+            value = f"{{task: {task.task}, metric: '{task.metric}'}}"
+            return TaskError(f"evaluation.tasks.{number} = {value}: {words}")
+    return TaskError(words if words.startswith("evaluation.") else f"evaluation: {words}")
+
+
+def _check_directions(config: Config, facts: Mapping[str, TaskFacts]) -> None:
+    """Reject lower-is-better metrics unless `higher_is_better: false` is set, for a higher average must be better."""
+    for number, task in enumerate(config.evaluation.tasks):
+        key = f"evaluation.tasks.{number}"
+        if not facts[task.task].higher_is_better and task.higher_is_better is not False:
+            raise TaskError(
+                f"{key}.metric = {task.metric}: lower is better for it at task '{task.task}', but higher is better in "
+                f"the average; choose another metric, or set {key}.higher_is_better to false, so that it counts with "
+                "a minus sign"
+            )
+        if facts[task.task].higher_is_better and task.higher_is_better is False:
+            raise TaskError(
+                f"{key}.higher_is_better = false: higher is better for {task.metric} at task '{task.task}'; remove it"
+            )

@@ -1,0 +1,137 @@
+"""Stage 3, fingerprint: what identifies each model and each data file, by content.
+
+The hashes come from the cache of file hashes, so that a file is read at most once, whoever asks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from evolve.config import Config
+from evolve.engines.adapters import ADAPTER_FILES
+from evolve.engines.checkpoints import content_identity, fingerprint
+from evolve.engines.pickled import pickled_files
+from evolve.engines.protocols import Report
+from evolve.engines.sources import LocatedModel
+from evolve.errors import ModelError
+from evolve.run.hashes import HashCache
+from evolve.run.inputs.check import Checked
+from evolve.run.inputs.locate import config_key
+
+__all__ = [
+    "Fingerprinted",
+    "Reporter",
+    "content_of",
+    "fingerprint_inputs",
+    "hash_data",
+    "preparation_key",
+    "refuse_twins",
+]
+
+Reporter = Callable[[str], Report]
+"""Makes a report of progress on the model of a name."""
+
+_CONVERSION = 1  # to be raised whenever the conversion writes other files
+_TOKENIZER_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
+
+
+@dataclass(frozen=True)
+class Fingerprinted:
+    """A checked configuration whose files are identified.
+
+    Attributes:
+        contents: By name, of each model that is used as it lies there: hash of its files.
+        preparations: By name, of each model that has yet to be prepared: its key in the cache of prepared models.
+        data: SHA-256 of each local file that evaluations read, by a name that does not change when it moves.
+    """
+
+    checked: Checked
+    contents: Mapping[str, str]
+    preparations: Mapping[str, str]
+    data: Mapping[str, str]
+
+
+def fingerprint_inputs(checked: Checked, hashes: HashCache, report: Reporter) -> Fingerprinted:
+    """Identify the models and the data of a configuration.
+
+    Raises:
+        ModelError: Two models have the same files.
+        OSError: A file cannot be read.
+    """
+    contents: dict[str, str] = {}
+    preparations: dict[str, str] = {}
+    by_folder: dict[Path, str] = {}
+    for name, model in checked.located.models.items():
+        if model.path not in by_folder:
+            by_folder[model.path] = content_of(model, hashes, report(name))
+        content = by_folder[model.path]
+        if model.adapter is not None or model.pickled:
+            preparations[name] = preparation_key(model, content, hashes)
+        else:
+            contents[name] = content
+    paths = {name: model.path for name, model in checked.located.models.items()}
+    refuse_twins({name: contents.get(name, preparations.get(name, "")) for name in paths}, paths)
+    return Fingerprinted(checked, contents, preparations, hash_data(checked.config, hashes))
+
+
+def content_of(model: LocatedModel, hashes: HashCache, report: Report | None = None) -> str:
+    """Return a hash of all files that decide what a model says, without its adapter."""
+    if not model.pickled:
+        return content_identity(fingerprint(model.path, hash_of=hashes.hash_of, report=report))
+    weights = pickled_files(model.path)
+    stamps = fingerprint(model.path, weights=weights, hash_of=hashes.hash_of, report=report)
+    return _hash({"pickled": {name: (stamp.size, stamp.sha256) for name, stamp in stamps.items()}, "as": _CONVERSION})
+
+
+def preparation_key(model: LocatedModel, content: str, hashes: HashCache) -> str:
+    """Return the cache key of the prepared model.
+
+    A merged adapter follows from its model, the files of the adapter that count, and peft's version. Converted weights
+    follow from the files of their model.
+
+    Args:
+        model: The model and its adapter, or the model with pickled weights.
+        content: What `content_of` gives for it.
+        hashes: The cache of file hashes.
+    """
+    folder = model.adapter
+    if folder is None:
+        return content
+    names = {*ADAPTER_FILES, *(path.name for pattern in _TOKENIZER_FILES for path in folder.glob(pattern))}
+    files = {name: hashes.hash_of(folder / name) for name in sorted(names)}
+    return _hash({"model": content, "adapter": files, "peft": version("peft")})
+
+
+def refuse_twins(identities: Mapping[str, str], paths: Mapping[str, Path]) -> None:
+    """Raise ModelError where two models are identified alike."""
+    known: dict[str, str] = {}
+    for name, identity in identities.items():
+        if identity in known:
+            raise ModelError(
+                f"{config_key(name)}: has the same files as {known[identity]} ({paths[name]}); list a model once, and "
+                "the base model only as base_model"
+            )
+        known[identity] = name
+
+
+def hash_data(config: Config, hashes: HashCache) -> dict[str, str]:
+    """Return the SHA-256 of each local file that evaluations read, by a name that stays when the folder moves."""
+    found: dict[str, str] = {}
+    for task, folder in config.evaluation.datasets.items():
+        for path in sorted([*folder.glob("*.jsonl"), *folder.glob("*.parquet")]):
+            found[f"{task}/{path.name}"] = hashes.hash_of(path)
+    for number, folder in enumerate(config.evaluation.task_dirs):
+        for path in sorted(folder.rglob("*")):  # a task may include and read any of them
+            if path.is_file() and path.parent.name != "__pycache__":
+                found[f"task_dirs.{number}/{path.relative_to(folder).as_posix()}"] = hashes.hash_of(path)
+    return found
+
+
+def _hash(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,156 @@
+"""Stage 1, locate: where each model of a configuration lies, fetched from the hub where that is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from evolve.config import AdapterSource, Config, ModelSource
+from evolve.engines.adapters import check_adapter
+from evolve.engines.checkpoints import is_pickled, read_layout
+from evolve.engines.sources import LocatedModel, UnreachableModelError, missing_bytes, resolve
+from evolve.errors import ModelError
+
+__all__ = ["BASE", "Fetch", "Located", "Missing", "config_key", "locate", "locate_model", "model_sources", "parts_of"]
+
+BASE = "base_model"
+"""The name of the base, which no foundation can have."""
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """What may be asked of the hub.
+
+    Attributes:
+        download: Download models that are not in the local cache.
+        need_all: Every model must be in the cache or known to the hub; otherwise models that cannot be reached are
+            listed as missing.
+    """
+
+    download: bool = True
+    need_all: bool = True
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A model that is not on this machine.
+
+    Attributes:
+        reason: Why, in a sentence that names it.
+        bytes: Size of the download that would fetch it; None where the hub cannot be asked.
+    """
+
+    reason: str
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where the models of a configuration lie.
+
+    Attributes:
+        models: The base and the foundations by name. Until an adapter is merged, the model that it adapts; until
+            pickled weights are converted, the folder that holds them.
+        missing: Models that are not on this machine, by name.
+    """
+
+    config: Config
+    models: Mapping[str, LocatedModel]
+    missing: Mapping[str, Missing]
+
+    @property
+    def pickled(self) -> tuple[str, ...]:
+        """Names of the models whose pickled weights have yet to be converted."""
+        return tuple(name for name, model in self.models.items() if model.pickled)
+
+
+def config_key(name: str) -> str:
+    """Return the key of the configuration that names a model."""
+    return name if name == BASE else f"foundation_models.{name}"
+
+
+def model_sources(config: Config) -> dict[str, ModelSource]:
+    """Return the base and the foundations as configured, by name."""
+    return {BASE: config.base_model, **config.foundation_models}
+
+
+def parts_of(source: ModelSource) -> dict[str, str]:
+    """Return the folders and hub ids that a model is made of, by their role."""
+    if isinstance(source, AdapterSource):
+        return {"model": source.model, "adapter": source.adapter}
+    return {"model": source}
+
+
+def locate(config: Config, fetch: Fetch) -> Located:
+    """Find all models of a configuration.
+
+    Raises:
+        ModelError: Models are missing, damaged or unreachable; the message has a line for each.
+    """
+    models: dict[str, LocatedModel] = {}
+    missing: dict[str, Missing] = {}
+    problems: list[ModelError] = []
+    for name, source in model_sources(config).items():
+        try:
+            models[name] = locate_model(source, pickled=config.allow_pickled_weights, download=fetch.download)
+        except UnreachableModelError as error:
+            try:
+                missing[name] = _missing(source, error, config, fetch)
+            except ModelError as unreachable:
+                problems.append(_with_key(name, unreachable))
+        except ModelError as error:
+            problems.append(_with_key(name, error))
+    if problems:
+        raise type(problems[0])("\n".join(map(str, problems)))
+    return Located(config, models, missing)
+
+
+def locate_model(source: ModelSource, *, pickled: bool, download: bool = True) -> LocatedModel:
+    """Find one model, or a model and the adapter that has yet to be merged into it.
+
+    Args:
+        source: As configured.
+        pickled: Whether pickled weights are accepted; those of an adapter's model never are.
+        download: Whether a model of the hub may be fetched.
+
+    Raises:
+        UnreachableModelError: A part is not in the local hub cache, and may not or cannot be fetched.
+        ModelError: A part is missing or damaged, or the adapter does not fit the model.
+    """
+    if not isinstance(source, AdapterSource):
+        return resolve(source, pickled=pickled, download=download)
+    # The adapter comes first: a wrong folder is reported even where the hub cannot be reached.
+    adapter = resolve(source.adapter, download=download)
+    model = resolve(source.model, download=download)
+    if is_pickled(model.path):
+        raise ModelError(
+            f"{model.path}: holds pickled weights, which are not converted for a model with an adapter: convert them "
+            "with AutoModelForCausalLM.from_pretrained(...).save_pretrained(..., safe_serialization=True)"
+        )
+    check_adapter(adapter.path, read_layout(model.path))
+    commits = (model.revision or "", adapter.revision or "")
+    return LocatedModel(model.path, "+".join(commits) if any(commits) else None, adapter.path)
+
+
+def _missing(source: ModelSource, error: UnreachableModelError, config: Config, fetch: Fetch) -> Missing:
+    """Return what is known of a model that is not here; raise where it has to be."""
+    if fetch.download and fetch.need_all:
+        raise error
+    try:
+        size = sum(_missing_sizes(source, pickled=config.allow_pickled_weights))
+    except UnreachableModelError as unreachable:
+        if fetch.need_all:
+            raise
+        return Missing(str(unreachable), None)
+    return Missing(f"{' with the adapter '.join(parts_of(source).values())} is not in the local hub cache", size)
+
+
+def _missing_sizes(source: ModelSource, *, pickled: bool) -> Iterator[int]:
+    for part in parts_of(source).values():
+        if not Path(part).is_absolute():
+            yield missing_bytes(part, pickled=pickled and not isinstance(source, AdapterSource))
+
+
+def _with_key(name: str, error: ModelError) -> ModelError:
+    return type(error)(f"{config_key(name)} = {error}")

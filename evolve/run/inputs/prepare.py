@@ -1,0 +1,180 @@
+"""Stage 4, prepare: adapters merged into their models, pickled weights converted, each once for all runs of a folder.
+
+A prepared model is a checkpoint like any other. It lies in a cache beside the runs, named by the hash of what it was
+made from; its manifest lists its files, so that a half-written or damaged one is noticed and made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import filelock
+
+from evolve import __version__
+from evolve.config import ModelSource
+from evolve.engines.adapters import merge_adapter
+from evolve.engines.checkpoints import Layout, content_identity, fingerprint, read_layout
+from evolve.engines.pickled import convert
+from evolve.engines.protocols import AdapterJob, ConversionJob, Engines, MergeResult
+from evolve.engines.sources import LocatedModel
+from evolve.errors import EvolveError, ModelError
+from evolve.lineage import FoundationEntry, Prepared, RunStarted
+from evolve.run.checkpoints import CheckpointGuard, Manifest
+from evolve.run.durable import publish, remove
+from evolve.run.executors import Call, Executor, run_call
+from evolve.run.folder import RunFolder
+from evolve.run.hashes import HashCache
+from evolve.run.inputs.check import check_merges, refuse_misfits
+from evolve.run.inputs.fingerprint import Fingerprinted, refuse_twins
+from evolve.run.inputs.locate import BASE, config_key, model_sources, parts_of
+
+__all__ = ["Preparer", "Ready", "prepare"]
+
+_ENGINES = ("mergekit", "lm_eval", "peft", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Everything that a run starts with.
+
+    Attributes:
+        fingerprinted: The inputs as they were identified.
+        paths: Checkpoint folders by name.
+        identities: Hash of the files of each checkpoint, by name.
+        layouts: Their tensors, by name.
+        prepared: How checkpoints were prepared; only those that were.
+    """
+
+    fingerprinted: Fingerprinted
+    paths: Mapping[str, Path]
+    identities: Mapping[str, str]
+    layouts: Mapping[str, Layout]
+    prepared: Mapping[str, Prepared]
+
+    def start_event(self, folder: RunFolder) -> RunStarted:
+        """Return the first event of the run in a folder."""
+        checked = self.fingerprinted.checked
+        entries = {name: self._entry(name, source, folder) for name, source in model_sources(checked.config).items()}
+        base = entries.pop(BASE)
+        return RunStarted(
+            run=checked.config.name,
+            config=folder.portable_config(checked.config).model_dump(mode="json"),
+            versions={"evolve": __version__, **{name: version(name) for name in _ENGINES}},
+            recipes={name: template.text for name, template in checked.templates.items()},
+            data=dict(self.fingerprinted.data),
+            base=base,
+            foundations=tuple(entries.values()),
+            root=str(folder.root),
+            layers=checked.layers,
+            differing_settings=checked.differing_settings,
+        )
+
+    def _entry(self, name: str, source: ModelSource, folder: RunFolder) -> FoundationEntry:
+        return FoundationEntry(
+            name=name,
+            source="+".join(map(folder.portable, parts_of(source).values())),
+            revision=self.fingerprinted.checked.located.models[name].revision,
+            path=folder.portable(self.paths[name]),
+            identity=self.identities[name],
+            bytes=sum(self.layouts[name].files.values()),
+            prepared=self.prepared.get(name),
+        )
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """Makes prepared models, in a cache that the runs beside one another share.
+
+    Attributes:
+        adapters: Folder of the merged adapters.
+        converted: Folder of the models with converted weights.
+    """
+
+    adapters: Path
+    converted: Path
+    executor: Executor
+    hashes: HashCache
+    trust_remote_code: bool
+
+    def make(self, name: str, model: LocatedModel, key: str) -> Path:
+        """Return the folder of a prepared model, which is made now unless the cache has it whole.
+
+        Raises:
+            ModelError: peft cannot merge the adapter, or the pickled weights are unusable.
+            RunError: The worker failed.
+        """
+        root = self.converted if model.adapter is None else self.adapters
+        root.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(root / f".{key}.lock"):  # another run may be about to make the same
+            if CheckpointGuard(self.hashes).damage(root / key, key) is not None:
+                self._make(name, model, key, root)
+        return root / key
+
+    def _make(self, name: str, model: LocatedModel, key: str, root: Path) -> None:
+        staged = root / f".{key}.staging"
+        if staged.exists():
+            remove(staged)
+        staged.mkdir()
+        try:
+            result: MergeResult = run_call(self.executor, self._call(name, model, staged))
+        except ModelError as error:
+            remove(staged)
+            raise ModelError(f"{config_key(name)}: {error}") from None
+        except EvolveError:
+            remove(staged)
+            raise
+        manifest = Manifest.of(name, key, result)
+        manifest.write(staged)
+        publish(staged, root / key)
+        CheckpointGuard(self.hashes).trust(root / key, manifest)
+
+    def _call(self, name: str, model: LocatedModel, staged: Path) -> Call:
+        if model.adapter is None:
+            return Call(f"convert {name}", convert, ConversionJob(model.path, staged))
+        job = AdapterJob(model.path, model.adapter, staged, trust_remote_code=self.trust_remote_code)
+        return Call(f"merge adapter {name}", merge_adapter, job)
+
+
+def prepare(found: Fingerprinted, preparer: Preparer, engines: Engines) -> Ready:
+    """Merge adapters and convert weights, then check what could not be known of them before.
+
+    Raises:
+        ModelError: A model cannot be prepared, or what comes of it does not fit the others.
+        RecipeError: mergekit cannot merge it.
+        RunError: The worker failed.
+    """
+    checked = found.checked
+    located = dict(checked.located.models)
+    layouts, identities, records = dict(checked.layouts), dict(found.contents), {}
+    for name, key in found.preparations.items():
+        model = located[name]
+        path = preparer.make(name, model, key)
+        located[name] = LocatedModel(path, model.revision)
+        layouts[name] = _layout(name, path)
+        identities[name] = content_identity(fingerprint(path, hash_of=preparer.hashes.hash_of))
+        kind = "pickled" if model.adapter is None else "adapter"
+        records[name] = Prepared(kind=kind, key=key, parts=_commits(checked.config.foundation_models, name, model))
+    paths = {name: model.path for name, model in located.items()}
+    if records:
+        refuse_misfits(layouts)
+        refuse_twins({name: identities[name] for name in paths}, paths)
+        ready = replace(checked, located=replace(checked.located, models=located), layouts=layouts)
+        found = replace(found, checked=check_merges(ready, engines, preparer.executor))
+    return Ready(found, paths, identities, layouts, records)
+
+
+def _commits(sources: Mapping[str, ModelSource], name: str, model: LocatedModel) -> dict[str, str | None]:
+    """Return the hub commits of a prepared model's parts by their role; None for a folder."""
+    roles = parts_of(sources[name]) if name in sources else {"model": ""}
+    commits = (model.revision or "").split("+") if model.adapter is not None else [model.revision or ""]
+    return {role: commit or None for role, commit in zip(roles, [*commits, ""], strict=False)}
+
+
+def _layout(name: str, path: Path) -> Layout:
+    try:
+        return read_layout(path)
+    except ModelError as error:
+        raise ModelError(f"{config_key(name)}: {error}") from None

@@ -1,0 +1,202 @@
+"""Whether what a run reads is still what it was when the run began, wherever it lies now.
+
+Models and data are known by content. What was moved is found again and recorded; what has changed is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from evolve.config import AdapterSource, Config, ModelSource
+from evolve.engines.checkpoints import content_identity, fingerprint
+from evolve.engines.sources import LocatedModel
+from evolve.errors import ConfigError, ModelError
+from evolve.lineage import FamilyTree, FoundationEntry, Prepared
+from evolve.run.checkpoints import Manifest
+from evolve.run.folder import RunFolder
+from evolve.run.hashes import HashCache
+from evolve.run.inputs.fingerprint import Reporter, content_of, hash_data, preparation_key
+from evolve.run.inputs.locate import BASE, config_key, locate_model, model_sources
+from evolve.run.inputs.prepare import Preparer
+
+__all__ = ["moved_config", "refuse_changed_data", "refuse_other_engines", "verify_models"]
+
+
+def moved_config(tree: FamilyTree, folder: RunFolder) -> Config:
+    """Return the run's configuration with the paths that its models and data have now.
+
+    A path that does not exist any more is looked for where it lies if the run folder was moved together with it.
+    """
+    config = folder.located_config(tree.config)
+    root = tree.root
+    if root is None or Path(root) == folder.root:
+        return config
+
+    def moved(text: str) -> str:
+        if not text.startswith("/") or Path(text).exists():
+            return text
+        path = Path(os.path.normpath(folder.root / os.path.relpath(text, root)))
+        return str(path) if path.exists() else text
+
+    return folder.with_paths(config, moved)
+
+
+def refuse_other_engines(tree: FamilyTree) -> None:
+    """Raise ConfigError where another version of mergekit or lm-eval is installed than the run began with.
+
+    Two versions of an engine may merge or score the same model differently, and a run has one of each.
+    """
+    for name in ("mergekit", "lm_eval"):
+        then, now = tree.origin.versions.get(name), version(name)
+        if then is not None and then != now:
+            raise ConfigError(
+                f"the run began with {name} {then}, but {now} is installed, which may merge or score differently; "
+                f"install {name}=={then}, or start a new run"
+            )
+
+
+def refuse_changed_data(tree: FamilyTree, config: Config, root: Path, hashes: HashCache) -> None:
+    """Raise ConfigError where a file that evaluations read is missing, new or has changed since the run began."""
+    now, then = hash_data(config, hashes), tree.origin.data
+    if now != then:
+        changed = sorted(name for name in {*now, *then} if now.get(name) != then.get(name))
+        raise ConfigError(
+            f"{root}: files of evaluation.datasets or evaluation.task_dirs have changed since the run began "
+            f"({', '.join(changed[:3])}); restore them, or start a new run"
+        )
+
+
+def verify_models(
+    tree: FamilyTree, config: Config, folder: RunFolder, preparer: Preparer, report: Reporter
+) -> dict[str, str]:
+    """Find the base and the foundations again, and make sure that they are what they were when the run began.
+
+    Args:
+        tree: The run.
+        config: Where they lie now, with absolute paths.
+        folder: The run folder.
+        preparer: Makes prepared models again that are missing.
+        report: Makes reports of progress.
+
+    Returns:
+        The new path of each model that lies elsewhere now, by name, as the journal keeps paths.
+
+    Raises:
+        ModelError: A model is missing, or has changed.
+        RunError: A worker failed.
+    """
+    sources = model_sources(config)
+    paths = _recorded_paths(tree, folder)
+    moved: dict[str, str] = {}
+    for name, entry in _entries(tree):
+        verifier = _Verifier(name, entry, sources[name], paths[name], preparer)
+        now = verifier.find(config)
+        if content_identity(fingerprint(now, hash_of=preparer.hashes.hash_of, report=report(name))) != entry.identity:
+            raise ModelError(
+                f"{now}: the files of {name} have changed since the run began; restore them, or start a new run"
+            )
+        if now != paths[name]:
+            moved[name] = folder.portable(now)
+    return moved
+
+
+def _entries(tree: FamilyTree) -> Iterator[tuple[str, FoundationEntry]]:
+    yield BASE, tree.origin.base
+    yield from ((entry.name, entry) for entry in tree.origin.foundations)
+
+
+def _recorded_paths(tree: FamilyTree, folder: RunFolder) -> Mapping[str, Path]:
+    names = [entry.name for entry in tree.origin.foundations]
+    foundations = {name: folder.locate(tree.model(name).checkpoint or "") for name in names}
+    return {BASE: folder.locate(tree.base_path), **foundations}
+
+
+@dataclass(frozen=True)
+class _Verifier:
+    """Finds one model of a run again.
+
+    Attributes:
+        recorded: Where it was when it was last seen.
+    """
+
+    name: str
+    entry: FoundationEntry
+    source: ModelSource
+    recorded: Path
+    preparer: Preparer
+
+    def find(self, config: Config) -> Path:
+        """Return the folder of the checkpoint now; a prepared one that is missing is made again."""
+        prepared = self.entry.prepared or _prepared_by_path(config, self.source, self.entry, self.recorded)
+        if prepared is not None:
+            return self._find_prepared(prepared)
+        if isinstance(self.source, str) and self.source.startswith("/"):
+            if not Path(self.source).is_dir():
+                raise ModelError(
+                    f"{self.source}: the folder of {self.name} is missing; restore it, or say where it lies now by "
+                    f"{config_key(self.name)} in a configuration given to `evolve run`"
+                )
+            return Path(self.source)
+        if self.recorded.is_dir():
+            return self.recorded
+        return self._locate({"model": self.entry.revision}, pickled=False).path
+
+    def _find_prepared(self, prepared: Prepared) -> Path:
+        if _has_all_files(self.recorded, prepared.key):
+            return self.recorded
+        kind = "converted copy" if prepared.kind == "pickled" else "merged adapter"
+        missing = f"{self.recorded}: the {kind} of {self.name} is missing, and"
+        try:
+            model = self._locate(prepared.parts, pickled=prepared.kind == "pickled")
+            key = preparation_key(model, content_of(model, self.preparer.hashes), self.preparer.hashes)
+        except ModelError as error:
+            raise ModelError(f"{missing} {error}") from None
+        if key != prepared.key:
+            parts = f"the files of {self.source}"
+            if isinstance(self.source, AdapterSource):
+                parts = f"{self.source.model}, {self.source.adapter} or peft"
+            raise ModelError(
+                f"{missing} {parts} are not what they were when the run began; restore them, or start a new run"
+            )
+        return self.preparer.make(self.name, model, key)
+
+    def _locate(self, commits: Mapping[str, str | None], *, pickled: bool) -> LocatedModel:
+        """Locate the source at the commits that the run began with."""
+        source = self.source
+        if isinstance(source, AdapterSource):
+            parts = {role: _at(getattr(source, role), commits.get(role)) for role in ("model", "adapter")}
+            return locate_model(AdapterSource(**parts), pickled=False)
+        return locate_model(_at(source, commits.get("model")), pickled=pickled)
+
+
+def _prepared_by_path(config: Config, source: ModelSource, entry: FoundationEntry, path: Path) -> Prepared | None:
+    """Return how a checkpoint was prepared, for a journal of schema 1, which does not say.
+
+    There, an adapter was always merged; converted weights lie in a folder named by their key, which is neither the
+    configured one nor one that the hub's cache names by a commit.
+    """
+    if isinstance(source, AdapterSource):
+        model, _, adapter = (entry.revision or "").partition("+")
+        return Prepared(kind="adapter", key=path.name, parts={"model": model or None, "adapter": adapter or None})
+    if config.allow_pickled_weights and path.parent.name == ".converted":
+        return Prepared(kind="pickled", key=path.name, parts={"model": entry.revision})
+    return None
+
+
+def _has_all_files(folder: Path, key: str) -> bool:
+    """Return whether all files of a prepared model are there in full length; its contents are compared later."""
+    manifest = Manifest.read(folder, key)
+    if manifest is None:
+        return False
+    paths = {folder / name: size for name, (size, _) in manifest.files.items()}
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
+
+
+def _at(source: str, commit: str | None) -> str:
+    return f"{source.partition('@')[0]}@{commit}" if commit and not source.startswith("/") else source
+
+

@@ -1,0 +1,92 @@
+"""A first estimate of a run's time, from a few documents of each task scored by one foundation."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from evolve.engines.protocols import Engines, EvaluateJob, EvaluateResult, TaskSpec
+from evolve.run.executors import Call, Executor, run_call
+from evolve.run.inputs.check import Checked
+from evolve.run.inputs.locate import BASE
+from evolve.run.tasks import task_specs
+
+__all__ = ["Timing", "time_one_batch"]
+
+_DOCUMENTS = 16  # a batch of a task of this many documents, at most
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What an evaluation takes, measured on some documents of each task.
+
+    Attributes:
+        model: Name of the foundation that was scored.
+        documents: Documents that were scored, of all tasks together.
+        load_seconds: Time until the first task began: loading the model and the engines.
+        evaluation_seconds: Estimate for one model on all documents; None where a task's number of documents is not
+            known, as its data has yet to come from the hub.
+        evaluations: Evaluations that the run needs at most, the foundations' included.
+    """
+
+    model: str
+    documents: int
+    load_seconds: float
+    evaluation_seconds: float | None
+    evaluations: int
+
+    @property
+    def run_seconds(self) -> float | None:
+        """Estimate for all evaluations that the run needs at most, one after another."""
+        return None if self.evaluation_seconds is None else self.evaluations * self.evaluation_seconds
+
+
+def time_one_batch(checked: Checked, engines: Engines, executor: Executor) -> Timing | None:
+    """Score a few documents of each task with the first foundation that is ready; None where none is.
+
+    Raises:
+        EvolveError: The evaluation failed.
+    """
+    config, evaluation = checked.config, checked.config.evaluation
+    models = checked.located.models
+    name = next((n for n, m in models.items() if n != BASE and m.adapter is None and not m.pickled), None)
+    if name is None:
+        return None
+    specs = [_shortened(spec) for spec in task_specs(config)]
+    with tempfile.TemporaryDirectory(prefix="evolve-timing-") as output:
+        job = EvaluateJob(
+            checkpoint=models[name].path,
+            tasks=tuple(specs),
+            output=Path(output),
+            model=evaluation.model,
+            model_args=evaluation.model_args,
+            batch_size=evaluation.batch_size,
+            seed=config.seed,
+            task_dirs=evaluation.task_dirs,
+            apply_chat_template=evaluation.apply_chat_template,
+            fewshot_as_multiturn=evaluation.fewshot_as_multiturn,
+            trust_remote_code=config.trust_remote_code,
+        )
+        result: EvaluateResult = run_call(executor, Call(f"time {name}", engines.evaluate, job, gpus=1))
+    load = max(0.0, result.seconds - math.fsum(result.task_seconds.values()))
+    needs = checked.needs
+    evaluations = needs.first + needs.later * (config.strategy.max_generations - 1) + len(config.foundation_models)
+    documents = sum(score.samples for score in result.scores.values())
+    return Timing(name, documents, load, _whole(checked, result, load), evaluations)
+
+
+def _shortened(spec: TaskSpec) -> TaskSpec:
+    return replace(spec, limit=_DOCUMENTS if spec.limit is None else min(spec.limit, _DOCUMENTS))
+
+
+def _whole(checked: Checked, result: EvaluateResult, load: float) -> float | None:
+    """Return seconds for all documents, each taking as long as those that were scored."""
+    total = load
+    for task, score in result.scores.items():
+        documents = checked.tasks[task].documents
+        if documents is None:
+            return None
+        total += result.task_seconds[task] * documents / max(1, score.samples)
+    return total

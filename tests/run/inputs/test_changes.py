@@ -1,0 +1,164 @@
+"""Which changes of a configuration a run may go on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import yaml
+
+from evolve.config import Config, load_config
+from evolve.errors import ConfigError
+from evolve.run.inputs import resume
+from evolve.run.inputs.changes import Change, Effect, changes_between
+from evolve.run.tasks import score_key
+
+# key, another value, the effect of the change, whether scores of task alpha are other scores
+CASES: list[tuple[str, Any, Effect, bool]] = [
+    ("name", "other", "none", False),
+    ("device", "cpu", "none", False),
+    ("attempts", 5, "none", False),
+    ("evaluation.batch_size", 3, "none", False),
+    ("strategy.max_generations", 5, "none", False),
+    ("strategy.max_generations", 3, "results", False),
+    ("strategy.name", "greedy", "results", False),
+    ("strategy.metric", "cs", "results", False),
+    ("strategy.top_k", 2, "results", False),
+    ("strategy.pairs_per_generation", 2, "results", False),
+    ("strategy.stop_at_kinship", 0.5, "results", False),
+    ("seed", 1, "results", True),
+    ("base_model", "./elsewhere", "place", False),
+    ("foundation_models.A", "./elsewhere", "place", False),
+    ("foundation_models.A", {"model": "./base", "adapter": "./a"}, "results", False),
+    ("foundation_models.D", "./elsewhere", "results", False),
+    ("merge.recipe", "linear", "results", False),
+    ("merge.recipe", ["slerp", "linear"], "results", False),
+    ("merge.dtype", "float16", "results", False),
+    ("merge.tokenizer", "auto", "results", False),
+    ("trust_remote_code", True, "results", False),
+    ("allow_pickled_weights", True, "results", False),
+    ("evaluation.limit", 5, "results", True),
+    ("evaluation.model", "vllm", "results", True),
+    ("evaluation.model_args", {"dtype": "float32"}, "results", True),
+    ("evaluation.apply_chat_template", True, "results", True),
+    ("evaluation.fewshot_as_multiturn", True, "results", True),
+    ("evaluation.datasets", {"alpha": "./data"}, "place", False),
+    ("evaluation.task_dirs", ["./tasks"], "place", False),
+    ("evaluation.tasks", [{"task": "alpha"}], "results", False),
+    ("evaluation.tasks", [{"task": "beta"}, {"task": "alpha"}], "results", False),
+    ("evaluation.tasks", [{"task": "alpha"}, {"task": "beta"}, {"task": "gamma"}], "results", False),
+    ("evaluation.tasks", [{"task": "alpha", "metric": "f1,none"}, {"task": "beta"}], "results", True),
+    ("evaluation.tasks", [{"task": "alpha", "num_fewshot": 2}, {"task": "beta"}], "results", True),
+    ("evaluation.tasks", [{"task": "alpha", "limit": 2}, {"task": "beta"}], "results", True),
+    ("evaluation.tasks", [{"task": "alpha", "generation_kwargs": {"max_gen_toks": 2}}, {"task": "beta"}], "results", True),
+    ("evaluation.tasks", [{"task": "alpha", "weight": 2}, {"task": "beta"}], "results", False),
+]
+
+
+def _changed(path: Path, key: str, value: Any, target: Path) -> Config:
+    raw = yaml.safe_load(path.read_text())
+    section, *rest = key.split(".")
+    if rest:
+        raw.setdefault(section, {})[rest[0]] = value
+    else:
+        raw[section] = value
+    (target / "config.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    return load_config(target / "config.yaml")
+
+
+@pytest.fixture
+def then(config: Path, tmp_path: Path) -> Config:
+    return _changed(config, "seed", 0, tmp_path)
+
+
+@pytest.mark.parametrize(("key", "value", "effect", "_rescored"), CASES)
+def test_effect_of_a_change(
+    *, key: str, value: Any, effect: Effect, _rescored: bool, then: Config, config: Path, tmp_path: Path
+) -> None:
+    changes = changes_between(then, _changed(config, key, value, tmp_path))
+    assert changes
+    assert all(change.key.startswith(key.split(".", maxsplit=1)[0]) for change in changes)
+    assert {change.effect for change in changes} == {effect}
+
+
+@pytest.mark.parametrize(("key", "value", "_effect", "rescored"), CASES)
+def test_what_changes_the_key_of_a_score(
+    *, key: str, value: Any, _effect: Effect, rescored: bool, then: Config, config: Path, tmp_path: Path
+) -> None:
+    now = _changed(config, key, value, tmp_path)
+    assert (_key(now) != _key(then)) is rescored
+
+
+def _key(config: Config, *, model: str = "id", lm_eval: str = "0.4.13", data: dict[str, str] | None = None) -> str:
+    """The key of the score on task alpha, wherever it stands in the list."""
+    task = next(task for task in config.evaluation.tasks if task.task == "alpha")
+    return score_key(model, config, task, lm_eval=lm_eval, data=data or {})
+
+
+def test_model_data_and_version_change_the_key(then: Config) -> None:
+    keys = {
+        _key(then),
+        _key(then, model="other"),
+        _key(then, lm_eval="0.4.14"),
+        _key(then, data={"alpha/test.jsonl": "0"}),
+        _key(then, data={"task_dirs.0/alpha.yaml": "0"}),
+    }
+    assert len(keys) == 5
+    assert _key(then, data={"beta/test.jsonl": "0"}) == _key(then)
+
+
+def test_each_task_has_a_key_of_its_own(then: Config) -> None:
+    alpha, beta = then.evaluation.tasks
+    assert score_key("id", then, alpha, lm_eval="1", data={}) != score_key("id", then, beta, lm_eval="1", data={})
+
+
+def test_a_limit_is_the_same_wherever_it_is_given(config: Path, tmp_path: Path) -> None:
+    everywhere = _changed(config, "evaluation.limit", 7, tmp_path)
+    tasks = [{"task": "alpha", "limit": 7}, {"task": "beta", "limit": 7}]
+    each = _changed(config, "evaluation.tasks", tasks, tmp_path)
+    assert _key(everywhere) == _key(each)
+
+
+@pytest.mark.parametrize(
+    ("metric", "then", "now", "effect"),
+    [
+        ("pcc", 0.8, 0.9, "none"),
+        ("pcc", 0.8, None, "none"),
+        ("pcc", 0.9, 0.8, "results"),
+        ("pcc", None, 0.8, "results"),
+        ("ed", 5.0, 3.0, "none"),
+        ("ed", 5.0, None, "none"),
+        ("ed", 3.0, 5.0, "results"),
+    ],
+)
+def test_the_stop_may_be_put_off_but_not_brought_forward(
+    *, metric: str, then: float | None, now: float | None, effect: Effect, config: Path, tmp_path: Path
+) -> None:
+    def strategy(threshold: float | None) -> Config:
+        return _changed(config, "strategy", {"metric": metric, "stop_at_kinship": threshold}, tmp_path)
+
+    assert [change.effect for change in changes_between(strategy(then), strategy(now))] == [effect]
+
+
+def test_nothing_changes_on_the_way_through_the_journal(then: Config) -> None:
+    assert changes_between(Config.model_validate(then.model_dump(mode="json")), then) == []
+
+
+def test_keys_are_those_of_the_file(then: Config, config: Path, tmp_path: Path) -> None:
+    tasks = [{"task": "alpha", "weight": 2}, {"task": "beta"}]
+    assert changes_between(then, _changed(config, "evaluation.tasks", tasks, tmp_path)) == [
+        Change("evaluation.tasks.0.weight", 1.0, 2.0, effect="results")
+    ]
+
+
+def test_a_run_resumes_with_the_engines_that_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Origin:
+        versions: ClassVar[dict[str, str]] = {"mergekit": "0.0.1", "evolve": "0.0.1"}
+
+    class Tree:
+        origin = Origin()
+
+    monkeypatch.setattr(resume, "version", lambda name: "0.0.2")
+    with pytest.raises(ConfigError, match=r"began with mergekit 0\.0\.1, but 0\.0\.2 is installed.*mergekit==0\.0\.1"):
+        resume.refuse_other_engines(Tree())  # type: ignore[arg-type]

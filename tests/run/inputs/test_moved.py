@@ -1,0 +1,187 @@
+"""A run whose folder, models, data or templates lie elsewhere now is the same run, if their content is the same."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from drive import Drivers
+from fakes import write_family
+
+from runs import Reference, events, outcome
+
+HALF = "step.before_call:14"  # in generation 2
+Raw = dict[str, Any]
+
+
+def _edit(config: Path, how: Callable[[Raw], Any]) -> None:
+    raw = yaml.safe_load(config.read_text())
+    how(raw)
+    config.write_text(yaml.safe_dump(raw, sort_keys=False))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project folder with a family, whose configuration uses relative paths."""
+    folder = tmp_path / "project"
+    write_family(folder / "family")
+    return folder
+
+
+@pytest.mark.parametrize("again", ["run", "resume"])
+def test_a_moved_project_resumes(
+    again: str, project: Path, tmp_path: Path, drivers: Drivers, reference: Reference
+) -> None:
+    assert drivers(project / "runs" / "run", project / "family" / "config.yaml", EVOLVE_FAULT=HALF).code == -9
+    elsewhere = tmp_path / "another" / "disk" / "project"
+    elsewhere.parent.mkdir(parents=True)
+    project.rename(elsewhere)
+    run = elsewhere / "runs" / "run"
+    ended = drivers(run, elsewhere / "family" / "config.yaml" if again == "run" else None)
+    assert ended.code == 0, ended.message
+    assert outcome(run) == outcome(reference.run)
+    (moved,) = events(run, "inputs_moved")
+    assert moved["paths"] == {
+        "base_model": str(elsewhere / "family" / "base"),
+        **{name: str(elsewhere / "family" / name) for name in "ABC"},
+    }
+    (changed,) = events(run, "settings_changed")
+    assert changed["changes"]["base_model"] == [str(project / "family" / "base"), str(elsewhere / "family" / "base")]
+    assert str(project) not in (run / "recipes" / "model-1-1.yaml").read_text()
+
+
+def test_a_project_that_is_moved_twice_resumes(
+    project: Path, tmp_path: Path, drivers: Drivers, reference: Reference
+) -> None:
+    run, config = project / "runs" / "run", project / "family" / "config.yaml"
+    assert drivers(run, config, EVOLVE_FAULT="step.before_call:6").code == -9
+    second, third = tmp_path / "second", tmp_path / "deep" / "third"
+    project.rename(second)
+    assert drivers(second / "runs" / "run", EVOLVE_FAULT="step.before_call:4").code == -9
+    third.parent.mkdir()
+    second.rename(third)
+    ended = drivers(third / "runs" / "run")
+    assert ended.code == 0, ended.message
+    assert outcome(third / "runs" / "run") == outcome(reference.run)
+
+
+def test_paths_below_the_runs_folder_are_relative_in_the_journal(
+    tmp_path: Path, drivers: Drivers, reference: Reference
+) -> None:
+    config = write_family(tmp_path / "runs" / "family")
+    data = tmp_path / "runs" / "data"
+    data.mkdir()
+    (data / "test.jsonl").write_text("{}\n")
+    _edit(config, lambda raw: raw["evaluation"].update(datasets={"alpha": "../data"}))
+    run = tmp_path / "runs" / "run"
+    assert drivers(run, config, EVOLVE_FAULT=HALF).code == -9
+    (started,) = events(run, "run_started")
+    assert started["config"]["base_model"] == started["base"]["path"] == "../family/base"
+    assert [entry["path"] for entry in started["foundations"]] == ["../family/A", "../family/B", "../family/C"]
+    assert started["config"]["evaluation"]["datasets"] == {"alpha": "../data"}
+    assert (run / "journal.jsonl").read_text().count(str(tmp_path)) == 1  # the run folder itself
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    run = tmp_path / "moved" / "run"
+    ended = drivers(run)
+    assert ended.code == 0, ended.message
+    assert not events(run, "inputs_moved")
+    assert not events(run, "settings_changed")
+    assert outcome(run)["nodes"] == outcome(reference.run)["nodes"]
+
+
+def test_a_finished_run_that_is_moved_gets_recipes_that_are_true(project: Path, tmp_path: Path, drivers: Drivers) -> None:
+    assert drivers(project / "runs" / "run", project / "family" / "config.yaml").code == 0
+    project.rename(tmp_path / "moved")
+    run = tmp_path / "moved" / "runs" / "run"
+    (run / "config.yaml").unlink()
+    ended = drivers(run)
+    assert (ended.code, ended.worked) == (0, False)
+    texts = [path.read_text() for path in run.glob("recipes/*")]
+    assert any(str(run / "models" / "model-1-1") in text for text in texts)
+    assert not any(str(project / "runs") in text for text in texts)
+
+
+def test_equal_models_at_another_path_are_accepted_and_recorded(
+    project: Path, tmp_path: Path, drivers: Drivers, reference: Reference
+) -> None:
+    run, config = tmp_path / "runs" / "run", project / "family" / "config.yaml"
+    assert drivers(run, config, EVOLVE_FAULT=HALF).code == -9
+    for name in ("base", "B"):
+        shutil.move(project / "family" / name, project / f"other-{name}")
+    _edit(config, lambda raw: raw.update(base_model="../other-base"))
+    _edit(config, lambda raw: raw["foundation_models"].update(B="../other-B"))
+    ended = drivers(run, config)
+    assert ended.code == 0, ended.message
+    (moved,) = events(run, "inputs_moved")
+    assert moved["paths"] == {"base_model": str(project / "other-base"), "B": str(project / "other-B")}
+    assert yaml.safe_load((run / "config.yaml").read_text())["base_model"] == str(project / "other-base")
+    assert outcome(run) == outcome(reference.run)
+    again = drivers(run, config)
+    assert (again.code, again.worked) == (0, False)
+
+
+def test_another_model_at_another_path_is_refused(project: Path, tmp_path: Path, drivers: Drivers) -> None:
+    run, config = tmp_path / "runs" / "run", project / "family" / "config.yaml"
+    assert drivers(run, config, EVOLVE_FAULT=HALF).code == -9
+    before = (run / "journal.jsonl").read_bytes()
+    write_family(project / "strangers", seed=5)
+    _edit(config, lambda raw: raw["foundation_models"].update(B="../strangers/B"))
+    ended = drivers(run, config)
+    assert ended.code == 2
+    assert f"{project}/strangers/B: the files of B have changed since the run began" in ended.message
+    assert (run / "journal.jsonl").read_bytes() == before
+
+
+def test_a_missing_model_says_how_to_tell_its_new_place(project: Path, tmp_path: Path, drivers: Drivers) -> None:
+    run, config = tmp_path / "runs" / "run", project / "family" / "config.yaml"
+    assert drivers(run, config, EVOLVE_FAULT=HALF).code == -9
+    shutil.move(project / "family" / "B", project / "other-B")
+    ended = drivers(run)
+    assert ended.code == 2
+    assert f"{project}/family/B: the folder of B is missing; restore it, or say where it lies now by " in ended.message
+    assert "foundation_models.B in a configuration given to `evolve run`" in ended.message
+
+
+def test_moved_data_are_accepted_and_changed_data_are_not(
+    project: Path, tmp_path: Path, drivers: Drivers, reference: Reference
+) -> None:
+    run, config = tmp_path / "runs" / "run", project / "family" / "config.yaml"
+    (project / "data").mkdir()
+    (project / "data" / "test.jsonl").write_text("{}\n")
+    _edit(config, lambda raw: raw["evaluation"].update(datasets={"alpha": "../data"}))
+    assert drivers(run, config, EVOLVE_FAULT=HALF).code == -9
+    shutil.copytree(project / "data", project / "copy")
+    shutil.rmtree(project / "data")
+    _edit(config, lambda raw: raw["evaluation"].update(datasets={"alpha": "../copy"}))
+    (project / "copy" / "test.jsonl").write_text("{} \n")
+    ended = drivers(run, config)
+    assert ended.code == 2
+    assert "alpha/test.jsonl" in ended.message
+    (project / "copy" / "test.jsonl").write_text("{}\n")
+    ended = drivers(run, config)
+    assert ended.code == 0, ended.message
+    (changed,) = events(run, "settings_changed")
+    assert changed["changes"] == {"evaluation.datasets.alpha": [str(project / "data"), str(project / "copy")]}
+    assert outcome(run)["nodes"] == outcome(reference.run)["nodes"]
+
+
+def test_an_equal_template_at_another_path_is_the_same_recipe(project: Path, tmp_path: Path, drivers: Drivers) -> None:
+    run, config = tmp_path / "runs" / "run", project / "family" / "config.yaml"
+    shutil.copy(Path(__file__).parents[3] / "recipes" / "slerp.yaml", project / "family" / "own.yaml")
+    _edit(config, lambda raw: raw["merge"].update(recipe="./own.yaml"))
+    assert drivers(run, config, EVOLVE_FAULT=HALF).code == -9
+    shutil.move(project / "family" / "own.yaml", project / "moved.yaml")
+    _edit(config, lambda raw: raw["merge"].update(recipe="../moved.yaml"))
+    ended = drivers(run, config)
+    assert ended.code == 0, ended.message
+    assert not events(run, "settings_changed")
+    text = (project / "moved.yaml").read_text()
+    (project / "moved.yaml").write_text(text.replace("t: 0.5", "t: 0.4"))
+    _edit(config, lambda raw: raw["strategy"].update(max_generations=9))
+    ended = drivers(run, config)
+    assert ended.code == 2
+    assert "merge.recipe" in ended.message

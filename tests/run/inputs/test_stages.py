@@ -1,0 +1,125 @@
+"""The stages before the first event: every file is read once, and what is checked is what the run does."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from executors import InlineExecutor
+from fakes import FAKE, write_family
+
+from evolve.config import load_config
+from evolve.engines.checkpoints import hash_file
+from evolve.engines.protocols import FilterMatch, RehearseJob, Report
+from evolve.errors import ModelError
+from evolve.run import hashes
+from evolve.run.inputs import Fetch
+from evolve.run.observer import Silent
+from evolve.run.session import Session
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write_family(tmp_path / "family")
+
+
+def test_a_check_and_a_run_read_each_file_once(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: Counter[str] = Counter()
+
+    def counting(path: Path, advance: object) -> str:
+        read[str(path)] += 1
+        return hash_file(path)
+
+    monkeypatch.setattr(hashes, "hash_file", counting)
+    monkeypatch.setattr(hashes, "_SETTLED_NS", 0)
+    monkeypatch.setenv("EVOLVE_CACHE_DIR", str(tmp_path / "cache"))
+    settings = load_config(config)
+    session = Session(FAKE, Silent(), executors=InlineExecutor)
+    session.check(settings, Fetch())
+    foundations = {str(path) for name in ("base", "A", "B", "C") for path in (config.parent / name).iterdir()}
+    assert set(read) == foundations
+    session.run(settings, tmp_path / "run")
+    session.resume(tmp_path / "run")
+    assert set(read) == foundations  # a child's hashes come from its verification
+    assert max(read.values()) == 1
+
+
+def _tokens(folder: Path, *tokens: str) -> None:
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}, "added_tokens": []}))
+
+
+@pytest.mark.parametrize(
+    ("base", "a", "setting", "expected"),
+    [
+        ("xyz", "xy", "auto", False),  # the base differs alone: it takes no part in SLERP
+        ("xyz", "xy", "base", True),
+        ("xy", "xyz", "auto", True),
+        ("xy", "xy", "auto", False),
+        ("xyz", "xyz", "union", True),
+    ],
+)
+def test_the_check_rehearses_the_recipes_of_the_run(
+    *, base: str, a: str, setting: str, expected: bool, config: Path, tmp_path: Path
+) -> None:
+    _tokens(config.parent / "base", *base)
+    _tokens(config.parent / "A", *a)
+    for name in ("B", "C"):
+        _tokens(config.parent / name, *"xy")
+    rehearsed: list[Mapping[str, tuple[str, ...]]] = []
+
+    def rehearse(job: RehearseJob, report: Report) -> Mapping[str, tuple[FilterMatch, ...]]:
+        rehearsed.append(job.recipes)
+        return dict.fromkeys(job.recipes, ())
+
+    settings = load_config(config, [f"merge.tokenizer={setting}", "strategy.max_generations=1"])
+    session = Session(replace(FAKE, rehearse=rehearse), Silent(), executors=InlineExecutor)
+    session.run(settings, tmp_path / "run")
+    (recipes,) = rehearsed
+    known = {_described(text) for text in recipes["slerp"]}
+    merged = {_described(path.read_text()) for path in (tmp_path / "run" / "recipes").iterdir()}
+    assert merged <= known
+    assert len(merged) == 3
+    of_a = [has_tokenizer for parents, has_tokenizer in merged if str(config.parent / "A") in parents]
+    assert of_a == [expected] * 2
+
+
+def _described(recipe: str) -> tuple[tuple[str, ...], bool]:
+    """The parents of a recipe in order, and whether it has a tokenizer entry."""
+    content = yaml.safe_load(recipe)
+    parents = tuple(entry["model"]["model"]["path"] for entry in content["models"])
+    return parents, "tokenizer" in content
+
+
+def test_a_merged_childs_recipe_needs_no_file_of_its_parents(config: Path, tmp_path: Path) -> None:
+    for name in ("base", "B", "C"):
+        _tokens(config.parent / name, *"xy")
+    _tokens(config.parent / "A", *"xyz")
+    run = tmp_path / "run"
+    session = Session(FAKE, Silent(), executors=InlineExecutor)
+    session.run(load_config(config, ["merge.tokenizer=auto"]), run)
+    before = {path.name: path.read_text() for path in (run / "recipes").iterdir()}
+    assert any("tokenizer" in text for text in before.values())
+    for name in ("base", "A", "B", "C"):
+        (config.parent / name / "tokenizer.json").unlink()
+    for path in (run / "recipes").iterdir():
+        path.unlink()
+    assert session.resume(run).worked is False
+    assert {path.name: path.read_text() for path in (run / "recipes").iterdir()} == before
+
+
+def test_all_missing_models_are_reported(config: Path, tmp_path: Path) -> None:
+    raw = yaml.safe_load(config.read_text())
+    raw["foundation_models"] |= {"A": "./nowhere", "C": "./neither"}
+    config.write_text(yaml.safe_dump(raw))
+    session = Session(FAKE, Silent(), executors=InlineExecutor)
+    with pytest.raises(ModelError) as raised:
+        session.check(load_config(config), Fetch())
+    lines = str(raised.value).splitlines()
+    assert [line.partition(" = ")[0] for line in lines] == ["foundation_models.A", "foundation_models.C"]
+    assert all("there is no such folder" in line for line in lines)
