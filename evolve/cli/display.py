@@ -33,7 +33,7 @@ class Display:
     def show_position(self, tree: FamilyTree) -> None:
         """Show where a resumed run is; lines show only what is new."""
 
-    def recorded(self, event: Event, tree: FamilyTree) -> None:
+    def recorded(self, event: Event, tree: FamilyTree, at: str) -> None:
         """Print the event as a sentence."""
         words = happening(event, tree)
         if words is not None:
@@ -80,9 +80,9 @@ class Bars(Display):
         )
         self._at: dict[TaskID, str] = {}
 
-    def recorded(self, event: Event, tree: FamilyTree) -> None:
+    def recorded(self, event: Event, tree: FamilyTree, at: str) -> None:
         """Print the event and move the bars of the run and of the generation."""
-        super().recorded(event, tree)
+        super().recorded(event, tree, at)
         self.show_position(tree)
 
     def show_position(self, tree: FamilyTree) -> None:

@@ -12,7 +12,6 @@ from rich.text import Text
 
 from evolve.cli.display import display
 from evolve.cli.output import print_json, say, show
-from evolve.cli.working import carry_out
 from evolve.config import METRICS
 from evolve.engines import REAL
 from evolve.engines.checkpoints import differences, read_layout
@@ -20,7 +19,7 @@ from evolve.engines.devices import DEVICES
 from evolve.engines.protocols import KinshipJob, KinshipResult
 from evolve.engines.sources import resolve
 from evolve.errors import InputError, ModelError, unreadable
-from evolve.run.executors import LocalExecutor
+from evolve.run.executors import Call, LocalExecutor, run_call
 from evolve.views.text import View, plain
 
 __all__ = ["measure_kinship"]
@@ -45,7 +44,7 @@ def measure_kinship(models: Sequence[str], base: str, metric: str, device: str, 
     origin = _folder(base)
     folders = dict(zip(_labels(models), map(_folder, models), strict=True))
     _check(origin, folders)
-    result = _measure(KinshipJob(base=origin, models=folders, pairs=tuple(combinations(folders, 2)), device=device))
+    result = _measure(KinshipJob(base=origin, models=folders, pairs=tuple(combinations(folders, 2))), device)
     metrics = list(METRICS) if metric == "all" else [metric]
     if as_json:
         print_json(_data(folders, result, metrics))
@@ -53,12 +52,12 @@ def measure_kinship(models: Sequence[str], base: str, metric: str, device: str, 
         _print_table(result, metrics)
 
 
-def _measure(job: KinshipJob) -> KinshipResult:
+def _measure(job: KinshipJob, device: str) -> KinshipResult:
     """Measure in a worker process, as a run does."""
     with display(stderr=True) as watching:
-        executor = LocalExecutor(watching.working)
+        executor = LocalExecutor(watching.working, device=device)
         try:
-            result: KinshipResult = carry_out(executor, "kinship", REAL.measure, job)
+            result: KinshipResult = run_call(executor, Call("kinship", REAL.measure, job, gpus=1))
         finally:
             executor.close()
     return result

@@ -20,7 +20,7 @@ from evolve.run.executors import Done
 class _Measured:
     """Stands in for a worker: answers at once, with rows of the embedding left out."""
 
-    def __init__(self, progress: Callable[..., None]) -> None:
+    def __init__(self, progress: Callable[..., None], device: str) -> None:
         self._progress = progress
         self._jobs: list[KinshipJob] = []
 
