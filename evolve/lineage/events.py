@@ -1,8 +1,7 @@
 """Events of a run: the records that the journal stores, and from which the family tree is built.
 
-Journals are kept for years. A field is never renamed or removed here without a new `SCHEMA` and a reader for the old
-one. Schema 2 only adds fields with defaults and kinds of events, so a journal of schema 1 is read without conversion.
-Numbers that are not finite are refused.
+Journals are kept for years: a field is never renamed or removed without a new `SCHEMA` and a reader for the old one.
+Schema 2 only adds optional fields and kinds of events to schema 1. Numbers that are not finite are refused.
 """
 
 from __future__ import annotations
@@ -34,14 +33,12 @@ __all__ = [
     "Score",
     "SettingsChanged",
     "StepRetried",
-    "StopReason",
     "TokenizerChoice",
     "event_adapter",
 ]
 
 SCHEMA = 2
 
-StopReason = Literal["converged", "saturated", "exhausted", "budget", "failed"]
 BatchSize = int | Literal["auto"]
 TokenizerChoice = Literal["plain", "union", "base", "first"]
 
@@ -137,7 +134,6 @@ class RunStarted(_Record):
 
     Attributes:
         config: The whole configuration, with every default.
-        versions: Versions of evolve and of the engines.
         recipes: Text of each recipe template. A later edit of a template file does not change this run.
         data: SHA-256 of each local file that evaluations read.
         root: Absolute path of the run folder when the run began; null in schema 1.
@@ -200,7 +196,6 @@ class ModelEvaluated(_Record):
     """A model was scored.
 
     Attributes:
-        batch_size: The batch size that the evaluation used.
         reused: All scores come from the score store, where an equal model was scored with equal settings.
         reused_tasks: Tasks whose scores come from the score store.
     """
@@ -215,7 +210,7 @@ class ModelEvaluated(_Record):
 
 
 class ModelFailed(_Record):
-    """A child could not be merged or scored and takes no further part."""
+    """A child could not be merged or scored, and takes no further part in the run."""
 
     type: Literal["model_failed"] = "model_failed"
     model: str
@@ -236,7 +231,7 @@ class StepRetried(_Record):
 
 
 class CheckpointRemade(_Record):
-    """A child's checkpoint was missing or damaged, and was merged again from the same recipe and parents."""
+    """A child's missing or damaged checkpoint was merged again from the same recipe and parents."""
 
     type: Literal["checkpoint_remade"] = "checkpoint_remade"
     model: str
@@ -271,7 +266,7 @@ class RunStopped(_Record):
     """The run has finished; `generation` is the last complete one."""
 
     type: Literal["run_stopped"] = "run_stopped"
-    reason: StopReason
+    reason: Literal["converged", "saturated", "exhausted", "budget", "failed"]
     generation: int
     detail: str
 

@@ -1,7 +1,8 @@
-"""What is shown of a run: the family tree, one model, where it stands, what came of it, and runs side by side.
+"""Views of a run: its family tree, one model, its status, its result, and runs side by side.
 
-A view reads a `FamilyTree` and gives a rich renderable or JSON values; it touches no disk. Importing this package is
-cheap: each view is imported when it is first asked for.
+A view takes a `FamilyTree` and returns a rich renderable, text or JSON values; it reads no files. Importing this
+package is cheap: each view is imported at its first use. Print a renderable with `console.print(view, crop=False)`, so
+that a word longer than a line is left whole.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from evolve.views.comparison import compare_view
     from evolve.views.data import comparison_data, status_data
+    from evolve.views.events import describe_event
     from evolve.views.model import model_view
-    from evolve.views.status import status_view, summary_view
+    from evolve.views.status import Progress, resume_line, status_view, summary_view
     from evolve.views.tree import tree_view
 
 __all__ = [
+    "Progress",
     "compare_view",
     "comparison_data",
+    "describe_event",
     "model_view",
+    "resume_line",
     "status_data",
     "status_view",
     "summary_view",
@@ -27,9 +32,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Progress": "status",
     "compare_view": "comparison",
     "comparison_data": "data",
+    "describe_event": "events",
     "model_view": "model",
+    "resume_line": "status",
     "status_data": "data",
     "status_view": "status",
     "summary_view": "status",

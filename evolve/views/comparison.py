@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.table import Table
+from rich.console import RenderableType
 from rich.text import Text
 
+from evolve.analysis import best_by_generation, by_state, differing_settings, effort, lead, top_kinship
 from evolve.lineage import FamilyTree
-from evolve.views.facts import best_by_generation, differing_settings, effort, lead, top_kinship
 from evolve.views.numbers import UNKNOWN, duration, kinship_number, measured, points, signed_measured
-from evolve.views.text import BEST, View, gain_style
+from evolve.views.text import BEST, Table, View, difference_style, wrap_words
 
 __all__ = ["compare_view"]
 
-_WIDEST = 24  # a column that needs more is folded
-_GAP = 2
 _PARTS = ("generations", "best model", "best of generation 0", "stopped")  # a blank line comes before these
 
 
 def compare_view(trees: Mapping[str, FamilyTree]) -> RenderableType:
-    """The runs side by side, in as many tables as the width asks for, and a warning where they do not compare.
+    """Return the runs side by side, in as many tables as the width needs, with a warning if they cannot be compared.
 
     Args:
-        trees: The runs, by what they are to be called.
+        trees: The runs, by the names to show.
     """
     return View(_Comparison(trees))
 
@@ -40,45 +35,40 @@ class _Comparison:
         comparable = len(best) > 1 and not self._differing
         self._winners = {name for name, value in best.items() if comparable and value == max(best.values())}
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for number, names in enumerate(self._fitting(options.max_width)):
+    def lines(self, width: int) -> Iterable[Text]:
+        """Return the lines, wrapped for a width."""
+        for number, names in enumerate(self._fitting(width)):
             if number:
                 yield Text()
-            yield self._table(names)
+            yield from self._table(names).lines(width)
         if self._winners:
-            yield Text(f"{BEST} the best average of all runs", style="dim")
+            yield from wrap_words(Text(f"{BEST} the best average of all runs", style="dim"), width)
         if self._differing:
-            text = f"The runs differ in {', '.join(self._differing)}: their averages and gains do not compare."
-            yield Text(text, style="yellow")
+            text = f"The runs differ in {', '.join(self._differing)}: their averages and gains cannot be compared."
+            yield from wrap_words(Text(text, style="yellow"), width)
 
     def _fitting(self, width: int) -> list[list[str]]:
-        """The runs in groups, each as wide as the terminal allows, and of one run at least."""
-        left = max((cell_len(label) for facts in self._columns.values() for label in facts), default=0)
+        """Return the runs in groups, each as large as the width allows, and of at least one run."""
         groups: list[list[str]] = []
-        room = 0
-        for name, facts in self._columns.items():
-            wide = _GAP + min(_WIDEST, max(cell_len(name) + 2, *(text.cell_len for text in facts.values())))
-            if not groups or wide > room:
-                groups.append([])
-                room = width - left
-            groups[-1].append(name)
-            room -= wide
+        for name in self._columns:
+            if groups and self._table([*groups[-1], name]).width <= width:
+                groups[-1].append(name)
+            else:
+                groups.append([name])
         return groups
 
     def _table(self, names: list[str]) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, _GAP - 1, 0, 0), show_edge=False)
-        table.add_column("", style="dim", no_wrap=True)
-        for name in names:
-            table.add_column(Text(f"{BEST} {name}" if name in self._winners else name), overflow="fold")
+        headings = [Text(f"{BEST} {name}" if name in self._winners else name) for name in names]
+        rows: list[list[Text]] = []
         for label in self._columns[names[0]]:
             if label in _PARTS:
-                table.add_row()
-            table.add_row(label, *(self._columns[name][label] for name in names))
-        return table
+                rows.append([])
+            rows.append([Text(label, style="dim"), *(self._columns[name][label] for name in names)])
+        return Table([Text(), *headings], rows)
 
 
 def _facts(tree: FamilyTree, last: int) -> dict[str, Text]:
-    """One column: the facts of a run by label, with a line for each generation that any of the runs has."""
+    """Return the facts of a run by label, with one for each generation that any of the runs has."""
     strategy = tree.config.strategy
     done = effort(tree)
     best = tree.ranking[0] if tree.ranking else None
@@ -89,7 +79,7 @@ def _facts(tree: FamilyTree, last: int) -> dict[str, Text]:
         "generations": str(tree.generation),
         "models": _models(tree),
         "merges": str(done.merges),
-        "evaluations": f"{done.evaluations}" + (f" ({done.reused} reused)" if done.reused else ""),
+        "evaluations": f"{done.evaluations}" + (f" ({done.reused} cached)" if done.reused else ""),
         "time merging": duration(done.merge_seconds),
         "time scoring": duration(done.evaluate_seconds),
         "best model": best.name if best else UNKNOWN,
@@ -97,7 +87,7 @@ def _facts(tree: FamilyTree, last: int) -> dict[str, Text]:
     }
     column = {label: Text(value) for label, value in facts.items()}
     column["over best foundation"] = _lead(tree)
-    column["kinship of S"] = Text(kinship_number(top_kinship(tree), strategy.metric))
+    column["kinship of the best"] = Text(kinship_number(top_kinship(tree)))
     for generation in range(last + 1):
         column[f"best of generation {generation}"] = _best(tree, generation)
     stop = tree.stop
@@ -106,9 +96,9 @@ def _facts(tree: FamilyTree, last: int) -> dict[str, Text]:
 
 
 def _models(tree: FamilyTree) -> str:
-    failed = sum(model.status == "failed" for model in tree.models)
-    text = f"{len(tree.ranking)} scored"
-    return text + (f", {failed} failed" if failed else "")
+    found = by_state(tree.models)
+    failed = len(found["failed"])
+    return f"{len(found['scored'])} scored" + (f", {failed} failed" if failed else "")
 
 
 def _lead(tree: FamilyTree) -> Text:
@@ -118,7 +108,7 @@ def _lead(tree: FamilyTree) -> Text:
     if found.best.name == found.foundation.name:
         return Text("none")
     value = found.difference.value
-    return Text(signed_measured(value, found.difference.stderr), style=gain_style(value))
+    return Text(signed_measured(value, found.difference.stderr), style=difference_style(value))
 
 
 def _best(tree: FamilyTree, generation: int) -> Text:

@@ -1,4 +1,7 @@
-"""The status of a run and a comparison of runs as JSON values, for scripts; scores and gains are in 0..1."""
+"""The status of a run and a comparison of runs as JSON values, for scripts.
+
+Averages, their standard errors and differences are in 0..1; times are in seconds where the key says so.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,33 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from evolve.analysis import (
+    best_by_generation,
+    by_state,
+    differing_settings,
+    effort,
+    generations,
+    lead,
+    remaining,
+    top_kinship,
+)
 from evolve.lineage import FamilyTree, Model
-from evolve.views.facts import best_by_generation, differing_settings, effort, generations, lead, top_kinship
+from evolve.views.events import describe_event
+from evolve.views.status import Progress
 
 __all__ = ["comparison_data", "status_data"]
 
 
-def status_data(tree: FamilyTree) -> dict[str, Any]:
-    """What `status_view` shows, as JSON values; null where something is not known (yet)."""
+def status_data(tree: FamilyTree, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Return the content of `status_view` as JSON values; null where something is not known (yet).
+
+    Args:
+        tree: The tree as it is now.
+        progress: How far the present step is, where known.
+    """
     strategy = tree.config.strategy
-    found = lead(tree)
-    ranking = tree.ranking
+    found, ranking, estimate = lead(tree), tree.ranking, remaining(tree)
+    last = tree.history[-1] if tree.history else None
     return {
         "run": tree.config.name,
         "strategy": strategy.name,
@@ -36,14 +55,18 @@ def status_data(tree: FamilyTree) -> dict[str, Any]:
         "top_kinship": top_kinship(tree),
         "stop_at_kinship": strategy.stop_at_kinship,
         "effort": asdict(effort(tree)),
+        "estimate": asdict(estimate) if estimate else None,
+        "progress": {**asdict(progress), "percent": progress.percent} if progress else None,
+        "last_event": describe_event(last.event, tree) if last else None,
+        "last_event_at": last.at if last else None,
         "stop": tree.stop.model_dump(include={"reason", "generation", "detail"}) if tree.stop else None,
     }
 
 
 def comparison_data(trees: Mapping[str, FamilyTree]) -> dict[str, Any]:
-    """What `compare_view` shows, as JSON values.
+    """Return the content of `compare_view` as JSON values.
 
-    `differing` names the settings by which the runs' averages and gains do not compare; it is empty where they do.
+    `differing` names the settings by which the runs' averages and gains cannot be compared; it is empty if they can.
     """
     return {
         "runs": {name: status_data(tree) for name, tree in trees.items()},
@@ -52,10 +75,9 @@ def comparison_data(trees: Mapping[str, FamilyTree]) -> dict[str, Any]:
 
 
 def _models(tree: FamilyTree) -> dict[str, list[str]]:
-    """Names by status, oldest generation first and in the order planned."""
+    """Return the names by state (`scored`, `to_score`, ...), by generation and in the order planned."""
     ordered = [model for models in generations(tree).values() for model in models]
-    states = {"evaluated": "scored", "merged": "to_score", "planned": "to_merge", "failed": "failed"}
-    return {word: [model.name for model in ordered if model.status == state] for state, word in states.items()}
+    return {state.replace(" ", "_"): [m.name for m in models] for state, models in by_state(ordered).items()}
 
 
 def _model(model: Model) -> dict[str, Any]:
@@ -71,5 +93,9 @@ def _gain(tree: FamilyTree) -> dict[str, Any] | None:
     found = lead(tree)
     if found is None:
         return None
-    gain = found.difference
-    return {"value": gain.value, "stderr": gain.stderr, "beyond_two_standard_errors": gain.is_clear}
+    difference = found.difference
+    return {
+        "value": difference.value,
+        "stderr": difference.stderr,
+        "beyond_two_standard_errors": difference.is_clear,
+    }

@@ -1,46 +1,58 @@
-"""How numbers are written in every view: scores in points, signed gains, times, sizes, kinships.
+"""Numbers as text for all views: scores in points, signed differences, times, sizes, kinships.
 
-Values come as they are kept (scores in 0..1, seconds, bytes). What is not known is written as `UNKNOWN`.
+Arguments are in the units of the tree: scores in 0..1, seconds, bytes. A value that is not known becomes `UNKNOWN`.
 """
 
 from __future__ import annotations
 
-__all__ = ["UNKNOWN", "duration", "kinship_number", "measured", "points", "signed", "signed_measured", "size"]
+from datetime import UTC, datetime
+
+__all__ = [
+    "UNKNOWN",
+    "duration",
+    "kinship_number",
+    "measured",
+    "moment",
+    "points",
+    "signed",
+    "signed_measured",
+    "size",
+]
 
 UNKNOWN = "-"
 
 
 def points(value: float | None) -> str:
-    """A score of 0..1 in points with two decimals: `68.72`."""
+    """Return a score in points with two decimals: `68.72`."""
     return UNKNOWN if value is None else _unsigned_zero(f"{100 * value:.2f}")
 
 
 def measured(value: float | None, stderr: float | None) -> str:
-    """A score of 0..1 in points with its standard error, where it has one: `68.72 ±0.42`."""
+    """Return a score in points with its standard error, if it has one: `68.72 ±0.42`."""
     return _with_error(points(value), None if value is None else stderr)
 
 
 def signed(value: float | None) -> str:
-    """A difference of scores of 0..1 in points: `+2.16`, `-0.60`, `0.00`."""
+    """Return a difference of scores in points: `+2.16`, `-0.60`, `0.00`."""
     return UNKNOWN if value is None else _unsigned_zero(f"{100 * value:+.2f}")
 
 
 def signed_measured(value: float | None, stderr: float | None) -> str:
-    """A difference of scores in points with its standard error, where it has one: `+2.16 ±0.59`."""
+    """Return a difference of scores in points with its standard error, if it has one: `+2.16 ±0.59`."""
     return _with_error(signed(value), None if value is None else stderr)
 
 
-def kinship_number(value: float | None, metric: str, digits: int = 3) -> str:
-    """A kinship; `ed` is a distance without a bound, of which one decimal is enough from 100 on."""
+def kinship_number(value: float | None, digits: int = 3) -> str:
+    """Return a kinship with that many decimals; a distance of 100 or more with one."""
     if value is None:
         return UNKNOWN
-    if metric == "ed" and abs(value) >= 100:
+    if abs(value) >= 100:
         digits = 1
     return _unsigned_zero(f"{value:.{digits}f}")
 
 
 def duration(seconds: float | None) -> str:
-    """A time in its two largest units: `0.4 s`, `12 s`, `2 min 05 s`, `1 h 02 min`, `2 d 03 h`."""
+    """Return a time in its two largest units: `0.4 s`, `12 s`, `2 min 05 s`, `1 h 02 min`, `2 d 03 h`."""
     if seconds is None:
         return UNKNOWN
     if 0 < seconds < 9.95:
@@ -57,8 +69,15 @@ def duration(seconds: float | None) -> str:
     return f"{hours // 24} d {hours % 24:02d} h"
 
 
+def moment(at: str | None) -> str:
+    """Return a UTC time in ISO format as text: `2026-11-22 12:10:33 UTC`."""
+    if at is None:
+        return UNKNOWN
+    return f"{datetime.fromisoformat(at).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
 def size(count: int | None) -> str:
-    """A number of bytes in decimal units, as the model hub counts them: `14.5 GB`."""
+    """Return a number of bytes in decimal units, as the model hub does: `14.5 GB`."""
     if count is None:
         return UNKNOWN
     if count < 1000:
@@ -76,5 +95,5 @@ def _with_error(text: str, stderr: float | None) -> str:
 
 
 def _unsigned_zero(text: str) -> str:
-    """A value that rounds to nothing has no sign."""
+    """Remove the sign of a number that was rounded to zero."""
     return text if float(text) else text.lstrip("+-")

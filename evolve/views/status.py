@@ -1,36 +1,65 @@
-"""Where a run stands, and what came of it at its end."""
+"""Where a run stands, where a resumed run continues, and its result."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 
 from rich.console import RenderableType
 from rich.text import Text
 
-from evolve.lineage import FamilyTree, Model
-from evolve.views.facts import Lead, effort, generations, lead, top_kinship
-from evolve.views.numbers import duration, kinship_number, measured, points, signed_measured
-from evolve.views.text import BEST, View, command, facts_grid, gain_style, one_line, plain, stop_text
+from evolve.analysis import Lead, by_state, effort, generations, lead, remaining, top_kinship
+from evolve.config import METRICS
+from evolve.lineage import EvaluateStep, FamilyTree, GenerationPlanned, MergeStep, Model, RunStopped, Step, plan
+from evolve.views.events import describe_event
+from evolve.views.numbers import duration, kinship_number, measured, moment, points, signed_measured
+from evolve.views.text import BEST, Facts, Part, View, command, difference_style, one_line, plain, stop_text
 
-__all__ = ["status_view", "summary_view"]
+__all__ = ["Progress", "resume_line", "status_view", "summary_view"]
 
 
-def status_view(tree: FamilyTree, *, folder: str, running: str | None) -> RenderableType:
-    """Where the run stands.
+@dataclass(frozen=True)
+class Progress:
+    """How far the present step is.
+
+    Attributes:
+        step: The step, such as `evaluate model-2-3`.
+        words: What it is doing.
+        done: Units of work done.
+        total: Units of work in all; 0 where that is not known.
+    """
+
+    step: str
+    words: str
+    done: int
+    total: int
+
+    @property
+    def percent(self) -> int | None:
+        """The share of the work that is done, in whole percent; None where the total is not known."""
+        return min(100, 100 * self.done // self.total) if self.total > 0 else None
+
+
+def status_view(
+    tree: FamilyTree, *, folder: str, running: str | None, progress: Progress | None = None
+) -> RenderableType:
+    """Return where the run stands.
 
     Args:
-        tree: The tree as it stands.
+        tree: The tree as it is now.
         folder: The run folder, as the user would type it.
-        running: The process that holds the run, in words; None where none does.
+        running: The process that drives the run, in words; None if there is none.
+        progress: How far its present step is, where known.
     """
     return View(
-        Text(overflow="fold").append(tree.config.name, "bold").append(f" in {folder}"),
+        Text().append(tree.config.name, "bold").append(f" in {folder}"),
         Text(),
-        facts_grid(
+        Facts(
             [
-                ("state", _state(tree, folder, running)),
+                ("state", _state(tree, running)),
+                *_step(tree, folder, running, progress),
                 ("generation", _generation(tree)),
                 ("models", _counts(tree.models)),
                 *_open(tree),
@@ -38,38 +67,104 @@ def status_view(tree: FamilyTree, *, folder: str, running: str | None) -> Render
                 *_best(tree),
                 *_top(tree),
                 ("time", _time(tree)),
+                *_estimate(tree),
+                *_last_event(tree),
             ]
         ),
     )
 
 
 def summary_view(tree: FamilyTree, *, folder: str) -> RenderableType:
-    """What came of a run: the best model, how sure it is that it is better, where it is and what to do with it.
+    """Return the result of a run: the best model, how sure its gain is, where it is, and commands to use it.
 
     Args:
         tree: The tree at the end of the run.
         folder: The run folder, as the user would type it.
     """
     found = lead(tree)
-    parts: list[RenderableType] = [Text("No model was scored.")] if found is None else _result(tree, found)
+    parts: list[Part] = [Text("No model was scored.")] if found is None else _result(tree, found)
     path = PurePath(folder)
     rows = [("stopped", stop_text(tree) or "not yet"), ("models", _counts(tree.models)), *_failed(tree)]
     rows += [("time", _time(tree))]
     if found is not None and found.best.checkpoint is not None:
         rows.append(("checkpoint", str(path / found.best.checkpoint)))
     rows += [("family tree", str(path / "family_tree.json")), ("journal", str(path / "journal.jsonl"))]
-    parts += [Text(), facts_grid(rows), Text(), Text("Next", style="bold")]
-    parts += [Text(f"  {line}", overflow="fold") for line in _next(folder, found)]
+    parts += [Text(), Facts(rows), Text(), Text("Next", style="bold")]
+    parts += [Text("  ", no_wrap=True).append(line) for line in _next(folder, found)]
     return View(*parts)
 
 
-def _state(tree: FamilyTree, folder: str, running: str | None) -> Text:
+def resume_line(tree: FamilyTree) -> str:
+    """Return one sentence on where a resumed run continues."""
+    stop = stop_text(tree)
+    if stop is not None:
+        return f"the run has finished: {stop}"
+    newest = by_state(generations(tree)[tree.generation])
+    total = sum(map(len, newest.values()))
+    failed = f", {len(newest['failed'])} failed" if newest["failed"] else ""
+    scored = f"{len(newest['scored'])} of {total} models scored{failed}"
+    return f"resuming in generation {tree.generation}: {scored}, next: {_next_step(tree)}"
+
+
+def _next_step(tree: FamilyTree) -> str:
+    decision = plan(tree)
+    match decision:
+        case RunStopped():
+            return f"stop ({decision.reason})"
+        case GenerationPlanned():
+            return f"plan generation {decision.generation}"
+        case _:
+            return _step_in_words(decision.steps[0])
+
+
+def _step_in_words(step: Step) -> str:
+    match step:
+        case MergeStep(model):
+            return f"merge {model}"
+        case EvaluateStep(model):
+            return f"evaluate {model}"
+        case _:
+            count = len(step.pairs)
+            return f"measure the kinship of {count} {'pair' if count == 1 else 'pairs'}"
+
+
+def _state(tree: FamilyTree, running: str | None) -> Text:
     stop = stop_text(tree)
     if stop is not None:
         return Text(f"stopped: {stop}")
     if running is not None:
         return Text(f"running: {plain(running)}", style="green")
-    return Text(f"interrupted: go on with `{command('evolve', 'resume', folder)}`", style="yellow")
+    return Text("interrupted: the run has not finished and no process drives it", style="yellow")
+
+
+def _step(
+    tree: FamilyTree, folder: str, running: str | None, progress: Progress | None
+) -> Iterable[tuple[str, str | Text]]:
+    """Yield the present step of a running run; for an interrupted one, where it would continue and how."""
+    if tree.stop is not None:
+        return
+    if running is None:
+        yield "reason", f"the process ended or was ended; {PurePath(folder) / 'run.log'} has its errors"
+        yield "next step", _next_step(tree)
+        yield "resume with", Text(command("evolve", "resume", folder), no_wrap=True)
+    elif progress is not None:
+        words = "" if progress.words in {"", progress.step} else f": {plain(progress.words)}"
+        share = "" if progress.percent is None else f", {progress.percent} %"
+        yield "step", f"{plain(progress.step)}{words}{share}"
+
+
+def _last_event(tree: FamilyTree) -> Iterable[tuple[str, str]]:
+    if tree.history:
+        last = tree.history[-1]
+        at = "" if last.at is None else f"{moment(last.at)}: "
+        yield "last event", at + one_line(describe_event(last.event, tree))
+
+
+def _estimate(tree: FamilyTree) -> Iterable[tuple[str, str]]:
+    left = remaining(tree)
+    if left is not None:
+        generation = f"about {duration(left.seconds_for_generation)} for generation {tree.generation}"
+        yield "time left", f"{generation}, at most about {duration(left.seconds_at_most)} for the run"
 
 
 def _generation(tree: FamilyTree) -> str:
@@ -78,23 +173,25 @@ def _generation(tree: FamilyTree) -> str:
     return f"{tree.generation} of at most {limit}: {_counts(newest)}"
 
 
-def _counts(models: list[Model]) -> str:
-    states = [model.status for model in models]
-    words = {"evaluated": "scored", "merged": "to score", "planned": "to merge", "failed": "failed"}
-    found = [f"{states.count(state)} {word}" for state, word in words.items() if state in states]
-    return ", ".join(found)
+def _counts(models: Sequence[Model]) -> str:
+    return ", ".join(f"{len(found)} {state}" for state, found in by_state(models).items() if found)
+
+
+def _in_order(tree: FamilyTree) -> list[Model]:
+    return [model for models in generations(tree).values() for model in models]
 
 
 def _open(tree: FamilyTree) -> Iterable[tuple[str, str]]:
-    """What the planned generations still lack."""
-    for status, word in (("planned", "to merge"), ("merged", "to score")):
-        names = [m.name for models in generations(tree).values() for m in models if m.status == status]
-        if names:
-            yield word, ", ".join(names)
+    """Yield the models that still have to be merged or scored."""
+    found = by_state(_in_order(tree))
+    if found["to merge"]:
+        yield "to merge", ", ".join(model.name for model in found["to merge"])
+    if found["to score"]:
+        yield "to score", ", ".join(model.name for model in found["to score"])
 
 
 def _failed(tree: FamilyTree) -> Iterable[tuple[str, str]]:
-    failed = [m for models in generations(tree).values() for m in models if m.status == "failed"]
+    failed = by_state(_in_order(tree))["failed"]
     if failed:
         yield "failed", "\n".join(f"{model.name}: {one_line(model.reason or '')}" for model in failed)
 
@@ -106,53 +203,51 @@ def _best(tree: FamilyTree) -> Iterable[tuple[str, str | Text]]:
         text = f"{best[0].name}  {measured(best[0].average, best[0].average_stderr)}" if best else "no scores yet"
         yield "best", text
         return
-    best_text = Text(f"{BEST} {found.best.name}  {measured(found.best.average, found.best.average_stderr)}")
-    yield "best", best_text
+    yield "best", f"{BEST} {found.best.name}  {measured(found.best.average, found.best.average_stderr)}"
     yield "best foundation", f"{found.foundation.name}  {points(found.foundation.average)}"
     if found.best.name != found.foundation.name:
         value, stderr = found.difference.value, found.difference.stderr
-        yield "gain over it", Text(signed_measured(value, stderr), style=gain_style(value))
+        yield "difference", Text(signed_measured(value, stderr), style=difference_style(value))
 
 
 def _top(tree: FamilyTree) -> Iterable[tuple[str, str]]:
-    """S with its kinship and what that is compared with."""
+    """Yield the best k models, and their kinship with its threshold."""
     strategy = tree.config.strategy
     top = tree.top(strategy.top_k)
     if not top:
         return
-    yield f"S (k = {strategy.top_k})", ", ".join(f"{name} {points(tree.model(name).average)}" for name in top)
+    yield f"best {len(top)}", ", ".join(f"{name} {points(tree.model(name).average)}" for name in top)
     value = top_kinship(tree)
-    text = "not measured" if value is None else f"{kinship_number(value, strategy.metric)} ({strategy.metric})"
+    text = "not measured" if value is None else f"{kinship_number(value)} ({strategy.metric})"
     if strategy.stop_at_kinship is not None:
-        word = "below" if strategy.metric == "ed" else "above"
-        text += f"; the run stops {word} {strategy.stop_at_kinship:g}"
-    yield "kinship of S", text
+        text += f"; the run stops {METRICS[strategy.metric].beyond} {strategy.stop_at_kinship:g}"
+    yield "mean kinship", text
 
 
 def _time(tree: FamilyTree) -> str:
     done = effort(tree)
     text = f"merging {duration(done.merge_seconds)}, scoring {duration(done.evaluate_seconds)}"
-    return text + (f"; {done.reused} scores reused" if done.reused else "")
+    return text + (f"; scores of {done.reused} models cached" if done.reused else "")
 
 
-def _result(tree: FamilyTree, found: Lead) -> list[RenderableType]:
-    """The best model, and what its gain is worth."""
-    best, foundation, gain = found.best, found.foundation, found.difference
-    title = Text(f"{BEST} ", overflow="fold").append(best.name, "bold")
+def _result(tree: FamilyTree, found: Lead) -> list[Part]:
+    """Return the best model, and how sure its difference to the best foundation is."""
+    best, foundation, difference = found.best, found.foundation, found.difference
+    title = Text(f"{BEST} ").append(best.name, "bold")
     title.append(f" is the best model: {measured(best.average, best.average_stderr)} points")
     if best.name == foundation.name:
         return [title, Text("It is a foundation: no merge is better.", style="yellow")]
-    line = Text("Gain over the best foundation, ", overflow="fold")
+    line = Text("Difference to the best foundation, ")
     line.append(f"{foundation.name} ({measured(foundation.average, foundation.average_stderr)}): ")
-    line.append(signed_measured(gain.value, gain.stderr), gain_style(gain.value))
+    line.append(signed_measured(difference.value, difference.stderr), difference_style(difference.value))
     words = {
         True: "It is larger than two standard errors (errors taken as independent).",
         False: "It is not larger than two standard errors (errors taken as independent): it may be chance.",
-        None: "Its standard error is not known, as a task gives none.",
+        None: "Its standard error is not known, because a task has none.",
     }
     scored = len(tree.ranking)
-    chosen = f"The best of {scored} was chosen by these same items: expect a smaller gain on others."
-    return [title, line, Text(words[gain.is_clear]), Text(chosen, style="dim")]
+    chosen = f"The best of {scored} models was chosen on these items: expect a smaller difference on others."
+    return [title, line, Text(words[difference.is_clear]), Text(chosen, style="dim")]
 
 
 def _next(folder: str, found: Lead | None) -> Iterable[str]:

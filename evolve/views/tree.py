@@ -1,15 +1,15 @@
-"""The family tree in the terminal: generation by generation, each model with its scores, gain and parents."""
+"""The family tree in the terminal: each generation, and each model with its scores, gain and parents."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import RenderableType
 from rich.text import Text
-from rich.tree import Tree
 
+from evolve.analysis import generations, state_of, top_kinship
 from evolve.lineage import FamilyTree, Model
-from evolve.views.facts import generations, top_kinship
 from evolve.views.layout import Layout, Row
 from evolve.views.numbers import kinship_number, measured, points, signed
 from evolve.views.text import (
@@ -19,22 +19,21 @@ from evolve.views.text import (
     IN_TOP,
     TIMES,
     View,
-    gain_style,
+    difference_style,
     one_line,
+    plain,
     standing_mark,
     stop_text,
+    wrap_words,
 )
 
 __all__ = ["tree_view"]
 
-_GUIDE = 4  # the columns that rich's tree draws before a node
+_BRANCH, _LAST, _PAST, _BELOW = "├── ", "└── ", "│   ", "    "
 
 
 def tree_view(tree: FamilyTree) -> RenderableType:
-    """The whole family: its generations, and in each the models in the order planned, with their parents.
-
-    Names are never cut; what is longer than a line goes on in the next.
-    """
+    """Return the whole family: its generations, and in each the models in the order planned, with their parents."""
     return View(_Family(tree))
 
 
@@ -45,58 +44,70 @@ class _Family:
         self._top = tree.top(tree.config.strategy.top_k)
         self._recipes = {model.recipe_name for model in tree.models if model.recipe_name is not None}
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def lines(self, width: int) -> Iterable[Text]:
+        """Return the lines, wrapped for a width."""
         family = generations(self._tree)
         rows = {model.name: self._row(model) for models in family.values() for model in models}
-        headings = ("model", "average", "gain", self._metric, "parents")
-        layout = Layout(list(rows.values()), headings, options.max_width - _GUIDE)
-        yield self._title()
-        yield self._legend()
-        yield Text()
-        yield Text(" " * _GUIDE) + layout.headings()
+        headings = ("model", "average", "gain", "vs\nbetter", self._metric, "parents")
+        layout = Layout(list(rows.values()), headings, width - len(_BRANCH))
+        for part in (self._title(), *self._legend(), *self._warnings(), Text()):
+            yield from wrap_words(part, width)
+        for heading in layout.headings():
+            yield Text(_BELOW) + heading
         for generation, models in family.items():
-            branch = Tree(self._generation(generation), guide_style="dim", highlight=False)
+            yield from wrap_words(self._generation(generation), width)
             for model in models:
-                branch.add(Group(*layout.lines(rows[model.name], console)))
-            yield branch
-        yield Text()
-        yield from self._end()
+                yield from _branch(layout.lines(rows[model.name]), is_last=model is models[-1])
+        for part in (Text(), *self._end()):
+            yield from wrap_words(part, width)
 
     def _title(self) -> Text:
         config = self._tree.config
         rest = f": {config.strategy.name} strategy, k = {config.strategy.top_k}, kinship by {self._metric}"
-        return Text(overflow="fold").append(config.name, "bold").append(rest)
+        return Text().append(config.name, "bold").append(rest)
 
-    def _legend(self) -> Text:
-        """The signs in use, and what the numbers are."""
+    def _legend(self) -> Iterable[Text]:
+        """Yield the signs in use, and the meaning of the numbers."""
         models = self._tree.models
-        signs = [f"{BEST} best", f"{IN_TOP} in S, the {self._tree.config.strategy.top_k} best"]
+        signs = [f"{BEST} best", f"{IN_TOP} among the best {self._tree.config.strategy.top_k}"]
         if any(model.kind == "exploration" for model in models):
             signs.append(f"{EXPLORATION} exploration")
         if any(model.status == "failed" for model in models):
             signs.append(f"{FAILED} failed")
-        return Text("   ".join([*signs, "scores in points"]), style="dim")
+        yield Text("   ".join([*signs, "scores in points"]), style="dim")
+        if any(model.parents for model in models):
+            yield Text("gain: average minus the mean of the parents' averages", style="dim")
+            yield Text("vs better: average minus that of the better parent", style="dim")
+
+    def _warnings(self) -> Iterable[Text]:
+        """Yield a line for each setting of the architecture that differs among base and foundations."""
+        for setting, values in self._tree.origin.differing_settings.items():
+            listed = ", ".join(f"{name}: {_setting(value)}" for name, value in values.items())
+            text = f"Warning: {plain(setting)} differs ({plain(listed)}); a merge takes the value of parent 1"
+            yield Text(text, style="yellow")
 
     def _generation(self, generation: int) -> Text:
-        heading = Text(overflow="fold").append(f"Generation {generation}", "bold")
+        heading = Text().append(f"Generation {generation}", "bold")
         if generation == 0:
             return heading.append(": foundation models")
         if generation == 1:
             return heading.append(": every pair of foundations")
-        return heading.append(f" from S = {', '.join(self._tree.tops[generation])}")
+        top = self._tree.tops[generation]
+        return heading.append(f" from the best {len(top)}: {', '.join(top)}")
 
     def _row(self, model: Model) -> Row:
-        gain = self._tree.gain(model.name)
+        gain, over = self._tree.gain(model.name), self._tree.gain_over_better_parent(model.name)
         kinship = self._tree.kinship(*model.parents) if model.parents else None
-        value = getattr(kinship, self._metric) if kinship else None
+        value = kinship.value(self._metric) if kinship else None
         marks = standing_mark(model, self._top) + (EXPLORATION if model.kind == "exploration" else " ") + " "
         return Row(
             marks=Text(marks, style="red" if model.status == "failed" else ""),
             numbers=(
                 Text(model.name, style="bold" if model.name in self._top[:1] else ""),
                 _average(model),
-                Text("" if gain is None else signed(gain), style=gain_style(gain)),
-                Text(kinship_number(value, self._metric) if model.parents else ""),
+                Text("" if gain is None else signed(gain)),
+                Text("" if over is None else signed(over), style=difference_style(over)),
+                Text(kinship_number(value) if model.parents else ""),
             ),
             parents=self._parents(model),
             tasks=tuple(Text(f"{task} {points(score.value)}", style="dim") for task, score in model.scores.items()),
@@ -110,23 +121,35 @@ class _Family:
         return text
 
     def _end(self) -> Iterable[Text]:
-        """S with its kinship, then why the run stopped or how far it is."""
+        """Yield the best models with their kinship, then why the run stopped or how far it is."""
         tree = self._tree
         if self._top:
             value = top_kinship(tree)
-            kinship = "not measured" if value is None else f"{kinship_number(value, self._metric)} ({self._metric})"
-            yield Text(f"S = {', '.join(self._top)}; its mean kinship: {kinship}", overflow="fold")
+            kinship = "not measured" if value is None else f"{kinship_number(value)} ({self._metric})"
+            yield Text(f"Best {len(self._top)}: {', '.join(self._top)}; mean kinship: {kinship}")
         stop = stop_text(tree)
         if stop is not None:
-            yield Text(overflow="fold").append("Stopped", "bold").append(f": {stop}")
+            yield Text().append("Stopped", "bold").append(f": {stop}")
             return
         newest = generations(tree)[tree.generation]
         done = sum(model.status == "evaluated" for model in newest)
-        yield Text(f"Not finished: {done} of the {len(newest)} models of generation {tree.generation} are scored")
+        yield Text(f"Not finished: {done} of {len(newest)} models of generation {tree.generation} are scored")
+
+
+def _branch(lines: list[Text], *, is_last: bool) -> Iterable[Text]:
+    """Yield the lines of a model with the guides of the tree before them."""
+    first, other = (_LAST, _BELOW) if is_last else (_BRANCH, _PAST)
+    for number, line in enumerate(lines):
+        guided = Text(other if number else first, style="dim") + line
+        guided.rstrip()
+        yield guided
 
 
 def _average(model: Model) -> Text:
     if model.status == "evaluated":
         return Text(measured(model.average, model.average_stderr))
-    words = {"planned": "to merge", "merged": "to score", "failed": "failed"}
-    return Text(words[model.status], style="red" if model.status == "failed" else "yellow")
+    return Text(state_of(model), style="red" if model.status == "failed" else "yellow")
+
+
+def _setting(value: Any) -> str:
+    return "null" if value is None else str(value)

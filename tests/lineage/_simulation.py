@@ -1,6 +1,6 @@
-"""A whole run without models: `plan` drives, a world of made-up scores and kinships answers.
+"""A whole run without models: `plan` decides, and made-up scores and kinships are the outcomes.
 
-Run as a script it prints the journal of one run, so that a test can compare fresh processes.
+As a script it prints the journal of one run, so that a test can compare fresh processes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ METRIC = "acc,none"
 
 
 def make_config(foundations: tuple[str, ...], *, recipes: tuple[str, ...] = ("slerp",), **strategy: Any) -> Config:
-    """A configuration whose models are never looked at; one task, so that the average is the score itself."""
+    """Return a configuration with models that are never read, and one task, so that the average is its score."""
     return Config.model_validate(
         {
             "base_model": "org/base",
@@ -76,6 +76,7 @@ def merged(model: str) -> ModelMerged:
         recipe=f"recipes/{model}.yaml",
         bytes=2,
         seconds=1.5,
+        tokenizer="union",
     )
 
 
@@ -94,7 +95,7 @@ def measured(a: str, b: str, pcc: float, cs: float | None = None, ed: float = 1.
 
 @dataclass
 class World:
-    """What the engines would answer.
+    """The results that the engines would give.
 
     Attributes:
         score: Average of a model (0..1).
@@ -120,7 +121,7 @@ class World:
 
 @dataclass
 class Run:
-    """A run that has ended."""
+    """A simulated run."""
 
     config: Config
     tree: FamilyTree = field(default_factory=FamilyTree)
@@ -148,7 +149,7 @@ def first(_: int) -> int:
 
 
 def simulate(config: Config, world: World, choose: Callable[[int], int] = first, *, limit: int = 20_000) -> Run:
-    """Run to the end, one outcome at a time; `choose` says which of so many open steps is the next to end."""
+    """Run to the end, one outcome at a time; `choose` picks one of so many open steps."""
     run = Run(config)
     run.record(started(config))
     for _ in range(limit):
@@ -161,20 +162,20 @@ def simulate(config: Config, world: World, choose: Callable[[int], int] = first,
         run.record(decision)
         if isinstance(decision, RunStopped):
             return run
-    raise AssertionError(f"the run does not end within {limit} plans")
+    raise AssertionError(f"the run does not stop within {limit} plans")
 
 
 def pick(table: tuple[Any, ...], key: str) -> Any:
-    """An entry of a table, always the same one for the same key."""
+    """Return an entry of a table, always the same for the same key."""
     return table[zlib.crc32(key.encode()) % len(table)]
 
 
 @dataclass(frozen=True)
 class Tables:
-    """A world in a few small tables, so that ties are frequent and an example shrinks well.
+    """A world of a few small tables, so that ties are frequent and examples shrink well.
 
     Attributes:
-        growth: What each generation adds to the scores; above 0 a run goes on for longer.
+        growth: Added to the scores by each generation; above 0 a run lasts longer.
     """
 
     scores: tuple[float, ...]

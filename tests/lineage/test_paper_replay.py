@@ -1,4 +1,4 @@
-"""Our selection makes the very merges of the paper's two experiments.
+"""Our selection makes exactly the merges of the paper's two experiments.
 
 The numbers are facts from arXiv 2410.12613, Table 2 (averages and merge gains of the merges of both experiments) and
 Table 9 (the foundations). It prints no parents: they follow from `average - gain = mean of the parents' averages`,

@@ -1,6 +1,6 @@
-"""Properties of whole runs over random scores, kinships and failures, held against an oracle that shares no code.
+"""Properties of whole runs with random scores, kinships and failures, compared with an oracle that shares no code.
 
-The oracle reads the journal alone. Scores and kinships are small fractions, so that ties are frequent and exact.
+The oracle reads only the journal. Scores and kinships are small fractions, so that ties are frequent and exact.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from evolve.lineage import (
     ModelMerged,
     RunStarted,
     RunStopped,
-    SettingsChanged,
     StepRetried,
     Work,
     fold,
@@ -89,7 +88,7 @@ def configs(draw: st.DrawFn, generations: int = 4, most: int = 5) -> Config:
 
 
 class Oracle:
-    """Replays a journal with plain dictionaries and says what each decision must have been."""
+    """Replays a journal with plain dictionaries and computes what each decision must have been."""
 
     def __init__(self, config: Config) -> None:
         self.strategy = config.strategy
@@ -122,11 +121,16 @@ class Oracle:
     def generation(self) -> int:
         return self.last.generation if self.last else 0
 
-    def age(self, name: str) -> tuple[int, str]:
-        return (self.born[name], name)
+    def age(self, name: str) -> tuple[int, str, int, str]:
+        """Foundations have no number here; children are numbered, and exploration merges come last."""
+        if self.born[name] == 0:
+            return (0, name, 0, name)
+        number, _, second = name.removeprefix(f"model-{self.born[name]}-").partition("-")
+        exploration = number == "exp"
+        return (self.born[name], "exp" if exploration else "", int((second or 1) if exploration else number), name)
 
     def top(self) -> list[str]:
-        order = sorted(self.average, key=lambda name: (-self.average[name], self.born[name], name))
+        order = sorted(self.average, key=lambda name: (-self.average[name], self.age(name)))
         return order[: self.strategy.top_k]
 
     def value(self, a: str, b: str) -> Fraction:
@@ -157,7 +161,7 @@ class Oracle:
         if all(merge.name in self.failed for merge in self.last.merges):
             return "failed"
         top = self.top()
-        if set(top) == set(self.last.top):
+        if self.generation > 1 and set(top) == set(self.last.top):
             return "converged"
         if self.strategy.stop_at_kinship is not None:
             values = [self.value(a, b) for a, b in combinations(top, 2)]
@@ -210,7 +214,7 @@ def test_every_decision_is_the_one_that_the_oracle_makes(tables, config):
 
 @given(tables=TABLES, config=configs(generations=3), choices=st.randoms(use_true_random=False))
 @FEWER
-def test_the_order_in_which_work_is_done_is_irrelevant(tables, config, choices):
+def test_the_order_of_the_work_does_not_matter(tables, config, choices):
     straight = simulate(config, tables.world())
     shuffled = simulate(config, tables.world(), choices.randrange)
 
@@ -225,7 +229,7 @@ def lane(event: Event) -> str:
 
 
 def shuffle_outcomes(events: list[Event], random: Any) -> list[Event]:
-    """Interleave the outcomes between two decisions anew."""
+    """Interleave the outcomes between two decisions in another way."""
     done: list[Event] = []
     waiting: dict[str, list[Event]] = {}
     for event in [*events, None]:
@@ -244,10 +248,10 @@ def shuffle_outcomes(events: list[Event], random: Any) -> list[Event]:
 
 @given(tables=TABLES, config=configs(generations=3), random=st.randoms(use_true_random=False), data=st.data())
 @FEWER
-def test_the_order_of_outcomes_is_irrelevant(tables, config, random, data):
+def test_the_order_of_the_outcomes_does_not_matter(tables, config, random, data):
     events = simulate(config, tables.world()).events
     decisions = [n for n, event in enumerate(events) if isinstance(event, GenerationPlanned | RunStopped)]
-    cut = events[: data.draw(st.sampled_from(decisions))]  # just before a decision, all outcomes being there
+    cut = events[: data.draw(st.sampled_from(decisions))]  # just before a decision, after all outcomes
 
     permuted = shuffle_outcomes(cut, random)
 
@@ -277,7 +281,7 @@ def snapshot(tree: FamilyTree) -> str:
 
 @given(tables=TABLES, config=configs(generations=2, most=3))
 @FEWER
-def test_plan_never_mutates_the_tree_and_a_fold_at_any_point_plans_the_same(tables, config):
+def test_plan_never_changes_the_tree_and_a_rebuilt_tree_gives_the_same_plan(tables, config):
     events = simulate(config, tables.world()).events
 
     tree = FamilyTree()
@@ -293,7 +297,7 @@ def test_plan_never_mutates_the_tree_and_a_fold_at_any_point_plans_the_same(tabl
 
 @given(tables=TABLES, config=configs(generations=3), choices=st.randoms(use_true_random=False))
 @FEWER
-def test_plan_never_asks_for_what_is_known_and_asks_for_each_thing_once(tables, config, choices):
+def test_plan_asks_for_each_step_once_and_never_for_what_is_known(tables, config, choices):
     world, tree, asked = tables.world(), FamilyTree(), []
     tree.apply(started(config))
     while not isinstance(decision := plan(tree), RunStopped):
@@ -348,7 +352,7 @@ def test_failed_children_take_no_part_and_their_pair_is_not_tried_again(tables, 
     strategy=st.sampled_from(["kinship", "greedy"]),
 )
 @FEWER
-def test_a_run_with_no_budget_and_no_threshold_ends_all_the_same(tables, foundations, top_k, strategy):
+def test_a_run_without_budget_and_threshold_stops(tables, foundations, top_k, strategy):
     config = make_config(
         NAMES[:foundations], name=strategy, top_k=top_k, stop_at_kinship=None, max_generations=1_000_000
     )
@@ -359,7 +363,7 @@ def test_a_run_with_no_budget_and_no_threshold_ends_all_the_same(tables, foundat
 
 
 def scores(**of: float) -> World:
-    """Scores by name; whatever is not named scores 0.1."""
+    """Return a world of scores by name; other models score 0.1."""
     return World(score=lambda model: of.get(model.name.replace("-", "_"), 0.1))
 
 
@@ -370,18 +374,41 @@ def stop_of(world: World, foundations: tuple[str, ...] = ("A", "B", "C"), **stra
 def test_converged_when_no_child_enters_the_best():
     run = stop_of(scores(A=0.5, B=0.6, C=0.7), stop_at_kinship=None)
 
-    assert (run.stop.reason, run.stop.generation) == ("converged", 1)
+    assert (run.stop.reason, run.stop.generation) == ("converged", 2)
     assert "C, B, A" in run.stop.detail
 
 
-def test_a_child_as_good_as_a_foundation_does_not_displace_it():
+def test_generation_2_explores_although_no_child_of_generation_1_is_among_the_best():
+    run = stop_of(scores(A=0.5, B=0.6, C=0.7, model_2_exp=0.9), stop_at_kinship=None, max_generations=2)
+
+    assert [merge.kind for merge in run.generations[1].merges] == ["exploration"]
+    assert run.tree.top(1) == ("model-2-exp",)
+    assert run.stop.reason == "budget"
+
+
+def test_greedy_is_exhausted_when_no_child_of_generation_1_is_among_the_best():
+    run = stop_of(scores(A=0.5, B=0.6, C=0.7), name="greedy", stop_at_kinship=None)
+
+    assert (run.stop.reason, run.stop.generation) == ("exhausted", 1)
+
+
+def test_saturation_is_checked_after_generation_1_even_if_the_best_did_not_change():
+    world = scores(A=0.5, B=0.6, C=0.7)
+    world.kinship = lambda _: Kinship(pcc=0.95, cs=0.0, ed=0.0)
+
+    run = stop_of(world)
+
+    assert (run.stop.reason, run.stop.generation) == ("saturated", 1)
+
+
+def test_a_child_as_good_as_a_foundation_does_not_replace_it():
     run = stop_of(World(score=lambda _: 0.5), stop_at_kinship=None)
 
-    assert (run.stop.reason, run.stop.generation) == ("converged", 1)
+    assert (run.stop.reason, run.stop.generation) == ("converged", 2)
     assert run.tree.top(3) == ("A", "B", "C")
 
 
-def test_saturated_when_the_best_are_more_akin_than_the_threshold():
+def test_saturated_when_the_best_are_more_similar_than_the_threshold():
     close = Kinship(pcc=0.91, cs=-0.9, ed=0.1)
     world = World(score=scores(A=0.5, B=0.6, C=0.7, model_1_1=0.8).score, kinship=lambda _: close)
 
@@ -391,7 +418,7 @@ def test_saturated_when_the_best_are_more_akin_than_the_threshold():
     assert "0.9100" in run.stop.detail
 
 
-def test_a_kinship_just_at_the_threshold_does_not_saturate():
+def test_a_kinship_equal_to_the_threshold_does_not_saturate():
     at = Kinship(pcc=0.75, cs=0.0, ed=0.0)
     world = World(score=scores(A=0.5, B=0.6, C=0.7, model_1_1=0.8).score, kinship=lambda _: at)
 
@@ -400,7 +427,7 @@ def test_a_kinship_just_at_the_threshold_does_not_saturate():
 
 
 @pytest.mark.parametrize(("distance", "saturated"), [(1.5, True), (2.0, False), (2.5, False)])
-def test_with_ed_a_run_is_saturated_when_the_mean_falls_below_the_threshold(distance, saturated):
+def test_with_ed_a_run_is_saturated_when_the_mean_is_below_the_threshold(distance, saturated):
     apart = Kinship(pcc=0.99, cs=0.99, ed=distance)
     world = World(score=scores(A=0.5, B=0.6, C=0.7, model_1_1=0.8).score, kinship=lambda _: apart)
 
@@ -410,7 +437,7 @@ def test_with_ed_a_run_is_saturated_when_the_mean_falls_below_the_threshold(dist
     assert ("below 2" in run.stop.detail) is saturated
 
 
-def test_saturation_looks_at_the_mean_of_all_pairs_of_the_best():
+def test_saturation_uses_the_mean_over_all_pairs_of_the_best():
     """Of the three pairs two are at 0.85 and one at 0.99: the mean is 0.8967, below 0.9; at 1.0 it is 0.9."""
     world = World(
         score=scores(A=0.5, B=0.6, C=0.7, model_1_1=0.8).score,
@@ -421,30 +448,31 @@ def test_saturation_looks_at_the_mean_of_all_pairs_of_the_best():
     assert stop_of(world, stop_at_kinship=0.89, max_generations=1).stop.reason == "saturated"
 
 
-def plan_after_raising_k(strategy: str) -> Any:
-    """S changes without a new model, its pairs being merged already; a child that enters S is itself a new pair."""
-    before = make_config(("A", "B", "C"), name=strategy, top_k=2, stop_at_kinship=None, max_generations=1)
-    after = make_config(("A", "B", "C"), name=strategy, top_k=3, stop_at_kinship=None)
-    run = Run(before)
-    for event in simulate(before, scores(A=0.5, B=0.6, C=0.7)).events[:-1]:
-        run.record(event)
-    run.record(RunStopped(reason="budget", generation=1, detail="time"))
-    run.record(SettingsChanged(changes={"strategy.top_k": (2, 3)}, config=after.model_dump(mode="json")))
-    return plan(run.tree)
+def plan_after_generation_1(strategy: str) -> Any:
+    """Return the plan after a generation 1 that merged every pair of S and brought no new model into S."""
+    config = make_config(("A", "B", "C"), name=strategy, stop_at_kinship=None)
+    tree = FamilyTree()
+    for event in simulate(config, scores(A=0.5, B=0.6, C=0.7)).events:
+        if isinstance(event, ModelMerged) and event.model.startswith("model-2-"):
+            break
+        if not isinstance(event, RunStopped) and not (isinstance(event, GenerationPlanned) and event.generation == 2):
+            tree.apply(event)
+    return plan(tree)
 
 
 def test_exhausted_when_no_pair_is_left():
-    decision = plan_after_raising_k("greedy")
+    decision = plan_after_generation_1("greedy")
 
     assert isinstance(decision, RunStopped)
     assert (decision.reason, decision.generation) == ("exhausted", 1)
     assert "C, B, A" in decision.detail
 
 
-def test_not_exhausted_while_the_best_has_someone_to_explore_with():
-    decision = plan_after_raising_k("kinship")
+def test_not_exhausted_while_the_best_model_has_an_exploration_partner():
+    decision = plan_after_generation_1("kinship")
 
-    assert decision == Work((MeasureStep((("C", "model-1-1"), ("C", "model-1-2"), ("C", "model-1-3"))),))
+    assert isinstance(decision, GenerationPlanned)
+    assert [merge.kind for merge in decision.merges] == ["exploration"]
 
 
 def test_budget_when_the_generations_are_used_up():
@@ -464,7 +492,7 @@ def test_failed_when_every_child_of_a_generation_failed():
     assert "it broke" in run.stop.detail
 
 
-def test_a_generation_goes_on_without_its_failed_children():
+def test_a_generation_continues_without_its_failed_children():
     world = scores(A=0.5, B=0.6, C=0.7, model_1_2=0.8)
     world.failure = lambda name: "merge" if name in {"model-1-1", "model-1-3"} else None
 
@@ -491,23 +519,38 @@ def exploring(metric: str, kinships: dict[str, float]) -> Run:
 
 
 @pytest.mark.parametrize("metric", ["pcc", "cs"])
-def test_the_partner_of_an_exploration_is_the_least_akin_negative_kinships_included(metric):
+def test_the_exploration_partner_is_the_least_similar_and_may_have_a_negative_kinship(metric):
     run = exploring(metric, {"C": 0.1, "D": -0.3, "model-1-4": -0.2, "model-1-2": -0.9})
 
     explorations = [merge for merge in run.generations[1].merges if merge.kind == "exploration"]
     assert [(merge.name, merge.parents) for merge in explorations] == [("model-2-exp", ("model-1-1", "D"))]
 
 
-def test_with_ed_the_partner_of_an_exploration_is_the_farthest():
+def test_with_ed_the_exploration_partner_is_the_farthest():
     run = exploring("ed", {"C": 3.0, "D": 0.1, "model-1-4": 2.9, "model-1-2": 99.0})
 
     assert run.generations[1].merges[-1].parents == ("model-1-1", "C")
 
 
-def test_ties_of_exploration_partners_go_to_the_older_then_to_the_name():
+def test_ties_of_exploration_partners_go_to_the_older_model_then_to_the_name():
     run = exploring("pcc", {"D": 0.0, "C": 0.0, "model-1-4": 0.0})
 
     assert run.generations[1].merges[-1].parents == ("model-1-1", "C")
+
+
+def test_ties_go_to_the_smaller_number_in_a_name():
+    """Five foundations have ten pairs. As strings `model-1-10` comes before `model-1-2`."""
+    tied = {"model-1-2", "model-1-10"}
+    run = stop_of(
+        World(score=lambda model: 0.9 if model.name in tied else 0.1),
+        ("A", "B", "C", "D", "E"),
+        top_k=2,
+        stop_at_kinship=None,
+        max_generations=2,
+    )
+
+    assert run.generations[1].top == ("model-1-2", "model-1-10")
+    assert run.generations[1].merges[0].parents == ("model-1-2", "model-1-10")
 
 
 # ------------------------------------------------------------------------------------------------------ reproducibility

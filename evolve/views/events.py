@@ -1,0 +1,87 @@
+"""The events of a run in words."""
+
+from __future__ import annotations
+
+from evolve.lineage import (
+    CheckpointRemade,
+    Event,
+    FamilyTree,
+    GenerationPlanned,
+    InputsMoved,
+    KinshipMeasured,
+    ModelEvaluated,
+    ModelFailed,
+    ModelMerged,
+    RunContinued,
+    RunStarted,
+    RunStopped,
+    SettingsChanged,
+    StepRetried,
+)
+from evolve.views.numbers import duration, measured, signed, size
+
+__all__ = ["describe_event"]
+
+
+def describe_event(event: Event, tree: FamilyTree) -> str:
+    """Return one line about an event.
+
+    Args:
+        event: The event.
+        tree: The tree after it.
+    """
+    match event:
+        case RunStarted() | SettingsChanged() | InputsMoved() | RunStopped() | RunContinued():
+            return _of_the_run(event, tree)
+        case GenerationPlanned():
+            pairs = ", ".join(f"{m.name} = {m.parents[0]} × {m.parents[1]}" for m in event.merges)
+            return f"generation {event.generation}: {pairs}"
+        case KinshipMeasured():
+            metric = tree.config.strategy.metric
+            return f"kinship of {event.a} and {event.b}: {metric} {event.kinship.value(metric):.3f}"
+        case ModelEvaluated():
+            return _evaluated(event, tree)
+        case _:
+            return _of_a_step(event)
+
+
+def _of_the_run(event: RunStarted | SettingsChanged | InputsMoved | RunStopped | RunContinued, tree: FamilyTree) -> str:
+    match event:
+        case RunStarted():
+            names = ", ".join(entry.name for entry in event.foundations)
+            return f"run {event.run} started, strategy {tree.config.strategy.name}: {names} on {event.base.source}"
+        case SettingsChanged():
+            changes = ", ".join(f"{key} from {then} to {now}" for key, (then, now) in event.changes.items())
+            return f"settings changed: {changes}"
+        case InputsMoved():
+            paths = ", ".join(f"{name} is now {path}" for name, path in event.paths.items())
+            return f"models moved, with equal content: {paths}"
+        case RunStopped():
+            return f"stopped after generation {event.generation}, {event.reason}: {event.detail}"
+        case RunContinued():
+            retried = f"; retried: {', '.join(event.retried)}" if event.retried else ""
+            return f"the stopped run continues: {event.reason}{retried}"
+
+
+def _of_a_step(event: ModelMerged | ModelFailed | StepRetried | CheckpointRemade) -> str:
+    match event:
+        case ModelMerged():
+            tokenizer = "" if event.tokenizer in {None, "plain"} else f", {event.tokenizer} tokenizer"
+            return f"{event.model}: merged in {duration(event.seconds)} ({size(event.bytes)}{tokenizer})"
+        case ModelFailed():
+            attempts = "1 attempt" if event.attempts == 1 else f"{event.attempts} attempts"
+            return f"{event.model}: failed to {event.step} after {attempts}: {event.reason}"
+        case StepRetried():
+            smaller = f"; retrying with batch size {event.batch_size}" if event.batch_size else "; retrying"
+            return f"{event.model}: attempt {event.attempt} to {event.step} failed: {event.reason}{smaller}"
+        case CheckpointRemade():
+            return f"{event.model}: merged again in {duration(event.seconds)} ({event.reason})"
+
+
+def _evaluated(event: ModelEvaluated, tree: FamilyTree) -> str:
+    model, gain, over = tree.model(event.model), tree.gain(event.model), tree.gain_over_better_parent(event.model)
+    tasks = ", ".join(f"{task} {100 * score.value:.1f}" for task, score in event.scores.items())
+    gained = f", gain {signed(gain)}, {signed(over)} vs the better parent" if gain is not None else ""
+    cached = f"{', '.join(event.reused_tasks)} cached, " if event.reused_tasks else ""
+    source = "cached" if event.reused else f"{cached}in {duration(event.seconds)}"
+    return f"{event.model}: {measured(model.average, model.average_stderr)}{gained} ({tasks}; {source})"
