@@ -13,7 +13,7 @@ from rich.text import Text
 
 from evolve.cli.output import print_text
 from evolve.lineage import Event, FamilyTree
-from evolve.views.happenings import happening
+from evolve.views import describe_event
 from evolve.views.numbers import points
 from evolve.views.text import plain
 
@@ -35,9 +35,8 @@ class Display:
 
     def recorded(self, event: Event, tree: FamilyTree, at: str) -> None:
         """Print the event as a sentence."""
-        words = happening(event, tree)
-        if words is not None:
-            self.note(words)
+        del at  # the time that a line shows is the present one
+        self.note(describe_event(event, tree))
 
     def working(self, call_id: str, words: str, done: int, total: int) -> None:
         """Print the progress of a step, at most once a minute."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from math import fsum
 from pathlib import Path
 
-from rich.table import Table
 from rich.text import Text
 
 from evolve.cli.display import display
@@ -20,7 +19,7 @@ from evolve.engines.protocols import KinshipJob, KinshipResult
 from evolve.engines.sources import resolve
 from evolve.errors import InputError, ModelError, unreadable
 from evolve.run.executors import Call, LocalExecutor, run_call
-from evolve.views.text import View, plain
+from evolve.views.text import Table, View, plain
 
 __all__ = ["measure_kinship"]
 
@@ -99,16 +98,17 @@ def _means(result: KinshipResult, metrics: Sequence[str]) -> dict[str, float]:
 
 
 def _print_table(result: KinshipResult, metrics: Sequence[str]) -> None:
-    table = Table("", "", *metrics, box=None, pad_edge=False)
-    for pair in result.pairs:
-        names = (Text(plain(name)) for name in (pair.a, pair.b))
-        table.add_row(*names, *(f"{getattr(pair, metric):.6f}" for metric in metrics))
-    if len(result.pairs) > 1:
-        table.add_row("mean", "", *(f"{value:.6f}" for value in _means(result, metrics).values()))
-    show(View(table))
+    lines = [_row(f"{p.a} and {p.b}", [getattr(p, metric) for metric in metrics]) for p in result.pairs]
+    footer = _row("mean", _means(result, metrics).values()) if len(lines) > 1 else ()
+    headings = [Text(""), *map(Text, metrics)]
+    show(View(Table(headings, lines, footer=footer, right=range(1, len(headings)))))
     for pair in result.pairs:
         for tensor, rows, share in pair.left_out:
             say(f"{pair.a} and {pair.b}: left out {rows} rows of {tensor} ({100 * share:.3f} % of the parameters)")
+
+
+def _row(name: str, values: Iterable[float]) -> list[Text]:
+    return [Text(plain(name)), *(Text(f"{value:.6f}") for value in values)]
 
 
 def _folder(model: str) -> Path:

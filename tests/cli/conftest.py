@@ -15,8 +15,8 @@ from fakes import FAKE, write_family
 from evolve.cli.app import main
 from evolve.config import load_config
 from evolve.engines.protocols import Engines
-from evolve.run.executors import LocalExecutor
-from evolve.run.observer import Observer, Silent
+from evolve.run.executors import LocalExecutor, Progress
+from evolve.run.observer import Silent
 from evolve.run.session import Session
 
 
@@ -61,8 +61,8 @@ class Inline:
     engines: Engines = FAKE
 
     @staticmethod
-    def executors(observer: Observer) -> InlineExecutor:
-        return InlineExecutor(observer.working)
+    def executors(progress: Progress, device: str) -> InlineExecutor:
+        return InlineExecutor(progress, device)
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from evolve.cli import output
 from evolve.cli.output import print_text, say, show
+from evolve.views.text import Facts, View
 
 WIDTHS = [1, 7, 20, 40, 79, 80, 200]
 LONG = "/a/very/long/path/of/a/model/that/no/narrow/terminal/shows/in/one/line/config.yaml"
@@ -30,13 +30,6 @@ MESSAGE = f"evolve: {LONG}: strategy.top_k = 1: it must be a whole number of at 
 class _Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
-
-
-def _grid(text: str) -> Table:
-    grid = Table.grid()
-    grid.add_column(overflow="fold")
-    grid.add_row(text)
-    return grid
 
 
 def printed(text: str, width: int, *, terminal: bool = True) -> list[str]:
@@ -80,12 +73,12 @@ def test_control_characters_are_not_printed(capsys):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("make", [Text, _grid], ids=["text", "grid"])
+@pytest.mark.parametrize("make", [Text, lambda text: Facts([("folder", text)])], ids=["text", "facts"])
 def test_a_view_keeps_its_longest_word_whole(width, make, monkeypatch):
     file = _Terminal()
     monkeypatch.setattr(output, "Console", lambda: Console(file=file, width=width))
 
-    show(make(f"the folder is {LONG}"))
+    show(View(make(f"the folder is {LONG}")))
 
     assert LONG in file.getvalue()
 
