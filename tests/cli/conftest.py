@@ -5,16 +5,19 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from executors import InlineExecutor
 from fakes import FAKE, write_family
 
+from evolve.cli import driving
 from evolve.cli.app import main
 from evolve.config import load_config
-from evolve.engines.protocols import Engines
+from evolve.engines.protocols import Engines, Report
 from evolve.run.executors import LocalExecutor, Progress
 from evolve.run.observer import Silent
 from evolve.run.session import Session
@@ -91,10 +94,25 @@ def run_copy(bred: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+def _refuse(job: Any, report: Report, device: str = "auto") -> Any:
+    pytest.fail(f"an engine began {job}")
+
+
+CHECKS_ONLY = replace(FAKE, merge=_refuse, evaluate=_refuse, measure=_refuse)
+"""Fake engines that check, and that fail the test when work begins."""
+
+
 @pytest.fixture
 def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails the test when a worker is started."""
-    monkeypatch.setattr(LocalExecutor, "submit", lambda *_: pytest.fail("an engine was called"))
+    """Fails the test when a worker starts."""
+    monkeypatch.setattr(LocalExecutor, "submit", lambda *_: pytest.fail("a worker was started"))
+
+
+@pytest.fixture
+def no_work(no_engine: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the commands check with fake engines, and fails the test when a worker starts or work begins."""
+    monkeypatch.setattr(driving, "REAL", CHECKS_ONLY)
+    monkeypatch.setattr(driving, "Session", partial(Session, executors=InlineExecutor))
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int, bytes]]:

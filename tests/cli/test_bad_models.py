@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import SIZE, write_model
 
+from evolve.cli import driving
 from evolve.engines.checkpoints import Layout
-from evolve.run import preflight
+from evolve.engines.protocols import ModelFacts
 
-pytestmark = pytest.mark.usefixtures("no_engine")
+from .conftest import CHECKS_ONLY
+
+pytestmark = pytest.mark.usefixtures("no_work")
 
 
 def _weights(model: Path) -> Path:
@@ -55,7 +60,7 @@ def _reshaped(model: Path) -> None:
 
 TENSOR = "model.layers.0.mlp.weight"
 MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
-    "missing": (shutil.rmtree, (" = {model}: ", "no such folder", "give the folder of a model, or a hub id")),
+    "missing": (shutil.rmtree, (" = {model}: ", "no such folder", "give the folder of a model, or a Hub id")),
     "a file": (
         lambda model: (shutil.rmtree(model), model.touch()),
         (" = {model}: ", "no such folder", "give the folder"),
@@ -150,27 +155,35 @@ def test_a_wrong_base(refused, fake_family, tmp_path, case):
     )
 
 
-@pytest.mark.parametrize("layers", [None, "two", 0, True])
-def test_models_without_a_number_of_layers(refused, fake_family, tmp_path, layers):
-    for name in ("base", "A", "B", "C"):
-        _configured(num_hidden_layers=layers)(fake_family.parent / name)
+def test_a_recipe_that_needs_an_unknown_number_of_layers(refused, fake_family, monkeypatch):
+    unknown = replace(
+        CHECKS_ONLY, inspect_models=lambda job, report: dict.fromkeys(job.models, ModelFacts(layers=None))
+    )
+    monkeypatch.setattr(driving, "REAL", unknown)
+    recipe = fake_family.parent / "mine.yaml"
+    recipe.write_text(
+        "merge_method: slerp\nbase_model: {{ parent_1 }}\ndtype: {{ dtype }}\nslices:\n  - sources:\n"
+        "      - {model: {{ parent_1 }}, layer_range: [0, {{ num_layers }}]}\n"
+        "      - {model: {{ parent_2 }}, layer_range: [0, {{ num_layers }}]}\n"
+    )
 
     refused(
-        *("run", fake_family, "--run-dir", tmp_path / "run"),
-        words=(f"{fake_family}: foundation_models.A", "A/config.json", "num_hidden_layers", "download"),
+        *("run", fake_family, "--set", f"merge.recipe={recipe}"),
+        words=(f"{fake_family}: merge.recipe = {recipe}: ", "number of layers"),
     )
 
 
 def test_an_unreadable_model(refused, fake_family, monkeypatch):
     weights = fake_family.parent / "B" / "model.safetensors"
-    read = preflight.read_layout
+    check = importlib.import_module("evolve.run.inputs.check")
+    read = check.read_layout
 
     def read_layout(folder: Path) -> Layout:
         if folder == weights.parent:
             raise PermissionError(13, "Permission denied", str(weights))
         return read(folder)
 
-    monkeypatch.setattr(preflight, "read_layout", read_layout)
+    monkeypatch.setattr(check, "read_layout", read_layout)
     refused("run", fake_family, words=(f"{fake_family}: foundation_models.B: {weights} cannot be read", "readable"))
 
 

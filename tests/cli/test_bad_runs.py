@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("no_engine")
+pytestmark = pytest.mark.usefixtures("no_work")
 
 
 def test_a_run_folder_that_is_a_file(refused, fake_family, tmp_path):
@@ -21,7 +21,7 @@ def test_a_run_folder_that_is_a_file(refused, fake_family, tmp_path):
 def test_a_run_folder_that_holds_something_else(refused, fake_family, tmp_path):
     refused(
         *("run", fake_family, "--run-dir", fake_family.parent),
-        words=(f"{fake_family.parent}: ", "holds something that is no run (A, B, C)", "--run-dir"),
+        words=(f"{fake_family.parent}: ", "is not empty and is not a run (A, B, C)", "--run-dir"),
     )
 
 
@@ -48,7 +48,7 @@ def test_a_run_folder_of_another_configuration(refused, fake_family, run_copy):
     refused(
         *("run", fake_family, "--run-dir", run_copy, "--set", "seed=1"),
         words=(f"{run_copy}: holds a run of another configuration", "then", "seed", "give another --run-dir"),
-        lines=7,
+        lines=3,
     )
 
 

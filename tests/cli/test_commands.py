@@ -171,7 +171,7 @@ def test_status_of_a_running_and_of_an_interrupted_run(command, run_copy):
 
     told = command("status", run_copy).out
     assert "interrupted" in told
-    assert f"`evolve resume {run_copy}`" in told
+    assert f"evolve resume {run_copy}" in told
     assert json.loads(command("status", run_copy, "--json").out)["running"] is None
 
 
@@ -186,23 +186,30 @@ def test_status_of_a_real_running_run(command, fake_family, tmp_path):
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
-    while "model_merged" not in (run / "journal.jsonl").read_text() if (run / "journal.jsonl").exists() else True:
+    step = run / "progress.json"
+    while not step.exists() or "evaluate model-1-1" not in step.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
     told = command("status", run).out
+    progress = json.loads(command("status", run, "--json").out)["progress"]
     refused = command("resume", run)
     driver.send_signal(signal.SIGTERM)
     out, err = driver.communicate(timeout=30)
 
     assert f"running: process {driver.pid} on " in told
     assert refused.code == 2
-    assert f"{run}: is being driven by process {driver.pid} on " in refused.err
+    assert f"is being driven by process {driver.pid} on " in refused.err
     assert driver.returncode == 143
     assert err.startswith("evolve: interrupted by SIGTERM; nothing is lost, ")
     assert f"`evolve resume {run}`" in err
     assert "model-1-1: merged in 0.2 s" in out
-    assert f"`evolve resume {run}`" in command("status", run).out
+    assert "evaluate model-1-1" in told
+    assert progress["step"] == "evaluate model-1-1"
+    told = command("status", run)
+    assert f"evolve resume {run}" in told.out
+    assert "running: process" not in told.out
+    assert json.loads(command("status", run, "--json").out)["progress"] is None
 
 
 def test_comparison_of_two_runs(command, bred, tmp_path):

@@ -131,7 +131,7 @@ def test_labels_of_hub_ids_and_paths(models, labels):
     assert measuring._labels(models) == labels
 
 
-@pytest.mark.usefixtures("no_engine")
+@pytest.mark.usefixtures("no_work")
 def test_wrong_models(refused, models, tmp_path):
     base, a, b = models / "base", models / "A", models / "B"
     refused("kinship", "--base", base, a, words=(f"{a}: ", "at least two"))
