@@ -1,11 +1,11 @@
-# `make demo` and `make test` set up all they need; a second call reuses what is there.
+# `make demo` and `make test` install what they need; a second call reuses it.
 SHELL := /bin/sh
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo compare test check format clean
+.PHONY: install demo compare test check format docs clean
 
 install: $(INSTALLED)
 
@@ -15,16 +15,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable .
 	@touch $@
 
-# Trains a tiny family in place, breeds it by the kinship strategy, and shows what came out.
+# Train a tiny family, do a run with the kinship strategy, and show its family tree.
 demo: $(INSTALLED)
 	$(BIN)/evolve nursery runs/nursery
 	$(BIN)/evolve run configs/demo.yaml
-	$(BIN)/evolve tree runs/demo
+	$(BIN)/evolve tree demo
 
-# The same by the greedy strategy, which shares all scores that it can, and both side by side.
+# Do the same with the greedy strategy, which reuses cached scores, and compare both.
 compare: demo
 	$(BIN)/evolve run configs/demo.yaml --set name=demo-greedy --set strategy.name=greedy
-	$(BIN)/evolve compare runs/demo runs/demo-greedy
+	$(BIN)/evolve compare demo demo-greedy
 
 test: $(INSTALLED)
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
@@ -39,6 +39,10 @@ check: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# Write the reference table of the configuration into docs/configuration.md.
+docs: $(INSTALLED)
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,4 +1,4 @@
-"""`python -m evolve` is the command `evolve`."""
+"""Run the command `evolve` by `python -m evolve`."""
 
 from evolve.cli import main
 

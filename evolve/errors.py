@@ -1,22 +1,22 @@
-"""Everything that evolve raises on purpose.
+"""The exceptions that evolve raises on purpose.
 
 ```
 EvolveError                     exit code 1: the work could not be done
-├── InputError                  exit code 2: something the user gave is wrong
+├── InputError                  exit code 2: an input of the user is wrong
 │   ├── ConfigError             a key of a configuration file
 │   ├── ModelError              a model folder or hub id
 │   ├── RecipeError             a merge recipe
 │   ├── TaskError               a benchmark task, its metric or its data
 │   └── RunFolderError          a run folder, its journal or its lock
-├── MergeError                  a merge gave no usable checkpoint
-├── EvaluationError             an evaluation gave no usable score
-├── KinshipError                a kinship is not defined or not finite
-└── RunError                    a run cannot go on; it can be resumed once the cause is mended
-    └── DiskError               there is no room for what comes next
+├── MergeError                  a merge produced no usable checkpoint
+├── EvaluationError             an evaluation produced no usable score
+├── KinshipError                a kinship is undefined or not finite
+└── RunError                    a run cannot continue; it can be resumed when the cause is fixed
+    └── DiskError               the disk is full
 ```
 
-The message of an error is all that a user sees of it: it says what is wrong with which value of what, and how to
-mend it. Whatever else reaches the top is a bug and keeps its traceback.
+The user sees only the message of such an error. It says which value of which file or key is wrong, and how to fix it.
+Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ __all__ = [
     "RunError",
     "RunFolderError",
     "TaskError",
+    "unreadable",
 ]
 
 
 class EvolveError(Exception):
-    """Root of all errors that evolve raises on purpose."""
+    """Base class of all errors that evolve raises on purpose."""
 
     exit_code = 1
 
 
 class InputError(EvolveError):
-    """Something that the user gave is wrong; nothing was started and nothing was changed."""
+    """An input of the user is wrong; nothing was started or changed."""
 
     exit_code = 2
 
@@ -70,20 +71,25 @@ class RunFolderError(InputError):
 
 
 class MergeError(EvolveError):
-    """A merge gave no usable checkpoint."""
+    """A merge produced no usable checkpoint."""
 
 
 class EvaluationError(EvolveError):
-    """An evaluation gave no usable score."""
+    """An evaluation produced no usable score."""
 
 
 class KinshipError(EvolveError):
-    """A kinship is not defined or not finite."""
+    """A kinship is undefined or not finite."""
 
 
 class RunError(EvolveError):
-    """A run cannot go on; it can be resumed once the cause is mended."""
+    """A run cannot continue; it can be resumed when the cause is fixed."""
 
 
 class DiskError(RunError):
-    """There is no room on the disk for what comes next."""
+    """The disk is full."""
+
+
+def unreadable(error: OSError) -> str:
+    """Return the message about a file or folder that the system does not let evolve read."""
+    return f"{error.filename}: cannot be read ({error.strerror}); make it readable"

@@ -1,4 +1,4 @@
-"""The command line: the only place that puts the parts together."""
+"""The command line, which combines all other packages."""
 
 from __future__ import annotations
 

@@ -1,55 +1,91 @@
-"""The commands and their options; what they do is imported when one is called, so that help is at once there."""
+"""The commands and their options.
+
+What a command does is imported when it is called, so that `--help` loads nothing heavy.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 
 from evolve import __version__
+from evolve.cli.names import complete_models, complete_runs, find_run
 from evolve.errors import EvolveError
 
 __all__ = ["app", "main"]
 
+_UsageError: Any = typer.BadParameter.__bases__[0]  # click's, which typer does not export
+_RUNS, _LOOK, _TOOLS = "Runs", "Results", "Tools"
+_OUTPUT, _SETTINGS = "Output", "Configuration"
+
 app = typer.Typer(
     name="evolve",
-    help="Breeds better language models out of fine-tuned ones of one base: merge, score, select, repeat.",
+    help="Merge fine-tuned models of one base model, score the children, select the best, repeat.",
+    epilog="Begin with: evolve check configs/demo.yaml",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ConfigPath = Annotated[Path, typer.Argument(help="Configuration (YAML).", metavar="CONFIG", show_default=False)]
-RunPath = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN", show_default=False)]
+ConfigPath = Annotated[Path, typer.Argument(help="Configuration file (YAML).", metavar="CONFIG", show_default=False)]
+RunPath = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder of a run, or its name in runs/.",
+        metavar="RUN",
+        show_default=False,
+        parser=find_run,
+        autocompletion=complete_runs,
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Replace a setting, for example strategy.top_k=4; may be repeated."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Replace a setting, for example strategy.top_k=4 or evaluation.tasks.0.num_fewshot=0; may be repeated.",
+        rich_help_panel=_SETTINGS,
     ),
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Take over a run whose driver on another host has certainly ended.")
+    bool, typer.Option("--force", metavar="", help="Take over a run whose process on another host has certainly ended.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON.", rich_help_panel=_OUTPUT)]
 
 
 def main() -> None:
-    """Run the command line; errors that evolve raises on purpose become one message and an exit code."""
+    """Run the command line; an error that evolve raises on purpose becomes one message and an exit code."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except EvolveError as error:
-        print(f"evolve: {error}", file=sys.stderr)
+        from evolve.cli.output import say_error
+
+        say_error(f"evolve: {error}")
         for note in getattr(error, "__notes__", ()):
             print(note, file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except _UsageError as error:
+        sys.exit(_explain(error))
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+
+
+def _explain(error: Any) -> int:
+    """Print what is wrong with the arguments and where the help is; return the exit code."""
+    from evolve.cli.output import say_error
+
+    message = error.format_message()
+    if message:  # `evolve` alone prints its help instead
+        stop = "" if message.endswith((".", "?")) else "."
+        command = error.ctx.command_path if error.ctx else "evolve"
+        say_error(f"evolve: {message}{stop} See `{command} --help`.")
+    return int(error.exit_code)
 
 
 def _version(*, asked: bool) -> None:
@@ -64,83 +100,108 @@ def _options(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Print the version.", callback=lambda asked: _version(asked=asked), is_eager=True
+            "--version",
+            metavar="",
+            help="Print the version.",
+            callback=lambda asked: _version(asked=asked),
+            is_eager=True,
         ),
     ] = False,
 ) -> None:
     del version
 
 
-@app.command()
+@app.command(epilog="Example: evolve run configs/demo.yaml --set strategy.top_k=4", rich_help_panel=_RUNS)
 def run(
     config: ConfigPath,
     *,
     run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", help="Folder of the run.", show_default="runs/<name>")
+        Path | None, typer.Option("--run-dir", metavar="DIR", help="Folder of the run.", show_default="runs/<name>")
     ] = None,
     overrides: Overrides = None,
     force: Force = False,
 ) -> None:
-    """Breed: start the run of a configuration, or go on with it where it was interrupted."""
+    """Start the run of a configuration, or resume it."""
     from evolve.cli.driving import run_config
 
     run_config(config, run_dir, overrides or [], force=force)
 
 
-@app.command()
+@app.command(epilog="Example: evolve resume demo", rich_help_panel=_RUNS)
 def resume(run: RunPath, *, force: Force = False) -> None:
-    """Go on with an interrupted run."""
+    """Resume an interrupted run from its folder alone."""
     from evolve.cli.driving import resume_run
 
     resume_run(run, force=force)
 
 
-@app.command()
-def check(config: ConfigPath, *, overrides: Overrides = None) -> None:
-    """Check all that can be known before the work: models, recipe, tasks, data, disk."""
+@app.command(epilog="Example: evolve check configs/mistral-7b-kinship.yaml --download", rich_help_panel=_RUNS)
+def check(
+    config: ConfigPath,
+    *,
+    overrides: Overrides = None,
+    offline: Annotated[
+        bool,
+        typer.Option("--offline", metavar="", help="Accept models that cannot be reached; list them as not checked."),
+    ] = False,
+    download: Annotated[
+        bool, typer.Option("--download", metavar="", help="Download models that are not here yet.")
+    ] = False,
+    time: Annotated[
+        bool,
+        typer.Option("--time", metavar="", help="Time one batch of the evaluation, and estimate the time of the run."),
+    ] = False,
+) -> None:
+    """Validate configuration, models, recipes, tasks, data and disk space before a run."""
     from evolve.cli.driving import check_config
 
-    check_config(config, overrides or [])
+    check_config(config, overrides or [], offline=offline, download=download, time=time)
 
 
-@app.command()
+@app.command(epilog="Example: evolve status demo", rich_help_panel=_LOOK)
 def status(run: RunPath, *, json: Json = False) -> None:
-    """Show where a run stands."""
+    """Show the state of a run: its present step, its best models, and why it stopped."""
     from evolve.cli.looking import show_status
 
     show_status(run, as_json=json)
 
 
-@app.command()
-def tree(
-    run: RunPath,
-    *,
-    form: Annotated[
-        Literal["text", "json"], typer.Option("--format", help="text, or json as networkx reads it.")
-    ] = "text",
-) -> None:
-    """Show the family tree."""
+@app.command(epilog="Example: evolve tree demo", rich_help_panel=_LOOK)
+def tree(run: RunPath, *, json: Json = False) -> None:
+    """Show the family tree; as JSON, in the node-link form of networkx."""
     from evolve.cli.looking import show_tree
 
-    show_tree(run, as_json=form == "json")
+    show_tree(run, as_json=json)
 
 
-@app.command()
+@app.command(epilog="Example: evolve show demo model-2-exp", rich_help_panel=_LOOK)
 def show(
     run: RunPath,
-    model: Annotated[str, typer.Argument(help="Name of a model.", metavar="MODEL", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(help="Name of a model.", metavar="MODEL", show_default=False, autocompletion=complete_models),
+    ],
     *,
     json: Json = False,
 ) -> None:
-    """Show all about one model."""
+    """Show one model in detail."""
     from evolve.cli.looking import show_model
 
     show_model(run, model, as_json=json)
 
 
-@app.command()
+@app.command(epilog="Example: evolve compare demo demo-greedy", rich_help_panel=_LOOK)
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.", metavar="RUN...", show_default=False)],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of runs, or their names in runs/.",
+            metavar="RUN",
+            show_default=False,
+            parser=find_run,
+            autocompletion=complete_runs,
+        ),
+    ],
     *,
     json: Json = False,
 ) -> None:
@@ -150,33 +211,40 @@ def compare(
     show_comparison(runs, as_json=json)
 
 
-@app.command()
+@app.command(
+    epilog="Example: evolve kinship --base runs/nursery/base runs/nursery/facts runs/nursery/arithmetic",
+    rich_help_panel=_TOOLS,
+)
 def kinship(
     models: Annotated[
         list[str],
-        typer.Argument(help="Folders or hub ids of at least two models.", metavar="MODEL...", show_default=False),
+        typer.Argument(help="Folders or hub ids of two or more models.", metavar="MODEL", show_default=False),
     ],
     *,
-    base: Annotated[str, typer.Option("--base", help="Folder or hub id of their base model.", show_default=False)],
-    metric: Annotated[Literal["pcc", "cs", "ed", "all"], typer.Option(help="What to show.")] = "all",
-    device: Annotated[str, typer.Option(help="auto, cpu or a CUDA device.")] = "auto",
+    base: Annotated[
+        str,
+        typer.Option("--base", metavar="MODEL", help="Folder or hub id of their base model.", show_default=False),
+    ],
+    metric: Annotated[str, typer.Option(metavar="METRIC", help="pcc, cs, ed or all.", rich_help_panel=_OUTPUT)] = "all",
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:<number>.")] = "auto",
     json: Json = False,
 ) -> None:
-    """Measure how alike models are: Pearson correlation, cosine and distance of their deltas to the base."""
+    """Measure the kinship of models: how similar their differences to the base model are."""
     from evolve.cli.measuring import measure_kinship
 
     measure_kinship(models, base, metric, device, as_json=json)
 
 
-@app.command()
+@app.command(epilog="Example: evolve nursery runs/nursery", rich_help_panel=_TOOLS)
 def nursery(
-    directory: Annotated[Path, typer.Argument(help="Folder for the family.", metavar="DIR", show_default=False)],
+    directory: Annotated[Path, typer.Argument(help="Folder for the models.", metavar="DIR", show_default=False)],
     *,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**31 - 1, help="Seed of everything that is drawn.", show_default="0")
+        int | None,
+        typer.Option(min=0, max=2**31 - 1, metavar="SEED", help="Seed of the training.", show_default="0"),
     ] = None,
 ) -> None:
-    """Train a tiny family to try evolve on: a base, three specialists, and small benchmarks."""
-    from evolve.cli.rearing import rear_family
+    """Train a tiny family to try evolve with: a base model, three specialists and small benchmarks."""
+    from evolve.cli.rearing import build_family
 
-    rear_family(directory, seed)
+    build_family(directory, seed)

@@ -1,4 +1,4 @@
-"""How a run looks while it runs: bars on a terminal, plain lines elsewhere."""
+"""The progress of a run: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column
 from rich.text import Text
 
+from evolve.cli.output import print_text
 from evolve.lineage import Event, FamilyTree
-from evolve.views.happenings import happening
+from evolve.views import describe_event
 from evolve.views.numbers import points
-from evolve.views.text import View, plain
+from evolve.views.text import plain
 
 __all__ = ["Bars", "Display", "display"]
 
 _PLAIN_EVERY_S = 60.0
-_COUNTABLE = 1_000_000  # more units than these are bytes, and say more as a percentage
+_COUNTABLE = 1_000_000  # larger totals are bytes, shown as a percentage
 
 
 class Display:
-    """An observer that prints a line for each event, and in between only rarely a line on what takes long."""
+    """An observer that prints one line for each event, and one a minute for a long step."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._last = time.monotonic()
 
-    def stands(self, tree: FamilyTree) -> None:
-        """Hear where a run is that goes on; lines tell only what is new."""
+    def show_position(self, tree: FamilyTree) -> None:
+        """Show where a resumed run is; lines show only what is new."""
 
-    def recorded(self, event: Event, tree: FamilyTree) -> None:
-        """Print the event in words."""
-        words = happening(event, tree)
-        if words is not None:
-            self.note(words)
+    def recorded(self, event: Event, tree: FamilyTree, at: str) -> None:
+        """Print the event as a sentence."""
+        del at  # the time that a line shows is the present one
+        self.note(describe_event(event, tree))
 
     def working(self, call_id: str, words: str, done: int, total: int) -> None:
-        """Say now and then that something long is still going on."""
+        """Print the progress of a step, at most once a minute."""
         if time.monotonic() - self._last >= _PLAIN_EVERY_S:
             self.note(", ".join(filter(None, [f"{call_id}: {words}", _count(done, total)])))
 
     def note(self, words: str) -> None:
-        """Print a line with the time of day; one that the reader's terminal wraps, unless it is a terminal itself."""
+        """Print a line with the time of day."""
         self._last = time.monotonic()
         line = Text.assemble((time.strftime("%H:%M:%S"), "dim"), " ", plain(words))
-        self.console.print(View(line), soft_wrap=not self.console.is_terminal)
+        print_text(self.console, line)
 
     def __enter__(self) -> Display:
         return self
@@ -59,7 +59,7 @@ class Display:
 
 
 class Bars(Display):
-    """Adds three bars under the lines: the run in generations, the generation in models, and the step at hand."""
+    """Three bars below the lines: the run in generations, the generation in models, and the present step."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -79,13 +79,13 @@ class Bars(Display):
         )
         self._at: dict[TaskID, str] = {}
 
-    def recorded(self, event: Event, tree: FamilyTree) -> None:
-        """Print the event, and move the bars of the run and of the generation."""
-        super().recorded(event, tree)
-        self.stands(tree)
+    def recorded(self, event: Event, tree: FamilyTree, at: str) -> None:
+        """Print the event and move the bars of the run and of the generation."""
+        super().recorded(event, tree, at)
+        self.show_position(tree)
 
-    def stands(self, tree: FamilyTree) -> None:
-        """Set the bars of the run and of the generation to where the run is."""
+    def show_position(self, tree: FamilyTree) -> None:
+        """Set the bars of the run and of the generation."""
         number, most = tree.generation, tree.config.strategy.max_generations
         current = tree.children_of(number) if number else [m for m in tree.models if m.kind == "foundation"]
         done = sum(model.status in {"evaluated", "failed"} for model in current)
@@ -112,13 +112,13 @@ class Bars(Display):
         self._progress.stop()
 
     def _begin(self, task: TaskID, at: str) -> None:
-        """Set the clock of a bar to zero where it comes to something else."""
+        """Reset the clock of a bar when its subject changes."""
         if self._at.get(task) != at:
             self._at[task] = at
             self._progress.reset(task)
 
     def _show(self, task: TaskID, words: str, done: int, total: int, count: str) -> None:
-        """Move a bar; a total of 0 is not known."""
+        """Move a bar; a total of 0 means unknown."""
         shown, completed = self._writable(words), min(done, total) if total else 0
         self._progress.update(
             task, description=shown, completed=completed, total=total or None, count=count, visible=True
@@ -130,16 +130,16 @@ class Bars(Display):
 
 
 class _Rows(Progress):
-    """Bars that leave room for the ^C that a terminal echoes; beyond the margin it would move them."""
+    """Bars with a free margin for the ^C that a terminal echoes; without it the echo would move them."""
 
     def get_renderable(self) -> RenderableType:
-        """All bars."""
+        """Return all bars."""
         return _Narrower(super().get_renderable())
 
 
 @dataclass(frozen=True)
 class _Narrower:
-    """A renderable in a little less than the width that there is."""
+    """A renderable that leaves the last three columns free."""
 
     part: RenderableType
 
@@ -148,19 +148,19 @@ class _Narrower:
 
 
 class _Steady(Console):
-    """A console that never hides the cursor, for nothing shows it again after a second Ctrl-C or a SIGKILL."""
+    """A console that never hides the cursor, because nothing would show it again after a SIGKILL."""
 
     def show_cursor(self, show: bool = True) -> bool:  # noqa: FBT001, FBT002 - rich's signature
-        """Leave the cursor as it is."""
+        """Leave the cursor visible."""
         del show
         return False
 
 
 def display(*, stderr: bool = False) -> Display:
-    """Bars where the output is a terminal that can move its cursor, lines elsewhere.
+    """Return bars where the output is an interactive terminal, lines elsewhere.
 
     Args:
-        stderr: Write to standard error, where standard output is for results.
+        stderr: Write to standard error, for commands that print results to standard output.
     """
     console = _Steady(stderr=stderr)
     can_move = console.is_interactive and console.file.isatty()  # FORCE_COLOR makes any file a terminal for rich

@@ -1,4 +1,4 @@
-"""The commands that look at runs: `status`, `tree`, `show` and `compare`; none imports torch."""
+"""The commands that read runs: `status`, `tree`, `show` and `compare`; none imports torch."""
 
 from __future__ import annotations
 
@@ -10,23 +10,27 @@ from evolve.errors import RunFolderError
 from evolve.lineage import FamilyTree, to_node_link
 from evolve.run.folder import RunFolder
 from evolve.run.lock import live_holder
-from evolve.views import compare_view, comparison_data, model_view, status_data, status_view, tree_view
+from evolve.run.observer import read_progress
+from evolve.views import Progress, compare_view, comparison_data, model_view, status_data, status_view, tree_view
 
 __all__ = ["show_comparison", "show_model", "show_status", "show_tree"]
 
 
 def show_status(run: Path, *, as_json: bool) -> None:
-    """Where a run stands."""
-    tree = RunFolder.open(run).read_tree()
-    holder = live_holder(run)
+    """Print the state of a run."""
+    folder = RunFolder.open(run)
+    tree, holder = folder.read_tree(), live_holder(run)
+    running = str(holder) if holder else None
+    report = read_progress(folder.progress) if holder else None  # a killed driver leaves its file
+    progress = Progress(report.step, report.words, report.done, report.total) if report else None
     if as_json:
-        print_json({**status_data(tree), "running": str(holder) if holder else None})
+        print_json({**status_data(tree, progress=progress), "running": running})
     else:
-        show(status_view(tree, folder=str(run), running=str(holder) if holder else None))
+        show(status_view(tree, folder=str(run), running=running, progress=progress))
 
 
 def show_tree(run: Path, *, as_json: bool) -> None:
-    """The family tree."""
+    """Print the family tree."""
     tree = RunFolder.open(run).read_tree()
     if as_json:
         print_json(to_node_link(tree))
@@ -35,7 +39,7 @@ def show_tree(run: Path, *, as_json: bool) -> None:
 
 
 def show_model(run: Path, name: str, *, as_json: bool) -> None:
-    """All about one model."""
+    """Print one model in detail."""
     tree = RunFolder.open(run).read_tree()
     _need_model(tree, run, name)
     if as_json:
@@ -46,7 +50,7 @@ def show_model(run: Path, name: str, *, as_json: bool) -> None:
 
 
 def show_comparison(runs: list[Path], *, as_json: bool) -> None:
-    """Runs side by side."""
+    """Print runs side by side."""
     trees = {str(run): RunFolder.open(run).read_tree() for run in runs}
     if as_json:
         print_json(comparison_data(trees))

@@ -1,68 +1,83 @@
-"""The command `kinship`."""
+"""The command `kinship`: measure the kinship of models outside a run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from math import fsum
 from pathlib import Path
 
-from rich.table import Table
 from rich.text import Text
 
 from evolve.cli.display import display
 from evolve.cli.output import print_json, say, show
-from evolve.cli.working import carry_out
+from evolve.config import METRICS
 from evolve.engines import REAL
 from evolve.engines.checkpoints import differences, read_layout
 from evolve.engines.devices import DEVICES
 from evolve.engines.protocols import KinshipJob, KinshipResult
 from evolve.engines.sources import resolve
-from evolve.errors import InputError, ModelError
-from evolve.run.executors import LocalExecutor
-from evolve.views.text import View, plain
+from evolve.errors import InputError, ModelError, unreadable
+from evolve.run.executors import Call, LocalExecutor, run_call
+from evolve.views.text import Table, View, plain
 
 __all__ = ["measure_kinship"]
 
 
 def measure_kinship(models: Sequence[str], base: str, metric: str, device: str, *, as_json: bool) -> None:
-    """Measure all pairs of some models in one pass and show them."""
-    if len(models) < 2:
-        raise ModelError(f"{models[0]}: a kinship is one of two models at least, beside --base; name another")
-    origin = _folder(base)
-    folders = {name: _folder(model) for name, model in zip(_names(models), models, strict=True)}
-    _check(origin, folders)
+    """Measure the kinship of all pairs of some models in one pass, and print it.
+
+    Args:
+        models: Folders or hub ids.
+        base: Folder or hub id of their base model.
+        metric: One metric to print, or `all`.
+        device: `auto`, `cpu` or a CUDA device.
+        as_json: Print JSON instead of a table.
+    """
+    if metric not in METRICS and metric != "all":
+        raise InputError(f"--metric {metric}: is not a metric; it must be {', '.join(METRICS)} or all")
     if not DEVICES.fullmatch(device):
         raise InputError(f"--device {device}: it must be auto, cpu, cuda or cuda:<number>")
-    job = KinshipJob(base=origin, models=folders, pairs=tuple(combinations(folders, 2)), device=device)
-    with display(stderr=True) as watching:
-        executor = LocalExecutor(watching.working)
-        try:
-            result: KinshipResult = carry_out(executor, "kinship", REAL.measure, job)
-        finally:
-            executor.close()
-    metrics = ["pcc", "cs", "ed"] if metric == "all" else [metric]
+    if len(models) < 2:
+        raise ModelError(f"{models[0]}: kinship is measured between models; give at least two, and --base")
+    origin = _folder(base)
+    folders = dict(zip(_labels(models), map(_folder, models), strict=True))
+    _check(origin, folders)
+    result = _measure(KinshipJob(base=origin, models=folders, pairs=tuple(combinations(folders, 2))), device)
+    metrics = list(METRICS) if metric == "all" else [metric]
     if as_json:
-        print_json(_data(result, metrics))
+        print_json(_data(folders, result, metrics))
     else:
         _print_table(result, metrics)
 
 
+def _measure(job: KinshipJob, device: str) -> KinshipResult:
+    """Measure in a worker process, as a run does."""
+    with display(stderr=True) as watching:
+        executor = LocalExecutor(watching.working, device=device)
+        try:
+            result: KinshipResult = run_call(executor, Call("kinship", REAL.measure, job, gpus=1))
+        finally:
+            executor.close()
+    return result
+
+
 def _check(base: Path, models: Mapping[str, Path]) -> None:
-    """All models must be whole and must descend from the base; ModelError where one does not."""
+    """Refuse a model that is incomplete, or that has another architecture than the base model."""
     try:
         layout = read_layout(base)
         for folder in models.values():
             if folder.samefile(base):
-                raise ModelError(f"{folder}: is the base itself, and so has no kinship to others; leave it out")
+                raise ModelError(f"{folder}: is the base model itself, which has no kinship; leave it out")
             difference = differences(layout, read_layout(folder))
             if difference is not None:
                 raise ModelError(f"{difference}; give models that were tuned from the base model")
     except OSError as error:
-        raise ModelError(f"{error.filename}: cannot be read ({error.strerror}); make it readable") from None
+        raise ModelError(unreadable(error)) from None
 
 
-def _data(result: KinshipResult, metrics: Sequence[str]) -> dict[str, object]:
+def _data(folders: Mapping[str, Path], result: KinshipResult, metrics: Sequence[str]) -> dict[str, object]:
+    """Return the result as JSON values; `share` is a part of all parameters, in 0..1."""
     pairs = [
         {
             "a": pair.a,
@@ -73,41 +88,50 @@ def _data(result: KinshipResult, metrics: Sequence[str]) -> dict[str, object]:
         }
         for pair in result.pairs
     ]
-    return {"pairs": pairs, "mean": _means(result, metrics), "seconds": result.seconds}
+    models = {label: str(folder) for label, folder in folders.items()}
+    return {"models": models, "pairs": pairs, "mean": _means(result, metrics), "seconds": result.seconds}
 
 
 def _means(result: KinshipResult, metrics: Sequence[str]) -> dict[str, float]:
-    """Kinship of the whole set: the mean over its pairs."""
+    """Return the kinship of the whole set: the mean over its pairs."""
     return {metric: fsum(getattr(pair, metric) for pair in result.pairs) / len(result.pairs) for metric in metrics}
 
 
 def _print_table(result: KinshipResult, metrics: Sequence[str]) -> None:
-    table = Table("", "", *metrics, box=None, pad_edge=False)
-    for pair in result.pairs:
-        names = (Text(plain(name)) for name in (pair.a, pair.b))
-        table.add_row(*names, *(f"{getattr(pair, metric):.6f}" for metric in metrics))
-    if len(result.pairs) > 1:
-        table.add_row("mean", "", *(f"{value:.6f}" for value in _means(result, metrics).values()))
-    show(View(table))
+    lines = [_row(f"{p.a} and {p.b}", [getattr(p, metric) for metric in metrics]) for p in result.pairs]
+    footer = _row("mean", _means(result, metrics).values()) if len(lines) > 1 else ()
+    headings = [Text(""), *map(Text, metrics)]
+    show(View(Table(headings, lines, footer=footer, right=range(1, len(headings)))))
     for pair in result.pairs:
         for tensor, rows, share in pair.left_out:
-            say(f"{pair.a} and {pair.b}: left out {rows} rows of {tensor} ({100 * share:.3f}% of the parameters)")
+            say(f"{pair.a} and {pair.b}: left out {rows} rows of {tensor} ({100 * share:.3f} % of the parameters)")
+
+
+def _row(name: str, values: Iterable[float]) -> list[Text]:
+    return [Text(plain(name)), *(Text(f"{value:.6f}") for value in values)]
 
 
 def _folder(model: str) -> Path:
+    path = _path(model)
+    return resolve(str(path) if path.exists() else model).path
+
+
+def _labels(models: Sequence[str]) -> list[str]:
+    """Return a label for each model: the end of its path or hub id, as short as tells it from the others."""
+    paths = [_path(model) for model in models]
+    for path, model in zip(paths, models, strict=True):
+        if paths.count(path) > 1:
+            raise ModelError(f"{model}: this model is given twice; give each model once")
+    return [_label(path, [other for other in paths if other != path]) for path in paths]
+
+
+def _path(model: str) -> Path:
     path = Path(model).expanduser()
-    return resolve(str(path.absolute()) if path.exists() else model).path
+    return path.resolve() if path.exists() else path
 
 
-def _names(models: Sequence[str]) -> list[str]:
-    """Short names: the last part of each path or hub id, with a number where several are equal."""
-    shorts = [_short(model) for model in models]
-    return [
-        short if shorts.count(short) == 1 else f"{short}#{shorts[:number].count(short) + 1}"
-        for number, short in enumerate(shorts)
-    ]
-
-
-def _short(model: str) -> str:
-    path = Path(model).expanduser()
-    return path.resolve().name if path.exists() else path.name
+def _label(path: Path, others: Sequence[Path]) -> str:
+    for length in range(1, len(path.parts)):
+        if all(other.parts[-length:] != path.parts[-length:] for other in others):
+            return "/".join(path.parts[-length:])
+    return str(path)

@@ -1,4 +1,8 @@
-"""Results on standard output, which no terminal's width, encoding or control characters can spoil."""
+"""Printing of results and errors, safe for any width, any encoding and any control character.
+
+On a terminal lines are wrapped at words. A word that is longer than a line (a path, a command) stays whole, so that it
+can be copied. Without a terminal no line is wrapped.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +16,36 @@ from rich.text import Text
 
 from evolve.views.text import View, plain
 
-__all__ = ["print_json", "say", "show"]
+__all__ = ["print_json", "print_text", "say", "say_error", "show"]
 
 _NO_TERMINAL = 500
-"""Columns where nobody looks: wide enough that no path and no command is broken in two."""
+"""Width of a view where there is no terminal."""
 
 
-def say(line: str) -> None:
-    """Print a line as it is; the reader's terminal may wrap it."""
-    Console().print(View(Text(plain(line))), soft_wrap=True)
+def say(text: str) -> None:
+    """Print text to standard output."""
+    print_text(Console(), Text(plain(text)))
+
+
+def say_error(text: str) -> None:
+    """Print text to standard error."""
+    print_text(Console(stderr=True), Text(plain(text)))
+
+
+def print_text(console: Console, text: Text) -> None:
+    """Print text, wrapped where the output is a terminal; an indented line is the row of a table and stays as it is."""
+    is_terminal = console.file.isatty()  # FORCE_COLOR makes any file a terminal for rich
+    for line in text.split(allow_blank=True):
+        is_row = line.plain.startswith(" ")
+        console.print(View(line), soft_wrap=is_row or not is_terminal, crop=False)
 
 
 def show(view: RenderableType) -> None:
-    """Print a view, laid out for the terminal's width, or unbroken where there is no terminal."""
+    """Print a view, laid out for the width of the terminal."""
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(width=_NO_TERMINAL)
-    console.print(view)
+    console.print(view, crop=False)
 
 
 def print_json(data: Any) -> None:

@@ -1,17 +1,10 @@
-"""The configuration of a run: its schema, and the way from a YAML file to a valid `Config`."""
+"""The configuration of a run: its schema, its reference, and how a YAML file becomes a valid `Config`."""
 
-from evolve.config.loading import dump_config, load_config, parse_config
+from evolve.config.evaluation import EvaluationConfig, TaskConfig
+from evolve.config.loading import dump_config, load_config
 from evolve.config.metrics import METRICS, Metric
-from evolve.config.schema import (
-    AdapterSource,
-    Config,
-    EvaluationConfig,
-    MergeConfig,
-    ModelSource,
-    StrategyConfig,
-    TaskConfig,
-)
-from evolve.config.scoring import data_of_task, scoring_settings
+from evolve.config.schema import AdapterSource, Config, MergeConfig, ModelSource, StrategyConfig
+from evolve.config.scoring import scoring_settings
 
 __all__ = [
     "METRICS",
@@ -23,9 +16,7 @@ __all__ = [
     "ModelSource",
     "StrategyConfig",
     "TaskConfig",
-    "data_of_task",
     "dump_config",
     "load_config",
-    "parse_config",
     "scoring_settings",
 ]

@@ -1,4 +1,4 @@
-"""From a YAML file to a valid `Config`, with one line for each thing that is wrong."""
+"""Read a YAML file into a valid `Config`; an invalid one gives one line for each wrong key."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from pydantic import ValidationError
 
 from evolve.config.messages import describe_errors
 from evolve.config.schema import Config
-from evolve.errors import ConfigError
+from evolve.errors import ConfigError, unreadable
 
-__all__ = ["dump_config", "load_config", "parse_config"]
+__all__ = ["dump_config", "load_config"]
 
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error and not a silent choice of the last."""
+    """YAML in which a repeated key is an error."""
 
 
 def _construct_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[str, int] = {}
-    for key_node, _ in node.value:  # before merge keys (<<) are resolved: what a mapping merges in, it may override
+    for key_node, _ in node.value:  # before merge keys (<<) are resolved: a mapping may override merged keys
         key = loader.construct_object(key_node, deep=True) if key_node.tag != _MERGE_TAG else None
         line = key_node.start_mark.line + 1
         if not isinstance(key, str):
             if key_node.tag == _MERGE_TAG:
                 continue
             shown = key_node.value if isinstance(key_node, yaml.ScalarNode) else key
-            raise ConfigError(f"line {line}: the key {shown} is not a text; put it in quotes")
+            raise ConfigError(f"line {line}: the key {shown} is not a string; put it in quotes")
         if key in seen:
-            raise ConfigError(f"line {line}: key {key!r} stands already in line {seen[key]}; keep one of the two")
+            raise ConfigError(f"line {line}: the key {key!r} is also in line {seen[key]}; keep one of the two")
         seen[key] = line
     loader.flatten_mapping(node)
     return {
@@ -52,38 +52,34 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
     Args:
         path: The YAML file. Relative paths in it are relative to its folder.
-        overrides: `key=value` settings that replace those of the file; nested keys are joined by dots, values are YAML.
+        overrides: `key=value` settings that replace those of the file. The parts of a nested key are joined by dots, an
+            item of a list is named by its position from 0, and a value is YAML.
 
     Raises:
-        ConfigError: One line for each thing that is wrong, naming file, key, value and mend.
+        ConfigError: The configuration is invalid; each line of the message names file, key, value and fix.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file; give the path of a configuration") from None
+        raise ConfigError(f"{path}: there is no such file; give the path of a configuration file") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder; give the path of a configuration file") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a readable file") from None
+        raise ConfigError(unreadable(error)) from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not a UTF-8 text; give the path of a YAML file") from None
+        raise ConfigError(f"{path}: is not UTF-8 text; give the path of a YAML file") from None
     raw = _read_mapping(text, str(path))
     for override in overrides:
         _apply_override(raw, override)
     raw.setdefault("name", _as_name(path.stem))
-    return parse_config(raw, where=str(path), folder=path.parent)
-
-
-def parse_config(raw: Mapping[str, Any], *, where: str, folder: Path) -> Config:
-    """Validate a raw mapping; `where` names its origin in messages, `folder` is what relative paths are relative to."""
     try:
-        return Config.model_validate(_with_absolute_paths(dict(raw), folder))
+        return Config.model_validate(_with_absolute_paths(raw, path.parent))
     except ValidationError as error:
-        raise ConfigError("\n".join(describe_errors(error, where))) from None
+        raise ConfigError("\n".join(describe_errors(error, str(path)))) from None
 
 
 def dump_config(config: Config) -> str:
-    """The whole configuration as YAML, every default spelt out."""
+    """Return the whole configuration as YAML, with every default."""
     data = config.model_dump(mode="json")
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
 
@@ -98,11 +94,11 @@ def _read_mapping(text: str, where: str) -> dict[str, Any]:
         line = f"line {mark.line + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be parsed"
         problem = problem.removeprefix("but ").replace("\n", " ")
-        raise ConfigError(f"{where}: {line}not valid YAML: {problem}; mend the syntax there") from None
+        raise ConfigError(f"{where}: {line}not valid YAML: {problem}; fix the syntax there") from None
     except ValueError as error:  # a date such as 2024-13-45
-        raise ConfigError(f"{where}: not valid YAML: {error}; put a text that looks like a date in quotes") from None
+        raise ConfigError(f"{where}: not valid YAML: {error}; put a string that looks like a date in quotes") from None
     except RecursionError:
-        raise ConfigError(f"{where}: not valid YAML: it is nested too deep; mend the brackets") from None
+        raise ConfigError(f"{where}: not valid YAML: it is nested too deeply; fix the brackets") from None
     if not isinstance(raw, dict):
         raise ConfigError(
             f"{where}: holds {_kind(raw)} and not a mapping; it needs at least base_model and foundation_models"
@@ -111,12 +107,12 @@ def _read_mapping(text: str, where: str) -> dict[str, Any]:
 
 
 def _kind(value: Any) -> str:
-    names = {type(None): "nothing", list: "a list", str: "a text", int: "a number", float: "a number"}
+    names = {type(None): "nothing", list: "a list", str: "a string", int: "a number", float: "a number"}
     return names.get(type(value), f"a {type(value).__name__}")
 
 
 def _as_name(stem: str) -> str:
-    """A file's name made into a valid name for the run."""
+    """Return the name of a file as a valid name of a run."""
     return re.sub(r"[^A-Za-z0-9._-]+|\.\.+", "-", stem).strip("-._") or "run"
 
 
@@ -129,19 +125,47 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, ConfigError, ValueError, RecursionError):
         raise ConfigError(f"--set {override}: the value is not valid YAML; quote it") from None
-    target = raw
-    while (parent := _next_key(target, parts)) != ".".join(parts):
-        parts = parts[parent.count(".") + 1 :]
-        inner = target.get(parent)
-        if inner is not None and not isinstance(inner, dict):
-            raise ConfigError(f"--set {override}: {parent} is not a mapping; set it as a whole")
-        target[parent] = dict(inner or {})  # a copy: another key may share the mapping by a YAML alias
-        target = target[parent]
-    target[".".join(parts)] = value
+    try:
+        _set(raw, parts, value)
+    except ValueError as error:
+        raise ConfigError(f"--set {override}: {error}") from None
+
+
+def _set(target: dict[str, Any] | list[Any], parts: list[str], value: Any, above: str = "") -> None:
+    """Set a nested value in place; ValueError, with the reason, where the path leads nowhere.
+
+    Args:
+        target: The mapping or list to change. Inner ones are copied first, because a YAML alias may share them.
+        parts: The parts of the key from here on.
+        value: The new value.
+        above: The key of `target`, joined by dots.
+    """
+    step: Any = _position(target, parts[0], above) if isinstance(target, list) else _next_key(target, parts)
+    rest = parts[str(step).count(".") + 1 :]
+    if not rest:
+        target[step] = value
+        return
+    key = f"{above}.{step}" if above else str(step)
+    inner = target[step] if isinstance(target, list) else target.get(step)
+    if inner is None and rest[0].isdecimal():
+        raise ValueError(f"the file does not give {key}, so it has no item {rest[0]}; set {key} as a whole")
+    if inner is not None and not isinstance(inner, dict | list):
+        raise ValueError(f"{key} is not a mapping; set it as a whole")
+    target[step] = copy = list(inner) if isinstance(inner, list) else dict(inner or {})
+    _set(copy, rest, value, key)
+
+
+def _position(items: list[Any], part: str, key: str) -> int:
+    """Return the position in a list that a part of a key names; ValueError where there is none."""
+    if part.isdecimal() and int(part) < len(items):
+        return int(part)
+    if not items:
+        raise ValueError(f"{key} is an empty list; set it as a whole")
+    raise ValueError(f"{key} is a list and has no item {part}; give a number from 0 to {len(items) - 1}")
 
 
 def _next_key(target: Mapping[str, Any], parts: Sequence[str]) -> str:
-    """The longest key that is there, for names have dots in them; else what stands before the first dot."""
+    """Return the longest existing key, because names may contain dots; else the part before the first dot."""
     joined = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
     return next((key for key in joined if key in target), parts[0])
 
@@ -150,7 +174,7 @@ def _next_key(target: Mapping[str, Any], parts: Sequence[str]) -> str:
 
 
 def _with_absolute_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Replace relative paths by absolute ones; what is malformed is left for the schema to refuse."""
+    """Make relative paths absolute; malformed values are left for the schema to refuse."""
     if isinstance(raw.get("base_model"), str):
         raw["base_model"] = _model_source(raw["base_model"], folder)
     if isinstance(raw.get("foundation_models"), dict):
@@ -182,7 +206,7 @@ def _with_absolute_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _absolute(text: str, folder: Path) -> str:
     try:
         return str((folder.absolute() / Path(text).expanduser()).resolve())
-    except (OSError, RuntimeError, ValueError):  # no such user's home, a loop of links, a NUL: no folder can be there
+    except (OSError, RuntimeError, ValueError):  # an unknown user, a loop of links, a NUL: no folder has this path
         return text
 
 
@@ -195,7 +219,7 @@ def _foundation_source(source: Any, folder: Path) -> Any:
 
 
 def _model_source(text: str, folder: Path) -> str:
-    """A folder as an absolute path; a hub id as it is. A folder that exists wins over a hub id of the same spelling."""
+    """Return a folder as an absolute path and a hub id unchanged; an existing folder wins over a hub id."""
     if not text:
         return text
     looks_like_path = text.startswith((".", "/", "~")) or text.count("/") > 1
@@ -210,5 +234,5 @@ def _is_folder(path: Path) -> bool:
 
 
 def _recipe_source(text: str, folder: Path) -> str:
-    """A path where it ends like a YAML file or has a folder in it; else the name of a template."""
+    """Return a path as an absolute one and the name of a template unchanged; a path ends in .yaml or has a slash."""
     return _absolute(text, folder) if text.endswith((".yaml", ".yml")) or "/" in text else text

@@ -1,4 +1,4 @@
-"""What a user reads when a configuration is not valid: one line for each wrong key, with its value and the mend."""
+"""The messages about an invalid configuration: one line for each wrong key, with its value and the fix."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from evolve.config.reference import settings
 from evolve.config.schema import Config
 
 __all__ = ["describe_errors"]
 
-# What an item of these collections must be; the schema's descriptions say what the collection must be.
+# What an item of a collection must be; the schema describes the collection.
 _ITEMS = {
     "foundation_models": "a folder or a hub id, or a mapping of model and adapter",
     "merge.recipe": "the name of a template in recipes/, or a path of one",
@@ -28,13 +29,13 @@ _ITEMS = {
 
 @dataclass(frozen=True)
 class _Place:
-    """Where an error is, in the user's words.
+    """The place of an error in the configuration.
 
     Attributes:
-        keys: The keys as the file has them, without pydantic's labels for the branches of a union.
-        known: The keys that the innermost mapping may have.
+        keys: The keys as in the file, without pydantic's labels for the branches of a union.
+        known: The valid keys of the innermost mapping.
         expected: What a valid value is.
-        of_key: The error is in the key itself and not in its value.
+        of_key: Whether the key itself is wrong, not its value.
     """
 
     keys: tuple[str, ...]
@@ -44,7 +45,7 @@ class _Place:
 
 
 def describe_errors(error: ValidationError, where: str) -> list[str]:
-    """One line for each problem; `where` is the file that the configuration came from."""
+    """Return one line for each problem; each begins with `where`, the path of the configuration file."""
     found = [(_place(details["loc"]), details) for details in error.errors()]
     lines = [
         f"{where}: {_describe(place, details)}"
@@ -55,16 +56,14 @@ def describe_errors(error: ValidationError, where: str) -> list[str]:
 
 
 def _is_inside(inner: _Place, outer: _Place) -> bool:
-    """An error inside a value makes errors about the value as a whole, which say nothing new."""
+    """Return whether `inner` lies inside `outer`: the error of the whole value then says nothing new."""
     return len(inner.keys) > len(outer.keys) and inner.keys[: len(outer.keys)] == outer.keys
 
 
 def _describe(place: _Place, error: ErrorDetails) -> str:
     key, value, kind = ".".join(place.keys), error["input"], error["type"]
     if kind == "extra_forbidden":
-        close = difflib.get_close_matches(place.keys[-1], place.known, n=1, cutoff=0.5)
-        mend = f"did you mean {close[0]}?" if close else f"the known ones are {', '.join(place.known)}"
-        return f"{key} = {_shown(value)}: unknown key; {mend}"
+        return f"{key} = {_shown(value)}: unknown key; {_suggestion(place)}"
     if kind == "missing":
         return f"{key}: is missing; give {place.expected}"
     if kind == "several_keys":
@@ -72,8 +71,26 @@ def _describe(place: _Place, error: ErrorDetails) -> str:
         return f"{'.'.join((*place.keys, context['key']))} = {_shown(context['value'])}: {context['reason']}"
     reason = error["msg"].removeprefix("Value error, ") if kind == "value_error" else f"it must be {place.expected}"
     if place.of_key:
-        return f"{key}: {reason if kind == 'value_error' else 'a name must be a text; put it in quotes'}"
+        return f"{key}: {reason if kind == 'value_error' else 'a name must be a string; put it in quotes'}"
     return f"{key} = {_shown(value)}: {reason}" if key else reason
+
+
+def _suggestion(place: _Place) -> str:
+    """Return a hint for an unknown key: a similar one of its section, the same name elsewhere, or the known keys."""
+    name = place.keys[-1]
+    homes: dict[str, list[str]] = {}
+    for setting in settings():
+        key = setting.key if setting.section else f"the top-level key {setting.key}"
+        homes.setdefault(setting.name, []).append(key)
+    here = difflib.get_close_matches(name, place.known, n=1, cutoff=0.5)
+    elsewhere = difflib.get_close_matches(name, [other for other in homes if other not in place.known], n=1, cutoff=0.8)
+    if elsewhere and (not here or _similarity(name, elsewhere[0]) > _similarity(name, here[0])):
+        return f"did you mean {' or '.join(homes[elsewhere[0]])}?"
+    return f"did you mean {here[0]}?" if here else f"the known ones are {', '.join(place.known)}"
+
+
+def _similarity(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a, b).ratio()
 
 
 def _shown(value: Any) -> str:
@@ -82,7 +99,7 @@ def _shown(value: Any) -> str:
 
 
 def _place(loc: Sequence[int | str]) -> _Place:
-    """Follow pydantic's location through the schema."""
+    """Follow the location that pydantic gives through the schema."""
     keys: list[str] = []
     known: tuple[str, ...] = ()
     expected = "a mapping with at least base_model and foundation_models"
@@ -108,7 +125,7 @@ def _place(loc: Sequence[int | str]) -> _Place:
 
 
 def _branches(annotation: Any) -> list[Any]:
-    """The members of a union, null left out; of any other annotation itself."""
+    """Return the members of a union without null, or the annotation itself where it is no union."""
     if get_origin(annotation) is Annotated:
         return _branches(get_args(annotation)[0])
     if get_origin(annotation) in {Union, types.UnionType}:
@@ -117,5 +134,5 @@ def _branches(annotation: Any) -> list[Any]:
 
 
 def _label(branch: Any) -> str:
-    """How pydantic calls a branch of a union in a location."""
+    """Return the label by which pydantic names a branch of a union in a location."""
     return str(getattr(get_origin(branch) or branch, "__name__", ""))

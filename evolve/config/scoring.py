@@ -1,27 +1,28 @@
-"""What decides a score: the one list that score keys, resuming and comparisons share."""
+"""The settings that decide a score: one list for cache keys, for resuming and for comparisons."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from evolve.config.schema import Config, TaskConfig
+from evolve.config.evaluation import TaskConfig
+from evolve.config.schema import Config
 
-__all__ = ["data_of_task", "scoring_settings"]
+__all__ = ["scoring_settings"]
 
 
 def scoring_settings(
     config: Config, task: TaskConfig, *, lm_eval: str | None, data: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return everything but the model that can alter the score of one task, as JSON values.
+    """Return everything except the model that can change the score of one task, as JSON values.
 
-    Two models with equal weights and equal settings have equal scores. Where things lie, the device, the batch size
-    and a task's weight in the average are not part of it, nor are the other tasks of the run.
+    Models with equal weights and equal settings have equal scores. Paths, the device, the batch size, the weight of the
+    task in the average and the other tasks are not part of them.
 
     Args:
         config: The configuration of a run.
         task: One of its tasks.
-        lm_eval: The version of lm-eval that scores; None where a journal does not say.
+        lm_eval: The version of lm-eval; None where a journal does not have it.
         data: SHA-256 of each local file that evaluations read, by `<task>/<file>` or `task_dirs.<n>/<file>`.
     """
     evaluation = config.evaluation
@@ -37,11 +38,11 @@ def scoring_settings(
         "fewshot_as_multiturn": evaluation.fewshot_as_multiturn,
         "seed": config.seed,
         "lm_eval": lm_eval,
-        "data": data_of_task(data, task.task),
+        "data": _data_of_task(data, task.task),
     }
 
 
-def data_of_task(data: Mapping[str, str], task: str) -> dict[str, str]:
-    """Return the files that a task may read: its own data set's, and all of the user's task folders."""
+def _data_of_task(data: Mapping[str, str], task: str) -> dict[str, str]:
+    """Return the files that a task may read: its own data, and everything in the task folders."""
     prefixes = (f"{task}/", "task_dirs.")
     return {name: digest for name, digest in data.items() if name.startswith(prefixes)}

@@ -1,28 +1,31 @@
-"""The command in this process, families of a few numbers, and finished runs of them."""
+"""Fixtures: the command in this process, a family of tiny files, and a finished run with fake engines."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from executors import InlineExecutor
 from fakes import FAKE, write_family
 
+from evolve.cli import driving
 from evolve.cli.app import main
 from evolve.config import load_config
-from evolve.engines.protocols import Engines
-from evolve.run.executors import LocalExecutor
-from evolve.run.observer import Observer, Silent
+from evolve.engines.protocols import Engines, Report
+from evolve.run.executors import LocalExecutor, Progress
+from evolve.run.observer import Silent
 from evolve.run.session import Session
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command gave."""
+    """The exit code and the outputs of a command."""
 
     code: int
     out: str
@@ -34,7 +37,7 @@ Command = Callable[..., Answer]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Calls `evolve` in this process, in a terminal that is wide enough for all that it says."""
+    """Calls `evolve` in this process, with a width that no message exceeds."""
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments: str | Path) -> Answer:
@@ -50,19 +53,19 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture
 def fake_family(tmp_path: Path) -> Path:
-    """Configuration of a base and the foundations A, B and C, in a folder that is the test's own."""
+    """The configuration of a base model and the foundations A, B and C, in a folder of the test."""
     return write_family(tmp_path / "family")
 
 
 @dataclass(frozen=True)
 class Inline:
-    """Fake engines without a worker."""
+    """Fake engines that run in this process."""
 
     engines: Engines = FAKE
 
     @staticmethod
-    def executors(observer: Observer) -> InlineExecutor:
-        return InlineExecutor(observer.working)
+    def executors(progress: Progress, device: str) -> InlineExecutor:
+        return InlineExecutor(progress, device)
 
 
 @pytest.fixture
@@ -71,7 +74,7 @@ def inline() -> Inline:
 
 
 def breed(config: Path, run: Path, *overrides: str) -> Path:
-    """A whole run of a configuration with fake engines, in this process."""
+    """Do a whole run of a configuration with fake engines, in this process."""
     session = Session(FAKE, Silent(), executors=Inline.executors)
     session.run(load_config(config, overrides), run)
     return run
@@ -79,26 +82,41 @@ def breed(config: Path, run: Path, *overrides: str) -> Path:
 
 @pytest.fixture(scope="session")
 def bred(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, for looking at only."""
+    """A finished run, to be read only."""
     folder = tmp_path_factory.mktemp("bred")
     return breed(write_family(folder / "family"), folder / "run")
 
 
 @pytest.fixture
 def run_copy(bred: Path, tmp_path: Path) -> Path:
-    """A finished run, to be spoilt."""
+    """A copy of a finished run, to be changed."""
     shutil.copytree(bred, tmp_path / "run")
     return tmp_path / "run"
 
 
+def _refuse(job: Any, report: Report, device: str = "auto") -> Any:
+    pytest.fail(f"an engine began {job}")
+
+
+CHECKS_ONLY = replace(FAKE, merge=_refuse, evaluate=_refuse, measure=_refuse)
+"""Fake engines that check, and that fail the test when work begins."""
+
+
 @pytest.fixture
 def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No worker may start."""
-    monkeypatch.setattr(LocalExecutor, "submit", lambda *_: pytest.fail("an engine was called"))
+    """Fails the test when a worker starts."""
+    monkeypatch.setattr(LocalExecutor, "submit", lambda *_: pytest.fail("a worker was started"))
+
+
+@pytest.fixture
+def no_work(no_engine: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the commands check with fake engines, and fails the test when a worker starts or work begins."""
+    monkeypatch.setattr(driving, "REAL", CHECKS_ONLY)
+    monkeypatch.setattr(driving, "Session", partial(Session, executors=InlineExecutor))
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Everything in a folder: mode, time of change and content by path."""
+    """Return mode, time of change and content of everything in a folder, by path."""
     found = {}
     for path in [folder, *folder.rglob("*")]:
         state = path.lstat()
@@ -109,8 +127,8 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int, bytes]]:
 
 @pytest.fixture
 def refused(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Calls a command that must be refused; gives the message, which has each of some words."""
-    monkeypatch.chdir(tmp_path)  # what a command makes in its working folder is seen
+    """Calls a command that must be refused, and returns its message, which must contain some words."""
+    monkeypatch.chdir(tmp_path)  # so that files made in the working directory are noticed
 
     def refused(*arguments: str | Path, words: tuple[str, ...], lines: int = 1) -> str:
         before = snapshot(tmp_path)

@@ -1,6 +1,6 @@
-"""Tasks and recipes that lm-eval or mergekit refuse: one message with file, key, value and mend, nothing left behind.
+"""Tasks and recipes that lm-eval or mergekit refuse: one message with file, key, value and fix, no files left.
 
-All cases share one worker, for loading the engines takes seconds; at the end two go the whole way of a user.
+All cases share one worker, because loading the engines takes seconds. Two cases at the end start the real command.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Refused = Callable[..., str]
 
 
 class _Shared(LocalExecutor):
-    """A worker that outlives the command."""
+    """A worker that the command does not close."""
 
     def close(self) -> None:
-        """Left to the fixture."""
+        """Do nothing; the fixture closes it."""
 
 
 @pytest.fixture(scope="module")
@@ -60,21 +60,21 @@ TASK_CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
             "Did you mean: winogrande",
         ),
     ),
-    "a task like no other": (_scored("zzzqqq"), ("{task: zzzqqq,", "no task or group", "`lm-eval ls tasks`")),
-    "a second task that is unknown": (
+    "a task that resembles no other": (_scored("zzzqqq"), ("{task: zzzqqq,", "no task or group", "`lm-eval ls tasks`")),
+    "an unknown second task": (
         {"tasks": [{"task": "winogrande"}, {"task": "hellaswagg"}]},
         ("evaluation.tasks.1 = {task: hellaswagg,", "Did you mean: hellaswag"),
     ),
     "a tag": (_scored("ai2_arc"), ("evaluation.tasks.0 = {task: ai2_arc,", "is a tag of 2 tasks", "arc_easy")),
-    "a metric that the task has not": (
+    "a metric that the task does not have": (
         _scored("winogrande", "f1,none"),
         ("evaluation.tasks.0 = {task: winogrande, metric: 'f1,none'}: ", "no metric 'f1,none'", "it has acc,none"),
     ),
-    "a filter that the task has not": (
+    "a filter that the task does not have": (
         _scored("gsm8k", "exact_match,none"),
         ("{task: gsm8k, ", "it has exact_match,flexible-extract, exact_match,strict-match"),
     ),
-    "a metric that is a loss": (
+    "a loss as metric": (
         _scored("wikitext", "word_perplexity,none"),
         ("evaluation.tasks.0.metric = word_perplexity,none: ", "less of it is better", "higher_is_better to false"),
     ),
@@ -82,7 +82,7 @@ TASK_CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"tasks": TASKS[2:], "model": "vlm"},
         ("evaluation.model = vlm: ", "no model class 'vlm'", "Did you mean: vllm"),
     ),
-    "generation settings of a task that generates nothing": (
+    "generation settings for a task that generates nothing": (
         {"tasks": [{"task": "winogrande", "generation_kwargs": {"max_gen_toks": 8}}]},
         ("evaluation.tasks.0 = {task: winogrande,", "generates no text", "generation_kwargs do not suit it"),
     ),
@@ -90,11 +90,11 @@ TASK_CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize(("evaluation", "words"), TASK_CASES.values(), ids=TASK_CASES)
-def test_a_task_that_is_refused(run, evaluation, words):
+def test_a_wrong_task(run, evaluation, words):
     run(words, evaluation=evaluation)
 
 
-def test_a_metric_of_which_nobody_knows_what_is_better(run, tmp_path):
+def test_a_metric_of_unknown_direction(run, tmp_path):
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "mine.yaml").write_text(
         "task: mine\ndataset_path: json\noutput_type: multiple_choice\ntest_split: test\ndoc_to_text: x\n"
@@ -109,13 +109,13 @@ def test_a_metric_of_which_nobody_knows_what_is_better(run, tmp_path):
 
 
 DATA = {
-    "a split that is missing": (lambda folder: None, ("needs the split", "put validation.jsonl")),
-    "a split of nothing": (lambda folder: (folder / "validation.jsonl").touch(), ("validation.jsonl", "no rows")),
+    "a missing split": (lambda folder: None, ("needs the split", "put validation.jsonl")),
+    "an empty split": (lambda folder: (folder / "validation.jsonl").touch(), ("validation.jsonl", "no rows")),
     "a line that is not JSON": (
         lambda folder: (folder / "validation.jsonl").write_text("{\n"),
         ("validation.jsonl, line 1", "not JSON"),
     ),
-    "a field that is missing": (
+    "a missing field": (
         lambda folder: (folder / "validation.jsonl").write_text('{"question": "a"}\n'),
         ("'mc2_targets' is undefined", "Check its data and its fields"),
     ),
@@ -123,7 +123,7 @@ DATA = {
 
 
 @pytest.mark.parametrize(("spoil", "words"), DATA.values(), ids=DATA)
-def test_data_that_does_not_suit_its_task(run, tmp_path, spoil, words):
+def test_data_that_does_not_fit_its_task(run, tmp_path, spoil, words):
     folder = tmp_path / "data"
     folder.mkdir()
     spoil(folder)
@@ -147,10 +147,10 @@ RECIPES = {
     "an unknown key": (("parameters:", "paramters:"), ("unknown key 'paramters'", "did you mean 'parameters'?")),
     "an unknown method": (("slerp", "slurp"), ("unknown merge_method 'slurp'", "did you mean 'slerp'?")),
     "an unknown parameter": (("{t: 0.5}", "{t: 0.5, u: 1}"), ("unknown parameter of slerp 'u'", "known are")),
-    "a parameter that is missing": (("parameters: {t: 0.5}\n", ""), ("does not set 't'", "slerp requires")),
-    "a value of a wrong type": (("0.5", "half"), ("parameters.t in the recipe cannot be 'half'",)),
+    "a missing parameter": (("parameters: {t: 0.5}\n", ""), ("does not set 't'", "slerp requires")),
+    "a value of the wrong type": (("0.5", "half"), ("parameters.t in the recipe cannot be 'half'",)),
     "no dtype": (("dtype: {{ dtype }}", "#"), ("sets no dtype", "add `dtype: {{ dtype }}`")),
-    "more layers than there are": (("[0, {{ num_layers }}]", "[0, 9]"), ("mergekit cannot merge", "layer")),
+    "more layers than the models have": (("[0, {{ num_layers }}]", "[0, 9]"), ("mergekit cannot merge", "layer")),
 }
 
 
@@ -163,7 +163,7 @@ def test_a_recipe_that_mergekit_would_misread(run, tmp_path, change, words):
 
 
 @pytest.mark.parametrize("kind", ["task", "recipe"])
-def test_the_command_as_a_user_calls_it(
+def test_the_real_command(
     evolve: Evolve, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))

@@ -1,21 +1,26 @@
-"""A bad model folder: one message with file, key, folder and mend, and nothing left behind."""
+"""A wrong model folder: one message with file, key, folder and fix, and no files left."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import SIZE, write_model
 
+from evolve.cli import driving
 from evolve.engines.checkpoints import Layout
-from evolve.run import preflight
+from evolve.engines.protocols import ModelFacts
 
-pytestmark = pytest.mark.usefixtures("no_engine")
+from .conftest import CHECKS_ONLY
+
+pytestmark = pytest.mark.usefixtures("no_work")
 
 
 def _weights(model: Path) -> Path:
@@ -55,7 +60,7 @@ def _reshaped(model: Path) -> None:
 
 TENSOR = "model.layers.0.mlp.weight"
 MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
-    "missing": (shutil.rmtree, (" = {model}: ", "no such folder", "give the folder of a model, or a hub id")),
+    "missing": (shutil.rmtree, (" = {model}: ", "no such folder", "give the folder of a model, or a Hub id")),
     "a file": (
         lambda model: (shutil.rmtree(model), model.touch()),
         (" = {model}: ", "no such folder", "give the folder"),
@@ -69,11 +74,11 @@ MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda model: (model / "config.json").rename(model / "adapter_config.json"),
         ("{model} is an adapter", "merge it"),
     ),
-    "config.json cut off": (
+    "a truncated config.json": (
         lambda model: (model / "config.json").write_text('{"model_type": '),
         ("{model}/config.json is not valid JSON", "download"),
     ),
-    "config.json of a list": (
+    "a list in config.json": (
         lambda model: (model / "config.json").write_text("[]"),
         ("{model}/config.json does not hold a JSON object", "download"),
     ),
@@ -85,12 +90,12 @@ MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
             "refused: set allow_pickled_weights: true to have a run convert them, or convert them with",
         ),
     ),
-    "weights cut off": (_cut, ("{model}/model.safetensors is cut off", "download it again")),
-    "weights of no bytes": (
+    "truncated weights": (_cut, ("{model}/model.safetensors is cut off", "download it again")),
+    "an empty file of weights": (
         lambda model: os.truncate(_weights(model), 0),
         ("model.safetensors is cut off", "download"),
     ),
-    "weights of noise": (
+    "random bytes as weights": (
         lambda model: _weights(model).write_bytes(b"\x10" + b"\0" * 7 + b"x" * 40),
         ("{model}/model.safetensors has a damaged safetensors header", "download"),
     ),
@@ -98,15 +103,15 @@ MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda model: _weights(model).write_text("version https://git-lfs.github.com/spec/v1\n"),
         ("{model}/model.safetensors is a Git LFS pointer", "git lfs pull"),
     ),
-    "an index with a shard that is missing": (
+    "an index with a missing shard": (
         _indexed({TENSOR: "model-00002-of-00002.safetensors"}),
         ("{model}/model.safetensors.index.json names the shard model-00002-of-00002", "not in the folder", "download"),
     ),
-    "an index with a tensor that is missing": (
+    "an index with a missing tensor": (
         _indexed({"other.weight": "model-00001-of-00002.safetensors"}),
         ("{model}/model.safetensors.index.json puts other.weight into", "does not hold it", "download"),
     ),
-    "an index of nothing": (_indexed(None), ("{model}/model.safetensors.index.json has no weight_map", "download")),
+    "an empty index": (_indexed(None), ("{model}/model.safetensors.index.json has no weight_map", "download")),
     "another architecture": (
         _configured(model_type="llama"),
         ("{base} and {model} differ in model_type: mistral and llama", "give a model that was tuned from the base"),
@@ -127,10 +132,10 @@ MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize(("spoil", "words"), MODELS.values(), ids=MODELS)
-def test_a_foundation_that_is_wrong(refused, fake_family, tmp_path, spoil, words):
+@pytest.mark.parametrize(("damage", "words"), MODELS.values(), ids=MODELS)
+def test_a_wrong_foundation(refused, fake_family, tmp_path, damage, words):
     model, base = fake_family.parent / "B", fake_family.parent / "base"
-    spoil(model)
+    damage(model)
 
     refused(
         *("run", fake_family, "--run-dir", tmp_path / "run"),
@@ -138,11 +143,11 @@ def test_a_foundation_that_is_wrong(refused, fake_family, tmp_path, spoil, words
     )
 
 
-@pytest.mark.parametrize("case", ["missing", "empty", "pickled weights", "weights cut off"])
-def test_a_base_that_is_wrong(refused, fake_family, tmp_path, case):
-    spoil, words = MODELS[case]
+@pytest.mark.parametrize("case", ["missing", "empty", "pickled weights", "truncated weights"])
+def test_a_wrong_base(refused, fake_family, tmp_path, case):
+    damage, words = MODELS[case]
     base = fake_family.parent / "base"
-    spoil(base)
+    damage(base)
 
     refused(
         *("run", fake_family, "--run-dir", tmp_path / "run"),
@@ -150,27 +155,35 @@ def test_a_base_that_is_wrong(refused, fake_family, tmp_path, case):
     )
 
 
-@pytest.mark.parametrize("layers", [None, "two", 0, True])
-def test_models_without_a_number_of_layers(refused, fake_family, tmp_path, layers):
-    for name in ("base", "A", "B", "C"):
-        _configured(num_hidden_layers=layers)(fake_family.parent / name)
+def test_a_recipe_that_needs_an_unknown_number_of_layers(refused, fake_family, monkeypatch):
+    unknown = replace(
+        CHECKS_ONLY, inspect_models=lambda job, report: dict.fromkeys(job.models, ModelFacts(layers=None))
+    )
+    monkeypatch.setattr(driving, "REAL", unknown)
+    recipe = fake_family.parent / "mine.yaml"
+    recipe.write_text(
+        "merge_method: slerp\nbase_model: {{ parent_1 }}\ndtype: {{ dtype }}\nslices:\n  - sources:\n"
+        "      - {model: {{ parent_1 }}, layer_range: [0, {{ num_layers }}]}\n"
+        "      - {model: {{ parent_2 }}, layer_range: [0, {{ num_layers }}]}\n"
+    )
 
     refused(
-        *("run", fake_family, "--run-dir", tmp_path / "run"),
-        words=(f"{fake_family}: foundation_models.A", "A/config.json", "num_hidden_layers", "download"),
+        *("run", fake_family, "--set", f"merge.recipe={recipe}"),
+        words=(f"{fake_family}: merge.recipe = {recipe}: ", "number of layers"),
     )
 
 
-def test_a_model_that_cannot_be_read(refused, fake_family, monkeypatch):
+def test_an_unreadable_model(refused, fake_family, monkeypatch):
     weights = fake_family.parent / "B" / "model.safetensors"
-    read = preflight.read_layout
+    check = importlib.import_module("evolve.run.inputs.check")
+    read = check.read_layout
 
     def read_layout(folder: Path) -> Layout:
         if folder == weights.parent:
             raise PermissionError(13, "Permission denied", str(weights))
         return read(folder)
 
-    monkeypatch.setattr(preflight, "read_layout", read_layout)
+    monkeypatch.setattr(check, "read_layout", read_layout)
     refused("run", fake_family, words=(f"{fake_family}: foundation_models.B: {weights} cannot be read", "readable"))
 
 
@@ -180,7 +193,7 @@ PICKLED: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda model: (model / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\n"),
         ("{model}/pytorch_model.bin is a Git LFS pointer", "git lfs pull"),
     ),
-    "shards that are missing": (
+    "missing shards": (
         lambda model: (
             (model / "pytorch_model.bin")
             .rename(model / "pytorch_model.bin.index.json")
@@ -197,11 +210,11 @@ PICKLED: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("verb", ["check", "run"])
-@pytest.mark.parametrize(("spoil", "words"), PICKLED.values(), ids=PICKLED)
-def test_pickled_weights_that_are_wrong(refused, fake_family, spoil, words, verb):
+@pytest.mark.parametrize(("damage", "words"), PICKLED.values(), ids=PICKLED)
+def test_wrong_pickled_weights(refused, fake_family, damage, words, verb):
     model, base = fake_family.parent / "B", fake_family.parent / "base"
     _pickled(model)
-    spoil(model)
+    damage(model)
 
     refused(
         *(verb, fake_family, "--set", "allow_pickled_weights=true"),

@@ -1,4 +1,4 @@
-"""A run folder that cannot be used: one message with its path and the mend, and nothing changed."""
+"""An unusable run folder: one message with its path and the fix, and nothing changed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("no_engine")
+pytestmark = pytest.mark.usefixtures("no_work")
 
 
 def test_a_run_folder_that_is_a_file(refused, fake_family, tmp_path):
@@ -21,7 +21,7 @@ def test_a_run_folder_that_is_a_file(refused, fake_family, tmp_path):
 def test_a_run_folder_that_holds_something_else(refused, fake_family, tmp_path):
     refused(
         *("run", fake_family, "--run-dir", fake_family.parent),
-        words=(f"{fake_family.parent}: ", "holds something that is no run (A, B, C)", "--run-dir"),
+        words=(f"{fake_family.parent}: ", "is not empty and is not a run (A, B, C)", "--run-dir"),
     )
 
 
@@ -29,7 +29,7 @@ def test_a_run_folder_that_holds_something_else(refused, fake_family, tmp_path):
 def test_a_run_folder_that_is_not_writable(refused, fake_family, tmp_path, monkeypatch, inside):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
-    # Nothing is closed to root, who may run the tests.
+    # Root, who may run the tests, can write everywhere.
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).stat().st_mode >> 6 & mode == mode)
 
     refused(
@@ -38,7 +38,7 @@ def test_a_run_folder_that_is_not_writable(refused, fake_family, tmp_path, monke
     )
 
 
-def test_a_run_folder_of_a_name_that_no_disk_takes(refused, fake_family, tmp_path):
+def test_a_run_folder_whose_name_is_too_long(refused, fake_family, tmp_path):
     refused(
         "run", fake_family, "--run-dir", tmp_path / ("x" * 300), words=("cannot be used", "choose another --run-dir")
     )
@@ -48,13 +48,13 @@ def test_a_run_folder_of_another_configuration(refused, fake_family, run_copy):
     refused(
         *("run", fake_family, "--run-dir", run_copy, "--set", "seed=1"),
         words=(f"{run_copy}: holds a run of another configuration", "then", "seed", "give another --run-dir"),
-        lines=7,
+        lines=3,
     )
 
 
-# ------------------------------------------------------------------------------------------------------ looking at it
+# ------------------------------------------------------------------------------------------------------ reading runs
 
-LOOKS = {
+READERS = {
     "tree": ("tree", "{run}"),
     "show": ("show", "{run}", "A"),
     "status": ("status", "{run}"),
@@ -63,29 +63,31 @@ LOOKS = {
 }
 
 
-def _look(name: str, run: Path) -> list[str]:
-    return [part.format(run=run) for part in LOOKS[name]]
+def _reader(name: str, run: Path) -> list[str]:
+    return [part.format(run=run) for part in READERS[name]]
 
 
-@pytest.mark.parametrize("name", LOOKS)
-def test_a_run_that_is_not_there(refused, tmp_path, name):
+@pytest.mark.parametrize("name", READERS)
+def test_a_folder_that_is_not_a_run(refused, tmp_path, name):
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "journal.jsonl").touch()
 
-    refused(*_look(name, tmp_path / "no"), words=(f"{tmp_path}/no: ", "no such folder", "give the folder of a run"))
-    refused(*_look(name, tmp_path / "file"), words=(f"{tmp_path}/file: ", "is a file", "give the folder of a run"))
-    refused(*_look(name, tmp_path / "empty"), words=(f"{tmp_path}/empty: ", "holds no run", "give the folder of a run"))
-    refused(*_look(name, tmp_path / "begun"), words=(f"{tmp_path}/begun: ", "not begun", "evolve run CONFIG"))
+    refused(*_reader(name, tmp_path / "no"), words=(f"{tmp_path}/no: ", "no such folder", "give the folder of a run"))
+    refused(*_reader(name, tmp_path / "file"), words=(f"{tmp_path}/file: ", "is a file", "give the folder of a run"))
+    refused(
+        *_reader(name, tmp_path / "empty"), words=(f"{tmp_path}/empty: ", "holds no run", "give the folder of a run")
+    )
+    refused(*_reader(name, tmp_path / "begun"), words=(f"{tmp_path}/begun: ", "not begun", "evolve run CONFIG"))
 
 
-def test_a_model_that_is_not_there(refused, bred):
+def test_an_unknown_model(refused, bred):
     refused("show", bred, "model-1-7", words=(f"{bred}: ", "no model model-1-7", "did you mean", "model-1-1"))
     refused("show", bred, "Zx", words=(f"{bred}: ", "no model Zx", "its models are A, B, C, model-1-1"))
 
 
-@pytest.mark.parametrize("name", LOOKS)
+@pytest.mark.parametrize("name", READERS)
 def test_a_journal_of_a_newer_version(refused, run_copy, name):
     journal = run_copy / "journal.jsonl"
     first, _, rest = journal.read_text().partition("\n")
@@ -93,26 +95,26 @@ def test_a_journal_of_a_newer_version(refused, run_copy, name):
     entry["event"]["schema_version"] += 1
     journal.write_text(json.dumps(entry) + "\n" + rest)
 
-    refused(*_look(name, run_copy), words=(f"{journal}: ", "newer version of evolve", "upgrade evolve"))
+    refused(*_reader(name, run_copy), words=(f"{journal}: ", "newer version of evolve", "upgrade evolve"))
 
 
-def test_a_journal_of_a_newer_version_is_not_gone_on_with(refused, fake_family, run_copy):
+def test_a_journal_of_a_newer_version_is_not_resumed(refused, fake_family, run_copy):
     test_a_journal_of_a_newer_version(
         lambda *arguments, words: refused("run", fake_family, "--run-dir", run_copy, words=words), run_copy, "resume"
     )
 
 
-@pytest.mark.parametrize("name", LOOKS)
-def test_a_journal_that_is_damaged(refused, run_copy, name):
+@pytest.mark.parametrize("name", READERS)
+def test_a_damaged_journal(refused, run_copy, name):
     journal = run_copy / "journal.jsonl"
     lines = journal.read_bytes().split(b"\n")
     lines[2] = lines[2].replace(b"0.", b"1.", 1)
     journal.write_bytes(b"\n".join(lines))
 
-    refused(*_look(name, run_copy), words=(f"{journal}: line 3 is damaged", "restore the journal"))
+    refused(*_reader(name, run_copy), words=(f"{journal}: line 3 is damaged", "restore the journal"))
 
 
-def test_a_run_folder_that_is_called_like_a_key_is_not_taken_for_one(refused, fake_family, tmp_path):
+def test_a_run_folder_named_like_a_key(refused, fake_family, tmp_path):
     (tmp_path / "merge").touch()
 
     message = refused("run", fake_family, "--run-dir", "merge", words=("is a file",))

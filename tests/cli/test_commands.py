@@ -1,9 +1,10 @@
-"""The commands that look: light, readable by people and by programs, and quiet where nobody listens any more."""
+"""The commands that read runs: fast to load, with text and JSON, in pipes and without Unicode."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,14 @@ HEAVY = {
     *("torch", "transformers", "mergekit", "lm_eval", "datasets", "peft", "tokenizers", "safetensors"),
     *("numpy", "scipy", "pandas", "huggingface_hub", "accelerate", "matplotlib"),
 }
+COMMANDS = {  # with a pattern of their arguments in the line of usage
+    **dict.fromkeys(("run", "check"), r"\{?CONFIG"),
+    **dict.fromkeys(("resume", "status", "tree"), r"\{?RUN"),
+    "show": r"\{?RUN\}? \{?MODEL",
+    "compare": r"\{?RUN\}?\.\.\.",
+    "kinship": r"\{?MODEL\}?\.\.\.",
+    "nursery": r"\{?DIR",
+}
 LOADED = """
 import sys
 from evolve.cli.app import main
@@ -44,14 +53,14 @@ finally:
         ["run", "--help"],
         ["nursery", "--help"],
         ["tree", "{run}"],
-        ["tree", "{run}", "--format", "json"],
+        ["tree", "{run}", "--json"],
         ["show", "{run}", "model-1-1"],
         ["status", "{run}"],
         ["compare", "{run}", "{run}"],
     ],
     ids=" ".join,
 )
-def test_commands_that_look_load_nothing_heavy(bred, arguments):
+def test_commands_that_read_runs_load_no_heavy_package(bred, arguments):
     arguments = [argument.format(run=bred) for argument in arguments]
     done = subprocess.run(
         [sys.executable, "-c", LOADED, *arguments], capture_output=True, text=True, check=True, timeout=60
@@ -63,18 +72,63 @@ def test_commands_that_look_load_nothing_heavy(bred, arguments):
     assert done.stdout
 
 
-def test_version_and_help(command):
+def test_version_and_help_of_all_commands(command):
     assert command("--version").out == f"evolve {package.__version__}\n"
     told = command("--help").out
-    for name in ("run", "resume", "check", "status", "tree", "show", "compare", "kinship", "nursery"):
-        assert f" {name} " in told
-        assert command(name, "--help").code == 0
-    assert command("no-such-command").code == 2
-    assert command("tree").code == 2
+    assert all(f" {name} " in told for name in COMMANDS)
+    assert all(f" {panel} " in told for panel in ("Runs", "Results", "Tools"))
+    alone = command()
+    assert alone.code == 2
+    assert not alone.err
+    assert alone.out.strip() == told.strip()
 
 
-def test_the_tree_is_read_by_networkx(command, bred):
-    answer = command("tree", bred, "--format", "json")
+@pytest.mark.parametrize(("name", "arguments"), COMMANDS.items())
+def test_help_of_a_command_has_readable_arguments_and_one_example(command, name, arguments):
+    told = command(name, "--help")
+
+    assert told.code == 0
+    assert [line for line in told.out.splitlines() if re.search(rf"Usage: .* {name} \[OPTIONS\] {arguments}", line)]
+    assert told.out.count("Example: ") == told.out.count(f"Example: evolve {name} ") == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_in_the_help_is_a_valid_call(name, command, monkeypatch):
+    called = []
+    for module, function in (
+        *(("driving", f) for f in ("run_config", "resume_run", "check_config")),
+        *(("looking", f) for f in ("show_status", "show_tree", "show_model", "show_comparison")),
+        *(("measuring", "measure_kinship"), ("rearing", "build_family")),
+    ):
+        monkeypatch.setattr(f"evolve.cli.{module}.{function}", lambda *_, **__: called.append(name))
+    (example,) = re.findall(r"Example: evolve (.*?) *$", command(name, "--help").out, flags=re.MULTILINE)
+
+    assert command(*example.split()).code == 0
+    assert called == [name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tree"], "evolve: Missing argument 'RUN'. See `evolve tree --help`."),
+        (["tre"], "evolve: No such command 'tre'. Did you mean 'tree'? See `evolve --help`."),
+        (["run", "--set"], "evolve: Option '--set' requires an argument. See `evolve --help`."),
+        (["nursery", "x", "--seed", "-1"], "evolve: Invalid value for '--seed': "),
+        (["tree", "x", "--format", "json"], "evolve: No such option: --format"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_arguments_give_one_line(command, arguments, message):
+    answer = command(*arguments)
+
+    assert answer.code == 2
+    assert not answer.out
+    assert answer.err.startswith(message)
+    assert answer.err.count("\n") == 1
+
+
+def test_networkx_reads_the_tree(command, bred):
+    answer = command("tree", bred, "--json")
 
     tree = nx.node_link_graph(json.loads(answer.out), edges="edges")
     assert nx.is_directed_acyclic_graph(tree)
@@ -115,11 +169,13 @@ def test_status_of_a_running_and_of_an_interrupted_run(command, run_copy):
         assert f"running: process {os.getpid()} on " in command("status", run_copy).out
         assert str(os.getpid()) in json.loads(command("status", run_copy, "--json").out)["running"]
 
-    assert f"interrupted: go on with `evolve resume {run_copy}`" in command("status", run_copy).out
+    told = command("status", run_copy).out
+    assert "interrupted" in told
+    assert f"evolve resume {run_copy}" in told
     assert json.loads(command("status", run_copy, "--json").out)["running"] is None
 
 
-def test_status_of_a_run_while_it_goes_on(command, fake_family, tmp_path):
+def test_status_of_a_real_running_run(command, fake_family, tmp_path):
     run = tmp_path / "run"
     driver = subprocess.Popen(
         [sys.executable, SUPPORT / "fake_evolve.py", "run", fake_family, "--run-dir", run],
@@ -130,22 +186,30 @@ def test_status_of_a_run_while_it_goes_on(command, fake_family, tmp_path):
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
-    while "model_merged" not in (run / "journal.jsonl").read_text() if (run / "journal.jsonl").exists() else True:
+    step = run / "progress.json"
+    while not step.exists() or "evaluate model-1-1" not in step.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
     told = command("status", run).out
+    progress = json.loads(command("status", run, "--json").out)["progress"]
     refused = command("resume", run)
     driver.send_signal(signal.SIGTERM)
     out, err = driver.communicate(timeout=30)
 
     assert f"running: process {driver.pid} on " in told
     assert refused.code == 2
-    assert f"{run}: is being driven by process {driver.pid} on " in refused.err
+    assert f"is being driven by process {driver.pid} on " in refused.err
     assert driver.returncode == 143
-    assert err.startswith("evolve: interrupted by SIGTERM; nothing is lost, go on with `evolve resume ")
+    assert err.startswith("evolve: interrupted by SIGTERM; nothing is lost, ")
+    assert f"`evolve resume {run}`" in err
     assert "model-1-1: merged in 0.2 s" in out
-    assert "interrupted: go on with" in command("status", run).out
+    assert "evaluate model-1-1" in told
+    assert progress["step"] == "evaluate model-1-1"
+    told = command("status", run)
+    assert f"evolve resume {run}" in told.out
+    assert "running: process" not in told.out
+    assert json.loads(command("status", run, "--json").out)["progress"] is None
 
 
 def test_comparison_of_two_runs(command, bred, tmp_path):
@@ -162,17 +226,17 @@ def test_comparison_of_two_runs(command, bred, tmp_path):
     assert command("compare").code == 2
 
 
-LOOKS = [
+READERS = [
     ["tree", "{run}"],
     ["status", "{run}"],
     ["show", "{run}", "A"],
     ["compare", "{run}"],
-    ["tree", "{run}", "--format", "json"],
+    ["tree", "{run}", "--json"],
 ]
 
 
-@pytest.mark.parametrize("arguments", LOOKS, ids=" ".join)
-def test_a_reader_that_is_gone_gives_no_traceback(bred, arguments):
+@pytest.mark.parametrize("arguments", READERS, ids=" ".join)
+def test_a_closed_pipe_gives_no_traceback(bred, arguments):
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
@@ -189,8 +253,8 @@ def test_a_reader_that_is_gone_gives_no_traceback(bred, arguments):
     assert not done.stderr
 
 
-@pytest.mark.parametrize("arguments", LOOKS, ids=" ".join)
-def test_an_output_that_is_not_unicode(bred, arguments):
+@pytest.mark.parametrize("arguments", READERS, ids=" ".join)
+def test_an_output_without_unicode(bred, arguments):
     done = subprocess.run(
         [sys.executable, "-m", "evolve", *(argument.format(run=bred) for argument in arguments)],
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
@@ -204,7 +268,7 @@ def test_an_output_that_is_not_unicode(bred, arguments):
     assert done.stdout.isascii()
 
 
-def test_a_run_in_a_pipe_has_no_colours_and_says_where_to_go_on(fake_family, tmp_path):
+def test_a_run_in_a_pipe_has_no_colours_and_names_the_next_command(fake_family, tmp_path):
     done = subprocess.run(
         [sys.executable, SUPPORT / "fake_evolve.py", "run", fake_family, "--run-dir", tmp_path / "run"],
         env={name: value for name, value in os.environ.items() if name != "COLUMNS"},
@@ -221,20 +285,20 @@ def test_a_run_in_a_pipe_has_no_colours_and_says_where_to_go_on(fake_family, tmp
     assert f"evolve tree {tmp_path / 'run'}" in done.stdout
 
 
-def test_a_finished_run_is_not_run_again(command, bred, monkeypatch):
-    stood: list[int] = []
-    monkeypatch.setattr(Display, "stands", lambda self, tree: stood.append(tree.generation))
+def test_a_finished_run_does_no_work_when_resumed(command, bred, monkeypatch):
+    shown: list[int] = []
+    monkeypatch.setattr(Display, "show_position", lambda self, tree: shown.append(tree.generation))
     before = (bred / "journal.jsonl").read_bytes()
 
     told = command("resume", bred)
 
     assert told.code == 0
-    assert told.out.startswith(f"The run in {bred} is finished already.\n")
-    assert stood == [3]
+    assert told.out.startswith(f"The run in {bred} ")
+    assert shown == [3]
     assert (bred / "journal.jsonl").read_bytes() == before
 
 
-def test_an_error_without_a_message_of_ours_keeps_its_traceback(command, monkeypatch, bred):
+def test_a_bug_keeps_its_traceback(command, monkeypatch, bred):
     from evolve.cli import looking
 
     def broken(*_: object) -> None:

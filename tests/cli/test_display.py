@@ -1,4 +1,4 @@
-"""How a run looks: bars that nothing breaks on a terminal, plain lines in a pipe."""
+"""The display of a run: bars on a terminal, plain lines in a pipe."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _text(console: Console) -> str:
 
 @pytest.fixture
 def watched(fake_family, tmp_path, inline):
-    """A whole run of fake engines, seen through a display."""
+    """Does a whole run with fake engines and a display."""
 
     def watched(watching: Display) -> None:
         with watching:
@@ -54,7 +54,7 @@ def watched(fake_family, tmp_path, inline):
     return watched
 
 
-def test_bars_show_run_generation_and_step_below_the_events(watched, monkeypatch):
+def test_bars_of_run_generation_and_step_below_the_events(watched, monkeypatch):
     console = _console()
     bars = Bars(console)
     shown: list[str] = []
@@ -78,10 +78,10 @@ def test_bars_show_run_generation_and_step_below_the_events(watched, monkeypatch
     assert any("merge model-1-1: merging" in frame for frame in shown)
 
 
-def test_a_run_that_goes_on_shows_at_once_where_it_is(bred):
+def test_a_resumed_run_shows_its_position_at_once(bred):
     console = _console()
     with Bars(console) as bars:
-        bars.stands(RunFolder.open(bred).read_tree())
+        bars.show_position(RunFolder.open(bred).read_tree())
         bars._progress.refresh()
 
     assert re.search(r"fake: best is model-1-1 with \S+ +\S+ generation 3 of 4 ", _text(console))
@@ -92,7 +92,7 @@ def test_a_run_that_goes_on_shows_at_once_where_it_is(bred):
     ("done", "total", "expected"),
     [(0, 0, ""), (3, 0, ""), (5, 3, "3 of 3"), (0, 3, "0 of 3"), (3_000_000, 4_000_000, "75 %"), (1, -1, "")],
 )
-def test_no_count_breaks_a_bar(done, total, expected):
+def test_a_bar_shows_any_count(done, total, expected):
     console = _console()
     with Bars(console) as bars:
         bars.working("evaluate model-1-1", "scoring [bold]gsm8k[/nothing]", done, total)
@@ -102,7 +102,7 @@ def test_no_count_breaks_a_bar(done, total, expected):
 
 
 @pytest.mark.parametrize("width", [1, 20, 40, 80])
-def test_bars_stay_on_their_lines_however_narrow_the_terminal(width):
+def test_bars_fit_on_one_line_at_any_width(width):
     console = _console(width)
     with Bars(console) as bars:
         bars.working("evaluate " + "a" * 200, "scoring\nwinogrande", 1, 2)
@@ -112,7 +112,7 @@ def test_bars_stay_on_their_lines_however_narrow_the_terminal(width):
     assert all(len(line) <= width - margin for line in re.split("[\r\n]", _text(console)))
 
 
-def test_the_clock_of_a_step_begins_anew(monkeypatch):
+def test_each_step_has_its_own_clock(monkeypatch):
     with Bars(_console()) as bars:
         clock = iter(range(0, 1000, 10))
         monkeypatch.setattr(bars._progress, "get_time", lambda: float(next(clock)))
@@ -126,7 +126,7 @@ def test_the_clock_of_a_step_begins_anew(monkeypatch):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_lines_in_a_pipe_are_plain_and_whole(watched, encoding):
+def test_lines_in_a_pipe_are_plain_and_not_wrapped(watched, encoding):
     console = _console(40, terminal=False, encoding=encoding)
     watched(Display(console))
 
@@ -137,7 +137,7 @@ def test_lines_in_a_pipe_are_plain_and_whole(watched, encoding):
     assert not any("\x1b" in line for line in lines)
 
 
-def test_what_takes_long_is_told_in_a_pipe_but_rarely(monkeypatch):
+def test_a_long_step_prints_one_line_a_minute_in_a_pipe(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     console = _console(terminal=False)
@@ -159,15 +159,15 @@ def test_control_characters_of_an_engine_do_not_reach_the_terminal():
 
 
 def test_only_a_terminal_gets_bars(monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # which makes any file a terminal for rich
+    monkeypatch.setenv("FORCE_COLOR", "1")  # makes any file a terminal for rich
     assert type(display()) is Display
     assert displays._Steady(file=io.StringIO(), force_terminal=True).is_terminal
 
 
 @pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
-def test_ctrl_c_on_a_terminal_leaves_it_as_it_was(fake_family, tmp_path, times):
+def test_ctrl_c_does_not_disturb_the_terminal(fake_family, tmp_path, times):
     screen, terminal = pty.openpty()
-    step = "evaluate" if times == 1 else "merge"  # a merge is waited for, unless the user insists
+    step = "evaluate" if times == 1 else "merge"  # the first Ctrl-C waits for a merge, the second does not
     process = subprocess.Popen(
         [sys.executable, SUPPORT / "fake_evolve.py", "run", fake_family, "--run-dir", tmp_path / "run"],
         env={**os.environ, "EVOLVE_FAKE": f"{step}:model-1-1:sleep60", "TERM": "xterm", "COLUMNS": "100"},
@@ -180,7 +180,7 @@ def test_ctrl_c_on_a_terminal_leaves_it_as_it_was(fake_family, tmp_path, times):
     seen = _read_until(screen, f"{step} model-1-1: ")
     process.send_signal(signal.SIGINT)
     if times == 2:
-        seen += _read_until(screen, "again to stop at once")
+        seen += _read_until(screen, "again to stop")
         process.send_signal(signal.SIGINT)
     seen += _read_until(screen, None)
     os.close(screen)
@@ -190,17 +190,18 @@ def test_ctrl_c_on_a_terminal_leaves_it_as_it_was(fake_family, tmp_path, times):
     assert "generation 1 of 4" in CONTROL.sub("", seen)
     assert "Traceback" not in seen
     if times == 1:
-        last = seen.replace("\r\n", "").split("stopping at the next safe moment")[-1]
-        assert f"evolve: interrupted by SIGINT; nothing is lost, go on with `evolve resume {tmp_path}" in last
+        last = " ".join(seen.split("stopping at the next safe moment")[-1].split())  # without the line breaks
+        assert "evolve: interrupted by SIGINT; nothing is lost, " in last
+        assert f"`evolve resume {tmp_path / 'run'}`" in last
 
 
 def _read_until(screen: int, words: str | None) -> str:
-    """What a terminal shows until some words come, or until nobody writes to it any more."""
+    """Return the output of a terminal up to some words, or up to the end of its last process."""
     seen = b""
     while words is None or words.encode() not in seen:
         try:
             part = os.read(screen, 4096)
-        except OSError:  # how Linux says that nobody has the terminal open
+        except OSError:  # Linux: no process has the terminal open
             break
         if not part:
             break

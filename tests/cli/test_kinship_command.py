@@ -1,10 +1,11 @@
-"""`evolve kinship`: what it prints, for people and for programs, and what it refuses."""
+"""`evolve kinship`: its table, its JSON and its errors."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from evolve.run.executors import Done
 
 
 class _Measured:
-    """In place of a worker: remembers the job and answers at once, with embedding rows left out."""
+    """Stands in for a worker: answers at once, with rows of the embedding left out."""
 
-    def __init__(self, progress: Callable[..., None]) -> None:
+    def __init__(self, progress: Callable[..., None], device: str) -> None:
         self._progress = progress
         self._jobs: list[KinshipJob] = []
 
@@ -37,7 +38,7 @@ class _Measured:
         return Done("kinship", KinshipResult(pairs=tuple(pairs), seconds=1.5))
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
 @pytest.fixture
@@ -51,26 +52,24 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("measured")
-def test_a_table_with_mean_and_what_was_left_out(command, models):
+def test_the_table_with_its_mean_and_the_rows_left_out(command, models):
     answer = command("kinship", "--base", models / "base", models / "A", models / "B", models / "C")
 
     assert answer.code == 0
-    lines = [line.split() for line in answer.out.splitlines()]
+    lines = [line.split() for line in answer.out.splitlines() if line.strip("─")]
     assert lines[:5] == [
         ["pcc", "cs", "ed"],
-        ["A", "B", "0.250000", "0.500000", "2.000000"],
-        ["A", "C", "0.500000", "0.500000", "2.000000"],
-        ["B", "C", "0.750000", "0.500000", "2.000000"],
+        ["A", "and", "B", "0.250000", "0.500000", "2.000000"],
+        ["A", "and", "C", "0.500000", "0.500000", "2.000000"],
+        ["B", "and", "C", "0.750000", "0.500000", "2.000000"],
         ["mean", "0.500000", "0.500000", "2.000000"],
     ]
-    assert answer.out.splitlines()[5:] == [
-        "A and B: left out 2 rows of model.embed_tokens.weight (1.250% of the parameters)"
-    ]
+    assert answer.out.endswith("\nA and B: left out 2 rows of model.embed_tokens.weight (1.250 % of the parameters)\n")
 
 
 @pytest.mark.usefixtures("measured")
 @pytest.mark.parametrize("metric", ["pcc", "cs", "ed", "all"])
-def test_json_of_the_metrics_that_were_asked_for(command, models, metric):
+def test_json_of_the_requested_metrics(command, models, metric):
     answer = command("kinship", "--base", models / "base", models / "A", models / "B", "--metric", metric, "--json")
 
     data = json.loads(answer.out)
@@ -84,12 +83,13 @@ def test_json_of_the_metrics_that_were_asked_for(command, models, metric):
         "parameters": 80,
         "left_out": [{"tensor": "model.embed_tokens.weight", "rows": 2, "share": 0.0125}],
     }
+    assert data["models"] == {"A": str(models / "A"), "B": str(models / "B")}
     assert data["mean"] == {name: values[name] for name in metrics}
     assert data["seconds"] == 1.5
 
 
 @pytest.mark.usefixtures("measured")
-def test_a_word_on_progress_does_not_get_into_the_json(command, models, monkeypatch):
+def test_progress_is_not_mixed_into_the_json(command, models, monkeypatch):
     monkeypatch.setattr("evolve.cli.display._PLAIN_EVERY_S", 0.0)
 
     answer = command("kinship", "--base", models / "base", models / "A", models / "B", "--json")
@@ -99,25 +99,48 @@ def test_a_word_on_progress_does_not_get_into_the_json(command, models, monkeypa
 
 
 @pytest.mark.usefixtures("measured")
-def test_two_folders_of_the_same_name_are_told_apart(command, models):
+def test_models_have_the_shortest_labels_that_tell_them_apart(command, models):
     shutil.copytree(models / "A", models / "more" / "A")
+    shutil.copytree(models / "A", models / "most" / "more" / "A")
 
     answer = command(
-        "kinship", "--json", "--base", models / "base", models / "A", f"{models}/more/A/", models / "more" / ".." / "B"
+        *("kinship", "--json", "--base", models / "base", models / "A", f"{models}/more/A/"),
+        *(models / "more" / ".." / "B", models / "most" / "more" / "A"),
     )
 
-    pairs = json.loads(answer.out)["pairs"]
-    assert [(pair["a"], pair["b"]) for pair in pairs] == [("A#1", "A#2"), ("A#1", "B"), ("A#2", "B")]
+    data = json.loads(answer.out)
+    own = models.name
+    labels = [f"{own}/A", f"{own}/more/A", "B", "most/more/A"]
+    assert [(pair["a"], pair["b"]) for pair in data["pairs"]] == list(combinations(labels, 2))
+    folders = [models / "A", models / "more" / "A", models / "B", models / "most" / "more" / "A"]
+    assert data["models"] == dict(zip(labels, map(str, folders), strict=True))
 
 
-@pytest.mark.usefixtures("no_engine")
-def test_what_is_refused(refused, models, tmp_path):
+@pytest.mark.parametrize(
+    ("models", "labels"),
+    [
+        (["org/a", "org/b"], ["a", "b"]),
+        (["org/a", "other/a"], ["org/a", "other/a"]),
+        (["org/a@one", "org/a@two"], ["a@one", "a@two"]),
+        (["a", "org/a"], ["a", "org/a"]),
+        (["/no/such/x/a", "/no/such/y/a", "/no/such/a"], ["x/a", "y/a", "such/a"]),
+        (["/a", "/b/a"], ["/a", "b/a"]),
+    ],
+)
+def test_labels_of_hub_ids_and_paths(models, labels):
+    assert measuring._labels(models) == labels
+
+
+@pytest.mark.usefixtures("no_work")
+def test_wrong_models(refused, models, tmp_path):
     base, a, b = models / "base", models / "A", models / "B"
-    refused("kinship", "--base", base, a, words=(f"{a}: ", "two models at least", "name another"))
+    refused("kinship", "--base", base, a, words=(f"{a}: ", "at least two"))
     refused("kinship", "--base", base, a, b, "--device", "gpu", words=("--device gpu: ", "auto, cpu, cuda"))
+    refused("kinship", "--base", base, a, b, "--metric", "euclid", words=("--metric euclid: ", "pcc, cs, ed or all"))
+    refused("kinship", "--base", base, a, f"{b}/../A", words=(f"{a}: ", "given twice", "once"))
     refused("kinship", "--base", base, a, models / "no", words=(f"{models}/no", "no such folder", "give the folder"))
     refused("kinship", "--base", models / "no", a, b, words=(f"{models}/no", "no such folder", "give the folder"))
-    refused("kinship", "--base", base, a, base, words=(f"{base}: ", "is the base itself", "leave it out"))
+    refused("kinship", "--base", base, a, base, words=(f"{base}: ", "is the base model itself", "leave it out"))
     (b / "config.json").write_text('{"model_type": "llama"}')
     refused("kinship", "--base", base, a, b, words=(f"{base} and {b} differ in model_type", "tuned from the base"))
     (b / "model.safetensors").unlink()
@@ -128,10 +151,9 @@ def test_options_are_checked(command, models):
     base, a, b = models / "base", models / "A", models / "B"
     assert command("kinship", a, b).code == 2
     assert command("kinship", "--base", base).code == 2
-    assert command("kinship", "--base", base, a, b, "--metric", "euclid").code == 2
 
 
-def test_the_display_of_results_is_not_that_of_progress(monkeypatch, models, measured, command):
+def test_progress_goes_to_standard_error(monkeypatch, models, measured, command):
     asked: list[bool] = []
 
     def display(*, stderr: bool = False) -> Display:

@@ -1,0 +1,147 @@
+"""Schema of the section `evaluation`: how models are scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from evolve.config.values import Arguments, Section, error_at
+
+__all__ = ["EvaluationConfig", "TaskConfig"]
+
+BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
+
+
+class TaskConfig(Section):
+    """One benchmark task and the metric that counts towards the average."""
+
+    task: str = Field(
+        min_length=1,
+        title="The benchmark: any task or group of lm-eval.",
+        description="the name of an lm-eval task",
+    )
+    metric: str = Field(
+        "acc,none",
+        pattern=r"^[^,\s]+,[^,\s]+$",
+        title="The metric that counts towards the average, with its filter.",
+        description="lm-eval's metric and filter, for example 'acc,none' or 'exact_match,strict-match'",
+    )
+    num_fewshot: int | None = Field(
+        None,
+        ge=0,
+        title="How many solved examples a prompt has.",
+        description="a whole number of examples, at least 0, or null for the task's own",
+    )
+    weight: float = Field(
+        1.0,
+        gt=0,
+        title="The weight of the task in the average.",
+        description="a number above 0: the task's weight in the average",
+    )
+    higher_is_better: bool | None = Field(
+        None,
+        title="Set it to false for a loss: the score then counts with a minus sign.",
+        description="null or true where a higher score is better; false where a lower one is, as for a loss, which "
+        "counts with a minus sign",
+    )
+    limit: int | None = Field(
+        None,
+        ge=1,
+        title="Score only the first so many documents of this task; null means `evaluation.limit`.",
+        description="a whole number of documents, at least 1, or null for evaluation.limit",
+    )
+    generation_kwargs: Arguments = Field(
+        default_factory=dict,
+        title="Settings of generation that replace those of the task.",
+        description="a mapping of entries of lm-eval's generation_kwargs, for example {max_gen_toks: 24}",
+    )
+
+    @property
+    def signed_weight(self) -> float:
+        """The factor of the score in the average: negative where lower is better."""
+        return -self.weight if self.higher_is_better is False else self.weight
+
+
+def _default_tasks() -> tuple[TaskConfig, ...]:
+    """Return the three tasks of arXiv 2410.12613, section 4.1."""
+    return (
+        TaskConfig(task="winogrande", metric="acc,none", num_fewshot=5),
+        TaskConfig(task="gsm8k", metric="exact_match,strict-match", num_fewshot=5),
+        TaskConfig(task="truthfulqa_mc2", metric="acc,none", num_fewshot=0),
+    )
+
+
+_RESERVED_ARGUMENTS = {
+    "pretrained": "evolve sets it for each model; remove it",
+    "device": "evolve sets it; give the top-level key device instead",
+    "batch_size": "evolve sets it; give evaluation.batch_size instead",
+    "trust_remote_code": "evolve sets it; give the top-level key trust_remote_code instead",
+}
+
+
+class EvaluationConfig(Section):
+    """How models are scored."""
+
+    tasks: tuple[TaskConfig, ...] = Field(
+        default_factory=_default_tasks,
+        min_length=1,
+        title="The benchmarks. The average of their metrics is what selection goes by.",
+        description="a list of at least one task",
+    )
+    datasets: dict[str, Path] = Field(
+        default_factory=dict,
+        title="Local data of tasks, for machines without Hub access.",
+        description="a mapping of tasks to folders with <split>.jsonl or <split>.parquet",
+    )
+    task_dirs: tuple[Path, ...] = Field(
+        (),
+        title="Folders with your own lm-eval tasks.",
+        description="a list of folders with task YAML files of your own",
+    )
+    model: str = Field(
+        "hf",
+        min_length=1,
+        title="The lm-eval model class that loads and runs the models.",
+        description="the name of an lm-eval model class, for example hf or vllm",
+    )
+    model_args: Arguments = Field(
+        default_factory=lambda: {"dtype": "bfloat16"},
+        title="Arguments of that class.",
+        description="a mapping of arguments of the lm-eval model class, for example {dtype: bfloat16}",
+    )
+    batch_size: BatchSize = Field(
+        16,
+        title="How many requests a batch has; `auto` leaves it to the model class, where that can choose.",
+        description="a whole number of requests in a batch, at least 1, or auto",
+    )
+    limit: int | None = Field(
+        None,
+        ge=1,
+        title="Score only the first so many documents of each task.",
+        description="a whole number of documents of each task, at least 1, or null for all",
+    )
+    apply_chat_template: bool = Field(
+        default=False, title="Put each prompt into the chat template of the model.", description="true or false"
+    )
+    fewshot_as_multiturn: bool = Field(
+        default=False,
+        title="With a chat template: give each solved example as a turn of the conversation.",
+        description="true or false",
+    )
+
+    @model_validator(mode="after")
+    def _check_tasks(self) -> EvaluationConfig:
+        names = [task.task for task in self.tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise error_at("tasks", names, f"task {name} is listed twice; list each task once")
+        for name, folder in self.datasets.items():
+            if name not in names:
+                reason = f"{name} is not among the tasks ({', '.join(names)}); list it there or remove it here"
+                raise error_at(f"datasets.{name}", str(folder), reason)
+        for key, reason in _RESERVED_ARGUMENTS.items():
+            if key in self.model_args:
+                raise error_at(f"model_args.{key}", self.model_args[key], reason)
+        return self

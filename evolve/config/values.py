@@ -1,0 +1,78 @@
+"""Rules that several keys of the configuration share: names, values that JSON can hold, and errors of one key."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+__all__ = ["Arguments", "ModelName", "Name", "Section", "error_at"]
+
+# mergekit reads `+` and `@` in a model's path as an adapter and a revision, and a name becomes a folder.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_CHILD_NAME = re.compile(r"model-\d+-(\d+|exp(-\d+)?)")
+
+
+def _check_name(name: str) -> str:
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise ValueError(
+            "a name has letters, digits, '-', '_' and single '.', and begins with a letter or a digit; rename it"
+        )
+    return name
+
+
+def _check_model_name(name: str) -> str:
+    if name == "base_model":
+        raise ValueError("base_model is the name of the base model; rename it")
+    if _CHILD_NAME.fullmatch(_check_name(name)):
+        raise ValueError("names of the form model-<generation>-<n> are reserved for children; rename it")
+    return name
+
+
+def _check_plain(value: Any) -> Any:
+    """Refuse values that JSON cannot hold, because the journal keeps the configuration as JSON."""
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError("its keys must be strings; put them in quotes")
+        return {key: _check_plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_check_plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("its numbers must be finite; give a finite number, or null")
+    if value is not None and not isinstance(value, str | int | float):
+        raise ValueError(f"YAML reads {value} as a {type(value).__name__}; put it in quotes")
+    return value
+
+
+def error_at(key: str, value: Any, reason: str) -> PydanticCustomError:
+    """Return the error of one key, for a check that looks at several keys.
+
+    Args:
+        key: The wrong key, relative to the section that is checked.
+        value: Its value.
+        reason: What is wrong and how to fix it.
+    """
+    return PydanticCustomError("several_keys", "{key}: {reason}", {"key": key, "value": value, "reason": reason})
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+ModelName = Annotated[str, AfterValidator(_check_model_name)]
+Arguments = Annotated[dict[str, Any], AfterValidator(_check_plain)]
+
+
+class Section(BaseModel):
+    """A frozen section of the configuration; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_true_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse `limit: true`, which pydantic would read as 1."""
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation not in {bool, bool | None}:
+            raise ValueError(f"it must be {field.description}")
+        return value
