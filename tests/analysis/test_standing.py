@@ -42,5 +42,5 @@ def test_the_kinship_of_the_best_is_in_the_metric_of_the_run(family):
     strategy = {"metric": "ed", "stop_at_kinship": None, "top_k": 2}
     run = family(strategy=strategy).with_foundations()
     assert top_kinship(run.tree) is None
-    run.akin("Open-chat", "MetaMath", 0.5, ed=7.0)
+    run.measured("Open-chat", "MetaMath", 0.5, ed=7.0)
     assert top_kinship(run.tree) == 7.0

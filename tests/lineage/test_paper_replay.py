@@ -164,7 +164,7 @@ def test_the_kinship_experiment_ends_higher_than_the_greedy_one():
 
 
 def saturating_generation(threshold: float) -> int:
-    """From the table alone: the first generation after which the three best models are more akin than the threshold."""
+    """Return the first generation after which the three best models exceed the threshold, from the table alone."""
     for generation in range(1, 5):
         averages = dict(FOUNDATIONS)
         averages |= {name: row.average for name, row in GREEDY.items() if int(name.split("-")[1]) <= generation}

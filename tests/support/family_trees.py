@@ -131,7 +131,7 @@ class Family:
         top = self.tree.top(self.tree.config.strategy.top_k)
         return self.apply(GenerationPlanned(generation=generation, top=top, merges=merges))
 
-    def akin(self, a, b, pcc, ed=1.5):
+    def measured(self, a, b, pcc, ed=1.5):
         return self.apply(KinshipMeasured(a=a, b=b, kinship=Kinship(pcc=pcc, cs=pcc / 2, ed=ed)))
 
     def merged(self, name, seconds=60.0, tokenizer="plain"):
@@ -173,7 +173,7 @@ class Family:
         for generation, children in experiment.items():
             self.planned(generation, *((name, a, b) for name, (a, b, _, _) in children.items()))
             for name, (a, b, average, pcc) in children.items():
-                self.akin(a, b, pcc).merged(name).evaluated(name, average)
+                self.measured(a, b, pcc).merged(name).evaluated(name, average)
         return self
 
 

@@ -8,8 +8,8 @@ def row(text, label):
 
 
 def test_runs_stand_side_by_side(greedy, kinship, render):
-    text = render(compare_view({"greedy": greedy, "akin": kinship}))
-    assert text.splitlines()[0].split() == ["greedy", "★", "akin"]
+    text = render(compare_view({"greedy": greedy, "explore": kinship}))
+    assert text.splitlines()[0].split() == ["greedy", "★", "explore"]
     assert row(text, "strategy").split() == ["greedy", "kinship"]
     assert row(text, "kinship by").split() == ["pcc", "pcc"]
     assert row(text, "k  ").split() == ["3", "3"]

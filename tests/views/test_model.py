@@ -20,37 +20,37 @@ def facts(text):
 
 def test_a_child_is_shown_in_detail(kinship, render):
     text = render(model_view(kinship, "model-3-3"))
-    told = facts(text)
+    shown = facts(text)
     assert text.startswith("model-3-3: merge of generation 3, rank 1 of 14 ★, among the best 3\n")
     assert text.splitlines()[2].split() == ["task", "points", "parents'", "mean", "gain", "vs", "better"]
     numbers = ["59.06", "±1.20", "58.42", "+0.64", "±1.47", "+0.34", "±1.70"]
     assert next(line for line in text.splitlines() if line.startswith("gsm8k")).split() == ["gsm8k", *numbers]
-    assert told["average"].split() == ["69.06", "±0.69", "68.42", "+0.64", "±0.85", "+0.34", "±0.98"]
+    assert shown["average"].split() == ["69.06", "±0.69", "68.42", "+0.64", "±0.85", "+0.34", "±0.98"]
     assert "gain: average minus the mean of the parents' averages" in text
     assert "vs better: average minus that of the better parent" in text
-    assert "gsm8k  exact_match,strict-match" in told["metrics"]
-    assert told["tokenizer"] == "plain"
-    assert told["parent 1"] == "model-2-1  68.72 ±0.69"
-    assert told["parent 2"] == "model-2-exp  68.11 ±0.69"
-    assert told["parents' kinship"] == "pcc 0.2400  cs 0.1200  ed 1.5000"
-    assert told["children"] == "none"
-    assert told["decision"] == "why model-3-3"
-    assert told["recipe"] == "slerp-gradient  recipes/model-3-3.yaml"
-    assert told["checkpoint"] == "models/model-3-3"
-    assert told["identity"] == "id-model-3-3"
-    assert told["size"] == "14.5 GB"
-    assert told["time to merge"] == "1 min 00 s"
-    assert told["time to score"] == "30 min 00 s, batch size 16"
+    assert "gsm8k  exact_match,strict-match" in shown["metrics"]
+    assert shown["tokenizer"] == "plain"
+    assert shown["parent 1"] == "model-2-1  68.72 ±0.69"
+    assert shown["parent 2"] == "model-2-exp  68.11 ±0.69"
+    assert shown["parents' kinship"] == "pcc 0.2400  cs 0.1200  ed 1.5000"
+    assert shown["children"] == "none"
+    assert shown["decision"] == "why model-3-3"
+    assert shown["recipe"] == "slerp-gradient  recipes/model-3-3.yaml"
+    assert shown["checkpoint"] == "models/model-3-3"
+    assert shown["identity"] == "id-model-3-3"
+    assert shown["size"] == "14.5 GB"
+    assert shown["time to merge"] == "1 min 00 s"
+    assert shown["time to score"] == "30 min 00 s, batch size 16"
     assert "…" not in text
 
 
 def test_a_foundation_has_children_and_a_source_and_no_gain(kinship, render):
     text = render(model_view(kinship, "Open-chat"))
-    told = facts(text)
+    shown = facts(text)
     assert text.startswith("Open-chat: foundation of generation 0, rank 8 of 14\n")
-    assert told["children"].splitlines()[0].split() == ["model-1-2", "64.02", "gain", "-0.03", "vs", "better", "-2.26"]
-    assert len(told["children"].splitlines()) == 4
-    assert told["source"] == "hub/Open-chat at revision abc123"
+    assert shown["children"].splitlines()[0].split() == ["model-1-2", "64.02", "gain", "-0.03", "vs", "better", "-2.26"]
+    assert len(shown["children"].splitlines()) == 4
+    assert shown["source"] == "hub/Open-chat at revision abc123"
     assert "parent" not in text
     assert "gain:" not in text
     assert "time to merge" not in text
@@ -128,9 +128,9 @@ def test_the_times_the_tokenizer_and_the_cached_tasks(family, render):
     run = family().with_foundations().at("2026-11-22T12:00:00+00:00")
     run.planned(1, ("model-1-1", "Open-chat", "MetaMath")).at("2026-11-22T14:30:00.5+02:00")
     run.merged("model-1-1", tokenizer="union").at(None).evaluated("model-1-1", 64.0, reused_tasks=("gsm8k",))
-    told = facts(render(model_view(run.tree, "model-1-1")))
-    assert told["planned"] == "2026-11-22 12:00:00 UTC"
-    assert told["merged"] == "2026-11-22 12:30:00 UTC"
-    assert "evaluated" not in told
-    assert told["tokenizer"] == "union"
-    assert told["time to score"] == "30 min 00 s, batch size 16; cached: gsm8k"
+    shown = facts(render(model_view(run.tree, "model-1-1")))
+    assert shown["planned"] == "2026-11-22 12:00:00 UTC"
+    assert shown["merged"] == "2026-11-22 12:30:00 UTC"
+    assert "evaluated" not in shown
+    assert shown["tokenizer"] == "union"
+    assert shown["time to score"] == "30 min 00 s, batch size 16; cached: gsm8k"

@@ -78,6 +78,12 @@ def test_a_stopped_run_is_stopped_even_while_its_process_ends(greedy, render):
     assert "resume" not in text
 
 
+def test_a_stopped_run_has_no_next_step(greedy, render):
+    text = render(status_view(greedy, folder=FOLDER, running=None))
+    assert "next step" not in text
+    assert "interrupted" not in text
+
+
 def test_a_run_without_scores(family, render):
     text = render(status_view(family().tree, folder=FOLDER, running=None))
     assert "best         no scores yet\n" in text
@@ -88,7 +94,9 @@ def test_a_run_without_scores(family, render):
 
 def test_the_kinship_of_the_best_and_its_threshold(family, render):
     def kinship_line(**strategy):
-        run = family(strategy={"top_k": 2, **strategy}).with_foundations().akin("Open-chat", "MetaMath", 0.05, ed=9.5)
+        run = (
+            family(strategy={"top_k": 2, **strategy}).with_foundations().measured("Open-chat", "MetaMath", 0.05, ed=9.5)
+        )
         text = render(status_view(run.tree, folder=FOLDER, running=None))
         return next(line for line in text.splitlines() if line.startswith("mean kinship"))
 
@@ -174,7 +182,7 @@ def test_the_resume_line_names_the_next_step(family):
 def test_the_resume_line_of_a_run_with_nothing_left_to_do(greedy, family):
     assert resume_line(greedy).startswith("the run has finished: converged after generation 4: ")
     run = family(strategy={"max_generations": 1, "stop_at_kinship": None}).with_foundations()
-    run.planned(1, ("model-1-1", "Open-chat", "MetaMath")).akin("Open-chat", "MetaMath", 0.1)
+    run.planned(1, ("model-1-1", "Open-chat", "MetaMath")).measured("Open-chat", "MetaMath", 0.1)
     run.merged("model-1-1").evaluated("model-1-1", 50)
     assert resume_line(run.tree).endswith("1 of 1 models scored, next: stop (budget)")
     run.tree.apply(plan(run.tree))

@@ -14,12 +14,12 @@ def line_of(text, name):
 
 def test_the_text_of_a_small_tree(family, render):
     run = family({"math": 63.72, "chat": 66.28}, name="small", strategy={"top_k": 2}).with_foundations()
-    run.planned(1, ("model-1-1", "chat", "math")).akin("chat", "math", 0.05).merged("model-1-1")
+    run.planned(1, ("model-1-1", "chat", "math")).measured("chat", "math", 0.05).merged("model-1-1")
     run.evaluated("model-1-1", 66.84).planned(
         2, ("model-2-1", "model-1-1", "chat"), ("model-2-exp", "model-1-1", "math")
     )
-    run.akin("model-1-1", "chat", 0.93).failed("model-2-1", "CUDA out of memory.\nTraceback")
-    run.akin("model-1-1", "math", -0.02).merged("model-2-exp").evaluated("model-2-exp", 64.0, None)
+    run.measured("model-1-1", "chat", 0.93).failed("model-2-1", "CUDA out of memory.\nTraceback")
+    run.measured("model-1-1", "math", -0.02).merged("model-2-exp").evaluated("model-2-exp", 64.0, None)
     run.stopped("converged", "the best 2 models are the same as before generation 2: model-1-1, chat")
     assert render(tree_view(run.tree)).replace(TIMES, "x") == (
         "small: kinship strategy, k = 2, kinship by pcc\n"
@@ -112,7 +112,7 @@ def test_several_recipes_are_named_and_a_single_one_is_not(family, render):
 
 def test_the_kinship_is_in_the_metric_of_the_run(family, render):
     run = family(strategy={"metric": "ed", "stop_at_kinship": None}).with_foundations()
-    run.planned(1, ("model-1-1", "Open-chat", "MetaMath")).akin("Open-chat", "MetaMath", 0.05, ed=321.98)
+    run.planned(1, ("model-1-1", "Open-chat", "MetaMath")).measured("Open-chat", "MetaMath", 0.05, ed=321.98)
     assert "322.0" in line_of(render(tree_view(run.tree)), "model-1-1")
 
 
@@ -121,7 +121,9 @@ def test_the_kinship_is_in_the_metric_of_the_run(family, render):
 def test_long_names_are_left_whole(family, render, length, width):
     first, second = "a" * (length - 1) + "1", "b" * (length - 1) + "2"
     run = family({first: 60.0, second: 61.0}).with_foundations().planned(1, ("model-1-1", second, first))
-    text = render(tree_view(run.akin(first, second, 0.5).merged("model-1-1").evaluated("model-1-1", 62.0).tree), width)
+    text = render(
+        tree_view(run.measured(first, second, 0.5).merged("model-1-1").evaluated("model-1-1", 62.0).tree), width
+    )
     assert "…" not in text
     assert text.count(first) == text.count(second) == 3  # itself, a parent, among the best
 

@@ -14,7 +14,7 @@ def tree():
     differing = {"sliding_window": {"base_model": 4096, LONG: None}}
     run = Family({"MetaMath": 60.0, LONG: 61.0, "Open-chat": 62.0}, differing_settings=differing)
     run.at("2026-11-22T12:10:33+00:00").with_foundations()
-    run.planned(1, *((f"model-1-{n}", LONG, "Open-chat") for n in (1, 2, 3, 4))).akin(LONG, "Open-chat", 0.5)
+    run.planned(1, *((f"model-1-{n}", LONG, "Open-chat") for n in (1, 2, 3, 4))).measured(LONG, "Open-chat", 0.5)
     run.merged("model-1-1").evaluated("model-1-1", 63.0).merged("model-1-2")
     return run.failed("model-1-3", "/a/path/without/any/blank/that/is/very/long is not readable").tree
 
