@@ -1,6 +1,6 @@
 """The global random generators of Python, numpy and torch, which mergekit and lm-eval reseed.
 
-Importing this module loads neither numpy nor torch.
+Importing this module does not load torch.
 """
 
 from __future__ import annotations
