@@ -72,8 +72,8 @@ def check_adapter(folder: Path, model: Layout) -> None:
 def merge_adapter(job: AdapterJob, report: Report) -> MergeResult:
     """Merge an adapter into its model with peft, on the CPU, and verify the result.
 
-    The weights keep the model's type. The tokenizer is the adapter's if it has one, otherwise the model's. The generation
-    settings are the model's.
+    The weights keep the model's type. The tokenizer is the adapter's if it has one, otherwise the model's. The
+    generation settings are the model's.
 
     Raises:
         ModelError: The adapter does not fit the model or changes nothing, or the result does not load or is not finite.
