@@ -1,4 +1,4 @@
-"""LoRA adapters: what can be told of one from its files, and the model that it makes of the one it was trained on."""
+"""LoRA adapters: checked from their files alone, and merged into the model that they were trained on."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ _PREFIX = "base_model.model."  # peft's, before the name of the module
 _LORA = re.compile(
     r"(?P<module>.+)\.(?P<kind>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(\.weight|\.bias)?"
 )
-_NO_MERGE = ("alora_invocation_tokens", "layer_replication")  # peft runs these, but has no weights for them
+_NO_MERGE = (
+    "alora_invocation_tokens",
+    "layer_replication",
+)  # peft applies these when it runs a model; they are not in its weights
 _TOKENIZER = re.compile(
     r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template)\.json"
     r"|.*\.(model|tiktoken)|merges\.txt|vocab\.txt|chat_template\.jinja"
@@ -45,36 +48,36 @@ _GENERATION = "generation_config.json"
 
 
 def check_adapter(folder: Path, model: Layout) -> None:
-    """Make sure, from its files alone, that an adapter is one that peft can merge into a model.
+    """Make sure, from its files alone, that peft can merge an adapter into a model.
 
     Raises:
-        ModelError: A file is missing or unusable, it is no LoRA adapter of a language model, or its tensors do not fit
-            those of the model.
+        ModelError: A file is missing or damaged, it is not a LoRA adapter of a language model, or its tensors do not
+            fit those of the model.
     """
     config = _read_config(folder)
     _check_kind(folder, config)
     tensors = _read_weights(folder)
     rows = _new_rows(tensors, model)
-    if config.get("target_parameters"):  # experts: peft and the checkpoint name them in different ways
+    if config.get("target_parameters"):  # experts, which peft and the checkpoint name differently
         return
     trained_on = config.get("base_model_name_or_path")
-    mend = "give the model that it was trained on" + (f" ({trained_on})" if trained_on else "")
+    fix = "give the model that it was trained on" + (f" ({trained_on})" if trained_on else "")
     for name, info in tensors.items():
         found = _LORA.fullmatch(name.removeprefix(_PREFIX))
         misfit = found and _misfit(found, info, model, rows, transposed=bool(config.get("fan_in_fan_out")))
         if misfit:
-            raise ModelError(f"{folder} does not fit {model.folder}: {misfit}; {mend}")
+            raise ModelError(f"{folder} does not fit {model.folder}: {misfit}; {fix}")
 
 
 def merge_adapter(job: AdapterJob, report: Report) -> MergeResult:
-    """Merge an adapter into its model by peft, on the CPU, and verify what comes of it.
+    """Merge an adapter into its model with peft, on the CPU, and verify the result.
 
-    The weights have the model's own type. The tokenizer is the adapter's where it brings one, else the model's; the
+    The weights keep the model's type. The tokenizer is the adapter's if it has one, otherwise the model's. The
     generation settings are the model's.
 
     Raises:
-        ModelError: The adapter does not fit the model, changes nothing, or leads to numbers that are not finite.
-        MemoryError: There is no room for the model in main memory.
+        ModelError: The adapter does not fit the model or changes nothing, or the result does not load or is not finite.
+        MemoryError: The model does not fit into main memory.
     """
     started = time.monotonic()
     layout = read_layout(job.model)
@@ -85,7 +88,7 @@ def merge_adapter(job: AdapterJob, report: Report) -> MergeResult:
     _copy_companions(job)
     difference = differences(layout, read_layout(job.output))
     if difference is not None:
-        raise ModelError(f"{job.adapter}: does not merge into a model like {job.model}: {difference}")
+        raise ModelError(f"{job.adapter}: merged into {job.model} it gives a model of another form: {difference}")
     try:
         files = verify(job.output, trust_remote_code=job.trust_remote_code, report=report)
     except NotFiniteError as error:
@@ -131,10 +134,10 @@ def _read_weights(folder: Path) -> dict[str, TensorInfo]:
 
 
 def _new_rows(tensors: Mapping[str, TensorInfo], model: Layout) -> int | None:
-    """Number of tokens where the adapter was saved with embeddings of another size than the model's.
+    """Return the number of tokens if the adapter has embeddings of another size than the model's; otherwise None.
 
     Raises:
-        ModelError: Some of the embeddings would have rows that nobody trained.
+        ModelError: The adapter lacks some of the embeddings, so that their new rows would be untrained.
     """
     inner = {name.removeprefix(_PREFIX): info for name, info in tensors.items()}
     vocabulary = [name for name, info in model.parameters().items() if model.is_vocabulary(info)]
@@ -143,17 +146,17 @@ def _new_rows(tensors: Mapping[str, TensorInfo], model: Layout) -> int | None:
         return None
     if len(rows) > 1 or not all(name in inner for name in vocabulary):
         raise ModelError(
-            f"the adapter changes the number of tokens of {model.folder}, but does not bring all embeddings: save it "
+            f"the adapter changes the number of tokens of {model.folder}, but does not have all embeddings: save it "
             "again with save_embedding_layers=True"
         )
     return rows.pop()
 
 
 def _misfit(found: re.Match[str], info: TensorInfo, model: Layout, rows: int | None, *, transposed: bool) -> str | None:
-    """What keeps one tensor of the adapter from changing the weight of its module."""
+    """Return why a tensor of the adapter does not fit the weight of its module; None if it fits."""
     weight = _weight_of(found["module"], model)
     if weight is None:
-        return f"it adapts {found['module']}, which the model has not"
+        return f"it adapts {found['module']}, which the model does not have"
     outputs, inputs = (*weight.shape, 0, 0)[:2]
     if rows is not None and model.is_vocabulary(weight):
         outputs = rows
@@ -168,21 +171,21 @@ def _misfit(found: re.Match[str], info: TensorInfo, model: Layout, rows: int | N
 
 
 def _weight_of(module: str, model: Layout) -> TensorInfo | None:
-    """The weight of a module; old checkpoints leave the first parts of the name away."""
+    """Return the weight of a module; old checkpoints omit the first parts of its name."""
     parts = f"{module}.weight".split(".")
     names = (".".join(parts[start:]) for start in range(len(parts) - 1))
     return next((model.tensors[name] for name in names if name in model.tensors), _tied_weight(module, model))
 
 
 def _tied_weight(module: str, model: Layout) -> TensorInfo | None:
-    """Tied output embeddings are not in the file; they are the input embeddings."""
+    """Return the input embeddings for output embeddings that are tied to them and not in the file."""
     if not model.tied or module != "lm_head":
         return None
     return next((info for info in model.parameters().values() if model.is_vocabulary(info)), None)
 
 
 def _refuse_idle(folder: Path) -> None:
-    """An adapter that was never trained makes no model of its own: its delta would be zero."""
+    """Raise if an adapter changes nothing, because the delta of its model would be zero; or is not finite."""
     import torch
     from safetensors import safe_open
 
@@ -192,26 +195,28 @@ def _refuse_idle(folder: Path) -> None:
             tensor = file.get_tensor(name)
             if not bool(torch.isfinite(tensor).all()):
                 raise ModelError(f"{folder} holds numbers that are not finite, first in {name}: give another adapter")
-            # The product of A and B is zero where either is; a whole layer that was saved may change something.
+            # The product of A and B is zero if either is. A layer that was saved whole may change something.
             starts_at_zero = "lora_B" in name or "lora_embedding_A" in name
             changes = bool(tensor.any()) if starts_at_zero else not _LORA.fullmatch(name.removeprefix(_PREFIX))
             idle = idle and not changes
     if idle:
-        raise ModelError(f"{folder} changes nothing, as it was never trained: give another adapter, or leave it out")
+        raise ModelError(
+            f"{folder} changes nothing, because it was never trained: give another adapter, or leave it out"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------- merge
 
 
 def _merge(job: AdapterJob, layout: Layout, report: Report) -> None:
-    """Let peft merge, and transformers save."""
+    """Merge with peft, and save with transformers."""
     import peft
     import torch
     import transformers
     from safetensors import SafetensorError
 
     warnings.simplefilter("ignore")
-    # where the file lacks weights, peft goes on with those it began with
+    # where the file lacks weights, peft would use its initial ones
     warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
     report("loading the model", 0, 3)
     dtype = getattr(torch, job.dtype or _own_type(layout))
@@ -237,7 +242,7 @@ def _merge(job: AdapterJob, layout: Layout, report: Report) -> None:
 
 
 def _own_type(layout: Layout) -> str:
-    """The floating type of most of the weights."""
+    """Return the floating type of most of the weights."""
     sizes: dict[str, int] = {}
     for info in layout.parameters().values():
         sizes[info.dtype] = sizes.get(info.dtype, 0) + info.elements
@@ -248,9 +253,9 @@ def _own_type(layout: Layout) -> str:
 
 
 def _copy_companions(job: AdapterJob) -> None:
-    """The tokenizer, the generation settings, and the model's own code."""
-    brings = any((job.adapter / name).is_file() for name in _VOCABULARY)
-    for path in sorted((job.adapter if brings else job.model).iterdir()):
+    """Copy the tokenizer, the generation settings, and the model's own code."""
+    own = any((job.adapter / name).is_file() for name in _VOCABULARY)
+    for path in sorted((job.adapter if own else job.model).iterdir()):
         if path.is_file() and _TOKENIZER.fullmatch(path.name):
             shutil.copyfile(path, job.output / path.name)
     for path in sorted(job.model.glob("*.py")):

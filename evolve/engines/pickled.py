@@ -1,6 +1,6 @@
-"""Pickled weights (`pytorch_model*.bin`): what can be told of them unopened, and how they become safetensors.
+"""Pickled weights (`pytorch_model*.bin`): checked without opening them, and converted to safetensors.
 
-Opening a pickle can run code. Here only torch opens them, in a worker, in the mode that makes tensors and nothing else.
+Opening a pickle can run code. Only torch opens them here, in a worker, in the mode that accepts nothing but tensors.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ __all__ = ["convert", "pickled_files", "pickled_layout"]
 
 
 def pickled_files(folder: Path) -> list[str]:
-    """Names of the files that make up the pickled weights of a folder, the index included, sorted.
+    """Return the names of the files of the pickled weights of a folder, the index included, sorted.
 
     Raises:
-        ModelError: A file is missing, cut off or not what it should be.
+        ModelError: A file is missing, cut off or damaged.
     """
     shards = _shards(folder)
     for shard in shards:
@@ -46,24 +46,24 @@ def pickled_files(folder: Path) -> list[str]:
 
 
 def pickled_layout(folder: Path) -> Layout:
-    """What is known of a checkpoint with pickled weights while they are unopened: all but its tensors.
+    """Return the layout of a checkpoint with pickled weights, without its tensors; the weights are not opened.
 
     Raises:
-        ModelError: config.json or a file of the weights is missing or unusable.
+        ModelError: config.json or a weight file is missing or damaged.
     """
     config = read_config(folder)
     return Layout(folder, config, {}, {name: (folder / name).stat().st_size for name in pickled_files(folder)})
 
 
 def convert(job: ConversionJob, report: Report) -> MergeResult:
-    """Write pickled weights as safetensors, shard by shard, with all that belongs to the model beside them.
+    """Write pickled weights as safetensors, shard by shard, and copy the other files of the model.
 
-    Every tensor keeps its name, type and numbers. Output embeddings that are the input embeddings themselves are left
-    out where the configuration ties them, as transformers does; other tensors that share memory get a copy each.
+    Every tensor keeps its name, type and numbers. Output embeddings that share the memory of the input embeddings are
+    left out if the configuration ties them, as transformers does. Other tensors that share memory get a copy each.
 
     Raises:
-        ModelError: The weights hold anything but tensors, are damaged, or have numbers that are not finite.
-        MemoryError: There is no room for a shard in main memory.
+        ModelError: The weights hold other things than tensors, are damaged, or are not finite.
+        MemoryError: A shard does not fit into main memory.
     """
     started = time.monotonic()
     layout = pickled_layout(job.model)
@@ -106,7 +106,7 @@ def _check_file(path: Path) -> None:
 
 
 def _is_archive(path: Path) -> bool:
-    """Whether a file is a whole archive, as torch writes since 1.6; the list of its contents is at its end."""
+    """Return whether a file is a complete zip archive, as torch writes since 1.6; its directory is at its end."""
     try:
         return zipfile.is_zipfile(path)
     except zipfile.BadZipFile:
@@ -139,27 +139,29 @@ def _convert(job: ConversionJob, layout: Layout, report: Report) -> None:
 
 
 def _read(path: Path, wanted: Collection[str] | None) -> dict[str, Any]:
-    """The tensors of one file, by name."""
+    """Return the tensors of one file by name."""
     import torch
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on forms of pickles that torch does not write
-            # The mode that refuses everything but tensors and plain containers of them.
+            warnings.simplefilter("ignore")  # about forms of pickles that torch does not write
+            # weights_only refuses everything but tensors and plain containers of them.
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_archive(path))
     except (
         *(AttributeError, AssertionError, EOFError, ImportError, LookupError, RuntimeError, TypeError, ValueError),
         *(pickle.UnpicklingError, struct.error),
     ) as error:
         raise ModelError(
-            f"{path} is damaged, or holds more than tensors, which is never opened ({_words(error)}): download it "
+            f"{path} is damaged, or holds more than tensors and is not opened ({_words(error)}): download it "
             "again, or convert it yourself if you trust it"
         ) from error
     if not isinstance(found, Mapping) or not found:
         raise ModelError(f"{path} holds no tensors by name: give the folder that save_pretrained wrote")
     for name, tensor in found.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-            raise ModelError(f"{path} holds {name!r}, which is no plain tensor: give the folder of a model's weights")
+            raise ModelError(
+                f"{path} holds {name!r}, which is not a plain tensor: give the folder of a model's weights"
+            )
     missing = sorted(set(wanted or ()) - set(found))
     if missing:
         raise ModelError(f"{path} does not hold {missing[0]}, which its index puts there: download the model again")
@@ -167,7 +169,7 @@ def _read(path: Path, wanted: Collection[str] | None) -> dict[str, Any]:
 
 
 def _separate(tensors: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
-    """The same tensors, no two of them in one piece of memory, as safetensors wants them."""
+    """Return the same tensors without shared memory, as safetensors requires."""
     import torch
 
     by_place: dict[tuple[Any, ...], int] = {}
@@ -186,10 +188,10 @@ def _separate(tensors: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
 
 
 def _place(tensor: Any) -> tuple[Any, ...]:
-    """Equal for tensors that are one and the same."""
+    """Return a value that is equal for two names of the same tensor."""
     return (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tuple(tensor.stride()))
 
 
 def _words(error: Exception) -> str:
-    """The first sentence of what an engine says."""
+    """Return the first sentence of an error message."""
     return " ".join(str(error).split()).partition(". ")[0] or type(error).__name__

@@ -1,4 +1,4 @@
-"""LoRA adapters merged into their models, held against the textbook: W + alpha / r * B A."""
+"""LoRA adapters merged into their models, compared with the textbook: W + alpha / r * B A."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_type_can_be_chosen(tmp_path, model, adapter):
     assert {weight.dtype for weight in families.weights(tmp_path / "out").values()} == {torch.float32}
 
 
-def test_what_comes_of_it_is_a_model_like_any(tmp_path, model, adapter):
+def test_the_result_is_a_complete_model(tmp_path, model, adapter):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     found = []
@@ -95,15 +95,15 @@ def test_what_comes_of_it_is_a_model_like_any(tmp_path, model, adapter):
     assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == families.ROWS
 
 
-def test_it_is_the_same_every_time(tmp_path, model, adapter):
+def test_the_result_is_deterministic(tmp_path, model, adapter):
     first = merge_adapter(job(model, adapter, tmp_path / "1"), families.silent)
     torch.rand(3)
     assert merge_adapter(job(model, adapter, tmp_path / "2"), families.silent).files == first.files
 
 
-def test_companions_are_the_models_unless_the_adapter_brings_a_tokenizer(tmp_path, model, copy):
+def test_companion_files_are_the_models_unless_the_adapter_has_a_tokenizer(tmp_path, model, copy):
     source = shutil.copytree(model, tmp_path / "model")
-    odd = {"temperature": -0.3, "do_sample": False, "eos_token_id": 2}  # whatever they are worth
+    odd = {"temperature": -0.3, "do_sample": False, "eos_token_id": 2}  # copied as they are
     (source / "generation_config.json").write_text(json.dumps(odd))
     (source / "chat_template.jinja").write_text("model's")
     out = merged(tmp_path, source, copy)
@@ -120,7 +120,7 @@ def test_companions_are_the_models_unless_the_adapter_brings_a_tokenizer(tmp_pat
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_an_adapter_with_tokens_of_its_own_makes_the_model_larger(tmp_path, tied):
+def test_an_adapter_with_new_tokens_enlarges_the_embeddings(tmp_path, tied):
     model = families.save(tmp_path / "model", tied=tied)
     adapter = families.adapt(tmp_path / "lora", model, tokens=2)  # peft then saves the embeddings, too
     after = families.weights(merged(tmp_path, model, adapter))
@@ -130,22 +130,22 @@ def test_an_adapter_with_tokens_of_its_own_makes_the_model_larger(tmp_path, tied
     assert ("lm_head.weight" in after) != tied
 
 
-def test_embeddings_that_training_has_untied_are_refused(tmp_path):
+def test_embeddings_untied_by_training_are_refused(tmp_path):
     model = families.save(tmp_path / "model", tied=True)
     adapter = families.adapt(tmp_path / "lora", model, modules_to_save=["embed_tokens"])
-    with pytest.raises(ModelError, match=r"does not merge into a model like .* differ in their output embeddings"):
+    with pytest.raises(ModelError, match=r"gives a model of another form: .* differ in their output embeddings"):
         merge_adapter(job(model, adapter, tmp_path / "out"), families.silent)
 
 
-def test_rows_that_nobody_trained_are_refused(tmp_path, model):
+def test_untrained_rows_are_refused(tmp_path, model):
     adapter = families.adapt(tmp_path / "lora", model, tokens=2, modules_to_save=["embed_tokens"])
     path = adapter / "adapter_model.safetensors"
     save_file({name: weight for name, weight in load_file(path).items() if "lm_head" not in name}, path)
-    with pytest.raises(ModelError, match="does not bring all embeddings"):
+    with pytest.raises(ModelError, match="does not have all embeddings"):
         check_adapter(adapter, read_layout(model))
 
 
-def test_layers_that_were_trained_whole_and_embeddings_are_merged(tmp_path, model):
+def test_whole_layers_and_embeddings_are_merged(tmp_path, model):
     adapter = families.adapt(tmp_path / "lora", model, target_modules=["embed_tokens"], modules_to_save=["lm_head"])
     before, after = families.weights(model), families.weights(merged(tmp_path, model, adapter))
     saved = load_file(adapter / "adapter_model.safetensors")
@@ -211,7 +211,7 @@ def test_an_adapter_that_was_cut_off(model, copy):
 
 def test_an_adapter_that_was_never_trained(tmp_path, model):
     adapter = families.adapt(tmp_path / "lora", model, trained=False)
-    with pytest.raises(ModelError, match="changes nothing, as it was never trained"):
+    with pytest.raises(ModelError, match="changes nothing, because it was never trained"):
         merge_adapter(job(model, adapter, tmp_path / "out"), families.silent)
 
 

@@ -1,4 +1,4 @@
-"""Pickled weights as safetensors: the same numbers, nothing but tensors ever opened, and every flaw told."""
+"""Pickled weights converted to safetensors: equal numbers, no code run, damage refused."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_tensors_are_the_same(models, tmp_path, name):
     assert len(AutoTokenizer.from_pretrained(out)) == families.ROWS
 
 
-def test_the_result_lists_its_files_and_is_the_same_every_time(models, tmp_path):
+def test_the_result_lists_its_files_and_is_deterministic(models, tmp_path):
     model = families.pickled(tmp_path / "model", models / "sharded")
     results = []
     for name in ("1", "2"):
@@ -74,8 +74,8 @@ def test_the_result_lists_its_files_and_is_the_same_every_time(models, tmp_path)
 
 
 @pytest.mark.parametrize("tied", [None, False, True])
-def test_one_tensor_of_two_names(models, tmp_path, tied):
-    """It is kept once where the configuration ties the embeddings, else both need their own numbers."""
+def test_one_tensor_with_two_names(models, tmp_path, tied):
+    """Tied embeddings are kept once, others twice."""
     model = families.pickled(tmp_path / "model", models / "single")
     settings = json.loads((model / "config.json").read_text()) | {"tie_word_embeddings": tied}
     (model / "config.json").write_text(json.dumps(settings))
@@ -87,7 +87,7 @@ def test_one_tensor_of_two_names(models, tmp_path, tied):
     assert all(torch.equal(weights[name], weight) for name, weight in after.items())
 
 
-def test_views_of_one_memory_and_the_old_form_of_files(models, tmp_path):
+def test_views_of_shared_memory_in_the_old_file_format(models, tmp_path):
     model = families.pickled(tmp_path / "model", models / "single")
     whole = torch.arange(12.0).reshape(3, 4)
     views = {"a": whole[0], "b": whole[1:], "turned": whole.T, "number": torch.tensor(7), "none": torch.empty(0, 4)}
@@ -118,7 +118,7 @@ def test_code_is_never_run(models, tmp_path, form):
     else:
         torch.save(content, model / "pytorch_model.bin", _use_new_zipfile_serialization=form == "torch")
     words = refused(model, tmp_path / "out")
-    assert f"{model / 'pytorch_model.bin'} is damaged, or holds more than tensors, which is never opened (" in words
+    assert f"{model / 'pytorch_model.bin'} is damaged, or holds more than tensors and is not opened (" in words
     assert "download it again, or convert it yourself if you trust it" in words
     assert not (tmp_path / "harm").exists()
 
@@ -128,14 +128,14 @@ def test_code_is_never_run(models, tmp_path, form):
     [
         ([torch.ones(2)], "holds no tensors by name"),
         ({}, "holds no tensors by name"),
-        ({"epoch": 3}, "holds 'epoch', which is no plain tensor"),
-        ({"state_dict": {"a": torch.ones(2)}}, "holds 'state_dict', which is no plain tensor"),
-        ({"a": torch.ones(2).to_sparse()}, "holds 'a', which is no plain tensor"),
+        ({"epoch": 3}, "holds 'epoch', which is not a plain tensor"),
+        ({"state_dict": {"a": torch.ones(2)}}, "holds 'state_dict', which is not a plain tensor"),
+        ({"a": torch.ones(2).to_sparse()}, "holds 'a', which is not a plain tensor"),
         ({"a": torch.tensor([1.0, float("nan")])}, "holds numbers that are not finite, first in a: give another model"),
         ({"a": torch.tensor([float("-inf")])}, "holds numbers that are not finite, first in a: give another model"),
     ],
 )
-def test_what_are_no_weights(models, tmp_path, content, words):
+def test_other_contents_are_refused(models, tmp_path, content, words):
     model = families.pickled(tmp_path / "model", models / "single")
     torch.save(content, model / "pytorch_model.bin")
     assert words in refused(model, tmp_path / "out")
@@ -154,8 +154,8 @@ def test_files_that_are_cut_off(models, tmp_path, keep):
 
 
 @pytest.mark.parametrize("old", [False, True])
-def test_noise_is_told(models, tmp_path, old):
-    """Whatever torch makes of a damaged file, it is one of our errors."""
+def test_a_damaged_file_never_raises_other_errors(models, tmp_path, old):
+    """Whatever torch raises for a damaged file becomes a ModelError."""
     model = families.pickled(tmp_path / "model", models / "single")
     torch.save({"a": torch.ones(3)}, model / "pytorch_model.bin", _use_new_zipfile_serialization=not old)
     whole = (model / "pytorch_model.bin").read_bytes()
@@ -198,7 +198,7 @@ def test_shards(models, tmp_path):
         pickled_files(model)
 
 
-def test_what_is_known_unopened(models, tmp_path):
+def test_the_layout_without_opening_the_weights(models, tmp_path):
     model = families.pickled(tmp_path / "model", models / "sharded")
     layout = pickled_layout(model)
     assert not layout.tensors
@@ -214,7 +214,7 @@ def test_what_is_known_unopened(models, tmp_path):
     assert {*shards, "pytorch_model.bin.index.json", "config.json", "tokenizer.json"} <= stamps.keys()
 
 
-def test_safetensors_count_before_pickled_weights(models, tmp_path):
+def test_safetensors_take_precedence_over_pickled_weights(models, tmp_path):
     model = shutil.copytree(models / "single", tmp_path / "model")
     (model / "pytorch_model.bin").write_bytes(b"")
     assert not is_pickled(model)

@@ -4,6 +4,7 @@
 |---|---|
 | `files` | names of the files of a checkpoint, and the reader of its JSON files |
 | `headers` | headers of safetensors files |
+| `experts` | experts that are stacked in one tensor |
 | `layout` | configuration and tensors of a checkpoint |
 | `comparison` | what makes two checkpoints differ |
 | `hashing` | hashes of files, and the identity that they make |

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evolve.engines.checkpoints.experts import unstacked
 from evolve.engines.checkpoints.files import INDEX, SINGLE, is_pickled, read_index, read_json_object
 from evolve.engines.checkpoints.headers import TensorInfo, read_tensors
 from evolve.errors import ModelError
@@ -62,17 +63,19 @@ class Layout:
         return self.setting("model_type") in _TIED_BY_DEFAULT if tied is None else bool(tied)
 
     def parameters(self) -> dict[str, TensorInfo]:
-        """Return the parameters of the model, each counted once.
+        """Return the parameters of the model by name, each counted once.
 
         Left out are tensors that are not of a floating type, constants, and output embeddings that are tied to the
-        input embeddings.
+        input embeddings. Experts that are stacked in one tensor are given one by one, as released checkpoints store
+        them.
         """
-        dropped = _HEADS if self.tied else ()
-        return {
-            name: info
+        dropped, model_type = _HEADS if self.tied else (), self.setting("model_type")
+        kept = (
+            info
             for name, info in self.tensors.items()
             if "F" in info.dtype and not is_constant(info) and _owner(name) not in dropped
-        }
+        )
+        return {part.name: part for info in kept for part in unstacked(info, model_type)}
 
     def is_vocabulary(self, info: TensorInfo) -> bool:
         """Return whether the first dimension of a tensor counts tokens.

@@ -1,4 +1,4 @@
-"""Model kinship (arXiv 2410.12613): how alike the deltas of two models over their common base are.
+"""Model kinship (arXiv 2410.12613): how similar two models are in their deltas, the differences from their base.
 
 Importing this package is cheap; torch is loaded by the first measurement.
 """

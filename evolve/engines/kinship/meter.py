@@ -1,4 +1,4 @@
-"""Measures the kinships of one job: plan, stream, sum."""
+"""Measure the kinships of one job: plan, stream, sum."""
 
 from __future__ import annotations
 
@@ -23,36 +23,37 @@ _GPU_CHUNK, _GPU_TOTAL = 1 << 24, 1 << 28  # elements of one model, and of all t
 
 
 def measure(job: KinshipJob, report: Report, device: str = "auto") -> KinshipResult:
-    """Measures all pairs of a job in one pass over the files (arXiv 2410.12613, section 3).
+    """Measure all pairs of a job in one pass over the files (arXiv 2410.12613, section 3).
 
     The kinship of a pair is the Pearson correlation (`pcc`), the cosine (`cs`, with its sign) and the Euclidean
-    distance (`ed`) of two deltas, a delta being the weights of a model minus those of the base over all parameters
-    that the base and both models share. It does not depend on the other pairs of the job, nor on the order of the two.
+    distance (`ed`) of two deltas. A delta is the weights of a model minus those of the base, over all parameters that
+    the base and both models share. A kinship does not depend on the other pairs of the job, nor on the order of the
+    two models.
 
-    Each row of each model is read once, and only a chunk of it is in memory at a time. Types may differ from model to
-    model; everything is computed in float64. What does not count:
+    Each row of each model is read once, and only a chunk of it is in memory at a time. Types may differ between
+    models; everything is computed in float64. Not compared are:
 
-    - tensors that are not of a floating type, and constants that old exports save beside the parameters;
-    - output embeddings that are tied to the input embeddings (one tensor, which counts once);
-    - tensors that not all three models have;
-    - rows of the embeddings whose token not all three tokenizers have, and rows that belong to no token. Rows are
-      paired by token, wherever they stand. Models whose tokenizers and numbers of rows are the base's own, or which
-      have as many rows and no tokenizer, have all their rows compared, padding included.
+    - tensors that are not of a floating type, and constants that old exports store;
+    - output embeddings that are tied to the input embeddings (the tensor counts once);
+    - tensors that the base or one of the two models lacks;
+    - rows of the embeddings whose token one of the three tokenizers lacks, and rows of no token. Rows are paired by
+      token. If both models have as many rows as the base, and the same tokenizer or none, all rows are compared,
+      padding included.
 
-    Whatever of the last two kinds was left out is told in `PairKinship.left_out`, with the number of rows that are in
-    at least one of the three.
+    `PairKinship.left_out` lists what was left out of the last two kinds, with the number of rows that at least one of
+    the three has.
 
     Args:
-        job: Base, models, pairs. Models that are in no pair are not looked at.
-        report: Is told the bytes read so far, of all.
+        job: Base, models, pairs. Models in no pair are not read.
+        report: Is told the number of bytes read so far.
         device: A name that `device_name` accepts.
 
     Raises:
-        KinshipError: A model's shared weights are exactly those of the base (its delta has no direction), a weight is
-            not finite, a pair shares nothing or names an unknown model.
-        ConfigError: The device is not there.
-        ModelError: A checkpoint is unusable, quantized, of another shape, tied where the base is not, or has another
-            number of rows than the base with no tokenizer to tell them by.
+        KinshipError: A delta is zero or constant, a weight is not finite, or a pair shares no parameter or names an
+            unknown model.
+        ConfigError: The device is missing.
+        ModelError: A checkpoint is damaged, quantized or of another shape than the base, only one of the two ties its
+            embeddings, or their numbers of rows differ and one has no tokenizer.
     """
     began = time.perf_counter()
     if not job.pairs:
@@ -74,12 +75,14 @@ def measure(job: KinshipJob, report: Report, device: str = "auto") -> KinshipRes
 
 
 def _sum(plan: Plan, device: torch.device, report: Report) -> tuple[Sums, int]:
-    """One pass over all pieces; gives the sums and the number of bytes read."""
+    """Read all pieces once; return the sums and the number of bytes read."""
     from evolve.engines.kinship.reading import stream
     from evolve.engines.kinship.sums import Sums
 
     gpu = device.type == "cuda"
-    models = max(len(piece.models) for piece in plan.pieces) + 3  # with base, difference, and a buffer on its way
+    models = (
+        max(len(piece.models) for piece in plan.pieces) + 3
+    )  # and the base, the difference, and a buffer being copied
     limit = min(_GPU_CHUNK, _GPU_TOTAL // models) if gpu else _CPU_CHUNK
     widest = max(piece.width for piece in plan.pieces)
     sums = Sums(device, max(limit, widest) if gpu else _CPU_BLOCK)
@@ -95,7 +98,7 @@ def _sum(plan: Plan, device: torch.device, report: Report) -> tuple[Sums, int]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Holds torch to one thread, which suffices to keep up with a disk and is faster on a machine that is busy."""
+    """Limit torch to one thread: enough to keep up with a disk, and faster on a busy machine."""
     import torch
 
     threads = torch.get_num_threads()

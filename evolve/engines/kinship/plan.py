@@ -1,8 +1,8 @@
-"""What has to be read, for which pairs: the pieces of a measurement.
+"""The plan of a measurement: which parts of which tensors to read, and for which pairs.
 
-A piece is a run of rows of one tensor that the base and some of the models share. All rows of an ordinary tensor are
-one piece; an embedding falls into as many pieces as there are sets of models that share some of its tokens, so that
-every row of every model is read once, whatever the number of pairs.
+A piece is a set of rows of one tensor that the base and some of the models share. An ordinary tensor is one piece. An
+embedding is cut into one piece for each set of models that share tokens, so that every row of every model is read once,
+however many pairs there are.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Place:
-    """Where one model keeps the rows of a piece.
+    """Where one model stores the rows of a piece.
 
     Attributes:
         path: File.
-        dtype: safetensors' word for the type.
+        dtype: safetensors' name of the type.
         offset: Position in the file of row 0, in bytes.
-        rows: Numbers of the rows; None: all, one after another.
+        rows: Numbers of the rows; None: all, in order.
     """
 
     path: Path
@@ -50,10 +50,10 @@ class Piece:
 
     Attributes:
         tensor: Name of the tensor.
-        count: Number of rows. An ordinary tensor counts as so many rows of one element, to be cut anywhere.
+        count: Number of rows. An ordinary tensor has one element in each row, so that it can be cut anywhere.
         width: Elements in a row.
-        base: Where the base keeps the rows.
-        models: Where the models keep them, by name; row i of each belongs to row i of the base.
+        base: Where the base stores the rows.
+        models: Where the models store them, by name; row i of each corresponds to row i of the base.
         pairs: The pairs to compare.
     """
 
@@ -66,32 +66,34 @@ class Piece:
 
     @property
     def bytes(self) -> int:
-        """Number of bytes to be read for it."""
+        """Number of bytes to read for it."""
         row = sum(ITEM_BYTES[place.dtype] for place in (self.base, *self.models.values())) * self.width
         return self.count * row
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All pieces in the order of the base's files, and what each pair cannot compare."""
+    """All pieces in the order of the base's files, and what is left out of each pair."""
 
     pieces: tuple[Piece, ...]
     left_out: Mapping[Pair, tuple[LeftOut, ...]]
 
 
 def make_plan(job: KinshipJob) -> Plan:
-    """Plans a measurement; reads the headers and tokenizers of the models that occur in a pair.
+    """Plan a measurement; read the headers and tokenizers of the models that occur in a pair.
 
-    Pairs are taken as sorted by name, for a kinship has no direction.
+    Pairs are sorted by name, because a kinship has no direction.
 
     Raises:
         KinshipError: A pair names an unknown model, or shares no parameter.
-        ModelError: A checkpoint is unusable, or its tensors are not those of the base's architecture.
+        ModelError: A checkpoint is damaged or quantized, or is not of the base's architecture.
     """
     pairs = tuple(sorted({_sorted(pair) for pair in job.pairs}))
     names = sorted({name for pair in pairs for name in pair})
     if unknown := [name for name in names if name not in job.models]:
-        raise KinshipError(f"a kinship of {unknown[0]} is asked for, but the job knows only {sorted(job.models)}")
+        raise KinshipError(
+            f"a pair names {unknown[0]}, which is not among the models of the job: {', '.join(sorted(job.models))}"
+        )
     base = _Model(job.base, None)
     models = {name: _Model(job.models[name], base) for name in names}
     pieces = [
@@ -100,13 +102,15 @@ def make_plan(job: KinshipJob) -> Plan:
     left_out = {}
     for a, b in pairs:
         if not any((a, b) in piece.pairs for piece in pieces):
-            raise KinshipError(f"{a} and {b} share no parameter with {job.base}: are they fine-tunings of it?")
+            raise KinshipError(
+                f"{a} and {b} share no parameter with {job.base}: give models that were fine-tuned from it"
+            )
         left_out[a, b] = tuple(_left_out(base, models[a], models[b]))
     return Plan(tuple(pieces), left_out)
 
 
 class _Model:
-    """A checkpoint, its parameters, and which of its rows belong to the rows of the base's embeddings."""
+    """A checkpoint, its parameters, and which of its rows correspond to the rows of the base's embeddings."""
 
     def __init__(self, folder: Path, base: _Model | None) -> None:
         self.layout: Layout = read_layout(folder)
@@ -119,15 +123,15 @@ class _Model:
                 tied, untied = (self, base) if self.layout.tied else (base, self)
                 raise ModelError(
                     f"{tied.layout.folder} ties its output embeddings to its input embeddings, {untied.layout.folder} "
-                    "does not: save both in the same way before they are compared"
+                    "does not: save both in the same form before comparing them"
                 )
             self.rows_of = self.vocabulary.rows_of(base.vocabulary)
 
     def rows(self, base: _Model, info: TensorInfo) -> Rows | None:
-        """Own rows by those of a tensor of the base, -1 for those not shared; None where all rows agree.
+        """Return the own row for each row of a tensor of the base, -1 where there is none; None where all are equal.
 
         Raises:
-            ModelError: The tensors have different shapes, apart from the number of tokens.
+            ModelError: The shapes differ in more than the number of tokens.
         """
         own = self.parameters[info.name]
         vocabulary = base.layout.is_vocabulary(info) and self.layout.is_vocabulary(own)
@@ -145,6 +149,7 @@ class _Model:
         return rows
 
     def place(self, info: TensorInfo, rows: Rows | None) -> Place:
+        """Return where rows of a tensor of the base are stored here."""
         own = self.parameters[info.name]
         return Place(self.layout.folder / own.file, own.dtype, own.offset, rows)
 
@@ -155,23 +160,23 @@ def _sorted(pair: Pair) -> Pair:
 
 
 def _check_types(layout: Layout, parameters: Mapping[str, TensorInfo]) -> None:
-    mend = "give a model whose weights are bfloat16, float16 or float32"
+    fix = "give a model whose weights are bfloat16, float16 or float32"
     if layout.config.get("quantization_config"):
-        raise ModelError(f"{layout.folder} is quantized, and has no plain weights to compare: {mend}")
+        raise ModelError(f"{layout.folder} is quantized, and has no plain weights to compare: {fix}")
     for info in parameters.values():
         if info.dtype not in TORCH_NAMES:
-            raise ModelError(f"{info.name} in {layout.folder} is of type {info.dtype}: {mend}")
+            raise ModelError(f"{info.name} in {layout.folder} is of type {info.dtype}: {fix}")
 
 
 def _holders(base: _Model, info: TensorInfo, models: Mapping[str, _Model]) -> dict[str, tuple[_Model, Rows | None]]:
-    """The models that hold a tensor of the base, with their rows of it."""
+    """Return the models that have a tensor of the base, with their rows of it."""
     return {name: (model, model.rows(base, info)) for name, model in models.items() if info.name in model.parameters}
 
 
 def _pieces(
     base: _Model, info: TensorInfo, holders: Mapping[str, tuple[_Model, Rows | None]], pairs: Sequence[Pair]
 ) -> Iterator[Piece]:
-    """Cuts a tensor of the base into the sets of rows that the same models share."""
+    """Cut a tensor of the base into the sets of rows that the same models share."""
     if all(rows is None for _, rows in holders.values()):
         if (chosen := _complete(pairs, holders)) and info.elements:
             places = {name: holders[name][0].place(info, None) for name in _members(chosen)}
@@ -190,7 +195,7 @@ def _pieces(
 
 
 def _complete(pairs: Sequence[Pair], names: Mapping[str, object] | Sequence[str]) -> tuple[Pair, ...]:
-    """The pairs of which both models are among `names`."""
+    """Return the pairs of which both models are among `names`."""
     return tuple((a, b) for a, b in pairs if a in names and b in names)
 
 
@@ -199,7 +204,7 @@ def _members(pairs: Sequence[Pair]) -> list[str]:
 
 
 def _left_out(base: _Model, a: _Model, b: _Model) -> Iterator[LeftOut]:
-    """The rows that are in some of base, `a` and `b`, but not in all; sorted by tensor."""
+    """Yield the rows that some of the base, `a` and `b` have, but not all; sorted by tensor."""
     total = sum(info.elements for info in base.parameters.values())
     for name in sorted({*base.parameters, *a.parameters, *b.parameters}):
         infos = [model.parameters[name] for model in (base, a, b) if name in model.parameters]

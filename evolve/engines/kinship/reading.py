@@ -1,7 +1,7 @@
-"""Streams the pieces of a plan from their files, the next chunk being read while the last one is worked on.
+"""Stream the pieces of a plan from their files; the next chunk is read while the last one is processed.
 
-Files are read, not mapped: what is in memory is then known, a file that shrinks gives an error instead of a signal,
-and rows that lie scattered in an embedding cost no more than themselves.
+Files are read, not mapped into memory. So the use of memory is known, a file that shrinks gives an error instead of a
+signal, and scattered rows of an embedding cost no more than their own bytes.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 __all__ = ["Chunk", "read_place", "stream"]
 
 _READERS = 4
-_AHEAD = 2  # chunks in memory: the one that is worked on and the one that is being read
+_AHEAD = 2  # chunks in memory: one being processed and one being read
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some rows of a piece, in memory until the next chunk is asked for.
+    """Some rows of a piece, in memory until the next chunk is requested.
 
     Attributes:
-        piece: Where they belong.
+        piece: The piece they are part of.
         base: The base's elements, flat, in the type of its file.
-        models: The models' elements in the same order, each in the type of its file.
+        models: The models' elements, in the same order, each in the type of its file.
         bytes: Number of bytes read for it.
     """
 
@@ -47,12 +47,12 @@ class Chunk:
 
 
 def stream(pieces: Sequence[Piece], limit: int, *, pinned: bool) -> Generator[Chunk]:
-    """Reads all pieces once, in chunks of at most `limit` elements (but at least one row).
+    """Read all pieces once, in chunks of at most `limit` elements (but at least one row).
 
     Args:
         pieces: What to read.
         limit: Elements of one model in a chunk.
-        pinned: Whether to read into page-locked memory, from where a GPU copies faster.
+        pinned: Whether to read into page-locked memory, from which a GPU copies faster.
 
     Raises:
         ModelError: A file is shorter than its header says, or cannot be read.
@@ -81,7 +81,7 @@ def stream(pieces: Sequence[Piece], limit: int, *, pinned: bool) -> Generator[Ch
 
 
 def read_place(place: Place, start: int, stop: int, width: int, buffer: np.ndarray) -> None:
-    """Reads rows `start` to `stop` of a piece into the front of a buffer of bytes."""
+    """Read rows `start` to `stop` of a piece into the front of a buffer of bytes."""
     row_bytes = width * ITEM_BYTES[place.dtype]
     view, filled = buffer.data, 0
     try:
@@ -98,12 +98,12 @@ def _read(descriptor: int, view: memoryview, position: int) -> None:
     while view:
         count = os.preadv(descriptor, [view], position)
         if not count:
-            raise OSError("it ends before its last tensor; was it changed meanwhile?")
+            raise OSError("it ends before its last tensor; it may have changed during the measurement")
         view, position = view[count:], position + count
 
 
 def _runs(rows: Rows | None, start: int, stop: int) -> list[tuple[int, int]]:
-    """Rows `start` to `stop` as runs of consecutive rows in the file: first row and number of each."""
+    """Return rows `start` to `stop` as runs of consecutive rows of the file: first row and number of rows."""
     if rows is None:
         return [(start, stop - start)]
     part = rows[start:stop]
@@ -119,7 +119,7 @@ def _cuts(pieces: Sequence[Piece], limit: int) -> Iterator[tuple[Piece, int, int
 
 
 def _places(piece: Piece) -> list[tuple[str, Place]]:
-    """Base and models of a piece; the base goes by a name that no model can have."""
+    """Return base and models of a piece; the base has a name that no model can have."""
     return [("", piece.base), *piece.models.items()]
 
 
@@ -139,7 +139,7 @@ def _buffers(sizes: Mapping[str, int], *, pinned: bool) -> dict[str, Tensor]:
 
 
 def _finish(entry: tuple[Piece, int, dict[str, Tensor], list[Future[None]]]) -> Chunk:
-    """Waits for the reads of a chunk and gives its bytes their types."""
+    """Wait until a chunk is read, and return its bytes in their types."""
     import torch
 
     piece, rows, buffers, jobs = entry

@@ -1,4 +1,4 @@
-"""The sums that the three metrics are made of, and the metrics (arXiv 2410.12613, section 3).
+"""The sums from which the three metrics are computed, and the metrics (arXiv 2410.12613, section 3).
 
 For the deltas x and y of two models, over n parameters:
 
@@ -6,9 +6,10 @@ For the deltas x and y of two models, over n parameters:
     cs  = Σxy / sqrt(Σx² Σy²)
     ed  = sqrt(Σ(x - y)²)
 
-All of it is done in float64, in which the difference of two float32, float16 or bfloat16 numbers is exact or nearly
-so. So nothing is lost where deltas are small beside weights, where they have a mean, or where two models are nearly
-the same (for which Σ(x - y)² is a sum of its own). The work is done in blocks that fit a processor's cache.
+Everything is computed in float64, in which the difference of two float32, float16 or bfloat16 numbers is exact or
+nearly so. So nothing is lost where deltas are much smaller than weights, or have a large mean. Σ(x - y)² is a sum of
+its own, so that nothing is lost where two models are nearly equal. The work is done in blocks that fit a processor's
+cache.
 """
 
 from __future__ import annotations
@@ -43,16 +44,16 @@ class PairSums:
     dd: float = 0.0
 
     def metrics(self, pair: Pair, base: str) -> tuple[float, float, float]:
-        """Pcc, cs and ed.
+        """Return pcc, cs and ed.
 
         Raises:
-            KinshipError: A delta is zero or the same number everywhere, so that it has no direction.
+            KinshipError: A delta is zero or the same number everywhere, so that the metrics are not defined.
         """
         for name, square in zip(pair, (self.xx, self.yy), strict=True):
             if not square:
                 raise KinshipError(
-                    f"the weights of {name} are those of the base model {base}, so its kinship to others is not "
-                    "defined: leave it out, or check that base_model is the model it was trained from"
+                    f"the weights of {name} are those of the base model {base}, so its kinship to other models is "
+                    "not defined: leave it out, or check that base_model is the model it was trained from"
                 )
         n = self.count
         spread = [n * self.xx - self.x * self.x, n * self.yy - self.y * self.y]
@@ -68,17 +69,17 @@ class PairSums:
 
 
 class Sums:
-    """Takes chunks, holds the sums of all pairs."""
+    """The sums of all pairs, over the chunks added so far."""
 
     def __init__(self, device: device, block: int) -> None:
-        """Works on `device`, on so many elements at once."""
+        """Compute on `device`, with `block` elements at once."""
         self.pairs: dict[Pair, PairSums] = {}
         self._device = device
         self._block = block
         self._memory: dict[str | int, Tensor] = {}
 
     def add(self, chunk: Chunk) -> None:
-        """Adds the elements of a chunk to the sums of its pairs; it may be overwritten when this returns.
+        """Add the elements of a chunk to the sums of its pairs; the chunk may be overwritten afterwards.
 
         Raises:
             KinshipError: A weight is not finite.
@@ -97,7 +98,7 @@ class Sums:
         for a, b in chunk.piece.pairs:
             torch.sub(deltas[a], deltas[b], out=difference)
             terms += [torch.dot(deltas[a], deltas[b]), torch.dot(difference, difference)]
-        values = torch.stack(terms).tolist()  # the one wait for the device
+        values = torch.stack(terms).tolist()  # the only time that the device is waited for
         if not all(map(math.isfinite, values)):
             self._refuse(chunk, base, deltas)
         ones = {name: (values[2 * i], values[2 * i + 1]) for i, name in enumerate(deltas)}
@@ -110,7 +111,7 @@ class Sums:
             sums.xy, sums.dd = sums.xy + rest[2 * i], sums.dd + rest[2 * i + 1]
 
     def _room(self, key: str | int, size: int) -> Tensor:
-        """Memory for float64 numbers, kept from block to block."""
+        """Return memory for float64 numbers, reused for each block."""
         import torch
 
         if key not in self._memory:
@@ -118,14 +119,15 @@ class Sums:
         return self._memory[key][:size]
 
     def _load(self, key: str | int, part: Tensor) -> Tensor:
-        """A block on the device as float64."""
-        # The type changes on the device: the copy to a GPU then moves a quarter of the bytes.
+        """Return a block on the device as float64."""
+        # Converted on the device, so that the copy to a GPU moves a quarter of the bytes.
         return self._room(key, part.numel()).copy_(part.to(self._device, non_blocking=True))
 
     def _refuse(self, chunk: Chunk, base: Tensor, deltas: Mapping[str, Tensor]) -> None:
+        """Raise, and name the tensor and the model whose numbers are not finite."""
         names = [name for name, delta in deltas.items() if not bool(delta.isfinite().all())]
         whose = "the base model" if not bool(base.isfinite().all()) else names[0] if names else "one of the models"
         raise KinshipError(
             f"{chunk.piece.tensor} of {whose} holds numbers that are not finite (or too large to be squared): "
-            "the checkpoint is damaged; make or download it again"
+            "the checkpoint is damaged; download or merge it again"
         )

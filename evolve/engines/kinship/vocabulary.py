@@ -1,8 +1,4 @@
-"""Which row of an embedding belongs to which token.
-
-Two models with different tokenizers can hold the same token in different rows, and rows that belong to no token at
-all (padding up to a round number). What is comparable is the row of a token that both know.
-"""
+"""Which rows of the embeddings of two models can be compared: those of the tokens that both have."""
 
 from __future__ import annotations
 
@@ -29,14 +25,14 @@ class Vocabulary:
         return token_rows(self.folder)
 
     def rows_of(self, base: Vocabulary) -> Mapping[int, int] | None:
-        """The own row for each row of the base; None where all rows have the same number in both.
+        """Return the own row for each row of the base; None where all rows have the same number in both.
 
-        That is so where both have as many rows, and either the tokenizers give all tokens the same rows or one of the
-        two has no tokenizer; padding rows then count like all others. Otherwise the mapping holds the rows of the
-        tokens that both know, and no padding.
+        They have where both have equally many rows, and either the tokenizers give all tokens the same rows or one of
+        the two has no tokenizer; padding is then compared, too. Otherwise the mapping holds the rows of the tokens that
+        both have, and no padding.
 
         Raises:
-            ModelError: The numbers of rows differ, and a tokenizer to tell the tokens by is missing or unreadable.
+            ModelError: A tokenizer is needed and is damaged, or is missing while the numbers of rows differ.
         """
         same_size = self.row_counts == base.row_counts
         if same_size and self._files == base._files:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evolve.engines.checkpoints import NotFiniteError, differences, read_layout, verify
+from evolve.engines.checkpoints import Layout, NotFiniteError, TensorInfo, differences, read_layout, verify
 from evolve.errors import ModelError
 from tests.support import families
 
@@ -77,22 +77,43 @@ def test_shards_are_sound(tmp_path):
     assert len(sound(families.save(tmp_path / "m", shard="30KB"))) > 5
 
 
-@pytest.mark.parametrize("family", EXPERTS)
-def test_fused_experts_are_sound(copied, family):
-    """Merged models of these families have one tensor for all experts of a layer, as transformers has in memory."""
+def stack_experts(folder: Path) -> None:
+    """Save a model as transformers holds it in memory; merged models of these families come like this."""
     from transformers import AutoModelForCausalLM
 
+    weights = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    stacked = {name: weight.clone().contiguous() for name, weight in weights.items()}
+    assert stacked.keys() != read_layout(folder).tensors.keys()
+    save_file(stacked, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize("family", EXPERTS)
+def test_stacked_experts_are_sound(copied, family):
     folder = copied(family)
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    stored = read_layout(folder).tensors
-    fused = {name: value.clone().contiguous() for name, value in model.state_dict().items()}
-    assert any(name.endswith("experts.gate_up_proj") and name not in stored for name in fused)
-    save_file(fused, folder / "model.safetensors", {"format": "pt"})
+    stack_experts(folder)
     assert sound(folder)
-    name = next(name for name in fused if name.endswith("experts.gate_up_proj"))
-    save_file({key: value for key, value in fused.items() if key != name}, folder / "model.safetensors")
-    with pytest.raises(ModelError, match=f"lacks tensors that its configuration asks for: {name}"):
+    name = "model.layers.1.mlp.experts.gate_up_proj"
+    change(folder, **{name.replace(".", "__"): None})
+    with pytest.raises(ModelError, match=f"lacks tensors that its configuration asks for: {name}$"):
         sound(folder)
+
+
+@pytest.mark.parametrize("family", EXPERTS)
+def test_stacked_experts_are_the_same_parameters(copied, saved, family):
+    folder = copied(family)
+    stack_experts(folder)
+    stacked, stored = read_layout(folder), read_layout(saved(family))
+    assert stacked.parameters().keys() == stored.parameters().keys() == stored.tensors.keys()
+    assert differences(stacked, stored) is None
+    assert differences(stored, stacked) is None
+    for name, info in stored.parameters().items():
+        other = stacked.parameters()[name]
+        assert (other.name, other.shape, other.dtype) == (name, info.shape, info.dtype)
+        assert data(stacked, other) == data(stored, info)
+
+
+def data(layout: Layout, info: TensorInfo) -> bytes:
+    return (layout.folder / info.file).read_bytes()[info.offset : info.offset + info.size]
 
 
 def masks(dtype: torch.dtype, size: int = 16) -> dict[str, torch.Tensor]:

@@ -40,3 +40,29 @@ def test_a_family_is_measured_over_the_parameters_that_transformers_counts(lab, 
     assert (found.pcc, found.cs, found.ed) == pytest.approx(expected[:3], rel=1e-9, abs=1e-12)
     assert found.parameters == expected[3]
     assert [rows for _, rows, _ in found.left_out] == [2] * (1 + (not tied))
+
+
+@pytest.mark.parametrize(
+    ("kind", "experts"),
+    [
+        ("mixtral", {"num_local_experts": 3}),
+        ("qwen2_moe", {"num_experts": 3, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}),
+        ("qwen3_moe", {"num_experts": 3, "moe_intermediate_size": 16}),
+    ],
+)
+def test_stacked_experts_are_compared_with_experts_of_their_own(lab, kind, experts):
+    """Released models store one tensor for each matrix of an expert, merged models one for all experts of a layer."""
+    from safetensors.torch import save_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    for seed, name in enumerate(("base", "a", "b", "stacked")):
+        config = AutoConfig.for_model(kind, **SIZES, **experts)
+        torch.manual_seed(min(seed, 2))
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model.save_pretrained(lab.folder / name)
+    weights = {key: weight.clone().contiguous() for key, weight in model.state_dict().items()}
+    save_file(weights, lab.folder / "stacked" / "model.safetensors")
+    plain, mixed, own = lab.measure(pairs=[("a", "b"), ("a", "stacked"), ("b", "stacked")]).pairs
+    assert (plain.left_out, plain.parameters) == ((), sum(weight.numel() for weight in model.parameters()))
+    assert (mixed.pcc, mixed.cs, mixed.ed, mixed.parameters) == (plain.pcc, plain.cs, plain.ed, plain.parameters)
+    assert (own.ed, own.left_out, own.pcc) == (0, (), pytest.approx(1))

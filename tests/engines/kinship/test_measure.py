@@ -96,7 +96,7 @@ def test_deltas_with_a_large_mean_keep_their_correlation(lab, tools):
     close(lab.measure("a", "b").pairs[0], tools.textbook(*[[w["t"]] for w in models.values()]))
 
 
-def test_the_distance_of_near_twins_is_not_lost(lab, tools):
+def test_the_distance_of_nearly_equal_models_is_exact(lab, tools):
     base = tools.random_weights({"t": (100, 100)})
     a = {"t": base["t"] + 0.5}
     a["t"][0, 0] += 0.25
@@ -120,7 +120,7 @@ def test_a_kinship_has_no_direction_and_does_not_depend_on_other_pairs(lab, fami
     assert other.pcc != alone.pcc
 
 
-def test_tensors_that_are_no_parameters_do_not_count(lab, family, tools):
+def test_tensors_that_are_not_parameters_are_not_compared(lab, family, tools):
     extra = {"steps": torch.tensor([1, 2]), "model.rotary_emb.inv_freq": torch.ones(4), "mask": torch.tensor([True])}
     for name, weights in family.items():
         lab.model(f"more/{name}", {**weights, **extra} if name != "b" else weights)
@@ -144,7 +144,7 @@ def test_tied_embeddings_count_once(lab, tools):
     assert untied.parameters == tied.parameters + 24
 
 
-def test_tensors_of_some_models_only_are_left_out_and_told(lab, family):
+def test_tensors_that_a_model_lacks_are_left_out(lab, family):
     lab.model("d", {**family["c"], "model.extra.weight": torch.ones(3, 4)})
     lab.model("e", {name: t for name, t in family["c"].items() if name != "model.layers.0.up.weight"})
     (ad, ae) = lab.measure(pairs=[("a", "d"), ("a", "e")]).pairs
@@ -155,7 +155,7 @@ def test_tensors_of_some_models_only_are_left_out_and_told(lab, family):
     assert ad.pcc == lab.measure("a", "c").pairs[0].pcc
 
 
-def test_every_byte_is_read_once_for_all_pairs_and_never_much_at_once(lab, family, chunk, monkeypatch):
+def test_every_byte_is_read_once_for_all_pairs_in_small_chunks(lab, family, chunk, monkeypatch):
     chunk(16, 8)
     reads, rooms = [], []
     preadv, buffers = os.preadv, reading._buffers
@@ -179,13 +179,13 @@ def test_every_byte_is_read_once_for_all_pairs_and_never_much_at_once(lab, famil
     assert all(room <= 16 * 4 for sizes in rooms for room in sizes.values())
 
 
-def test_models_of_no_pair_are_not_looked_at(lab, family):
+def test_models_in_no_pair_are_not_read(lab, family):
     models = {"a": lab.folder / "a", "b": lab.folder / "b", "ghost": lab.folder / "nowhere"}
     assert measure(KinshipJob(lab.folder / "base", models, (("a", "b"),)), lambda *_: None).pairs
     assert measure(KinshipJob(lab.folder / "nowhere", models, ()), lambda *_: None).pairs == ()
 
 
-def test_progress_is_told_in_bytes_up_to_the_end(lab, family, chunk):
+def test_progress_is_reported_in_bytes(lab, family, chunk):
     chunk(20, 20)
     told = []
     models = {name: lab.folder / name for name in "ab"}
@@ -197,7 +197,7 @@ def test_progress_is_told_in_bytes_up_to_the_end(lab, family, chunk):
     assert len(done) > 5
 
 
-def test_torch_is_loaded_late_and_its_threads_are_left_as_they_were(lab, family):
+def test_torch_is_imported_late_and_its_threads_are_restored(lab, family):
     assert pickle.loads(pickle.dumps(measure)) is kinship.measure
     code = "import sys, evolve.engines.kinship, evolve.engines.checkpoints; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -262,21 +262,21 @@ def test_quantized_weights_are_refused(lab, family):
         lab.measure("a", "fp8")
 
 
-def test_strangers_share_nothing(lab, family):
+def test_unrelated_models_share_nothing(lab, family):
     lab.model("stranger", {"transformer.h.0.weight": torch.ones(3)})
     with pytest.raises(KinshipError, match="a and stranger share no parameter"):
         lab.measure("a", "stranger")
 
 
 def test_unknown_names_and_devices_are_refused(lab, family):
-    with pytest.raises(KinshipError, match="kinship of z is asked for"):
+    with pytest.raises(KinshipError, match="a pair names z, which is not among the models of the job: a"):
         measure(KinshipJob(lab.folder / "base", {"a": lab.folder / "a"}, (("a", "z"),)), lambda *_: None)
     for device, words in (("abacus", "is unknown"), ("cuda:99", "is missing"), ("meta", "is unknown")):
         with pytest.raises(ConfigError, match=words):
             lab.measure("a", "b", device=device)
 
 
-def test_a_file_that_shrinks_meanwhile_is_an_error(lab, family):
+def test_a_file_that_shrinks_during_the_measurement_is_an_error(lab, family):
     path = lab.folder / "a" / "model.safetensors"
     with pytest.raises(ModelError, match="it ends before its last tensor"):
         reading.read_place(Place(path, "F32", path.stat().st_size - 8), 0, 4, 1, np.empty(16, np.uint8))
@@ -284,23 +284,23 @@ def test_a_file_that_shrinks_meanwhile_is_an_error(lab, family):
         reading.read_place(Place(path.with_name("gone"), "F32", 0), 0, 4, 1, np.empty(16, np.uint8))
 
 
-def test_a_broken_file_ends_the_pass(lab, family, monkeypatch):
+def test_a_read_error_ends_the_pass(lab, family, monkeypatch):
     def fail(*_):
-        raise OSError("the disk is gone")
+        raise OSError("input/output error")
 
     monkeypatch.setattr(reading.os, "preadv", fail)
-    with pytest.raises(ModelError, match="cannot be read: the disk is gone"):
+    with pytest.raises(ModelError, match="cannot be read: input/output error"):
         lab.measure("a", "b")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_gives_what_the_processor_gives(lab, family):
+def test_cuda_and_cpu_agree(lab, family):
     one, other = (lab.measure("a", "b", device=device).pairs[0] for device in ("cpu", "cuda"))
     assert (one.pcc, one.cs, one.ed) == pytest.approx((other.pcc, other.cs, other.ed), rel=1e-12)
 
 
-def test_configurations_are_read_as_json(lab, family):
+def test_a_configuration_that_is_not_an_object_is_refused(lab, family):
     (lab.folder / "a" / "config.json").write_text(json.dumps([1]))
     with pytest.raises(ModelError, match="does not hold a JSON object"):
         lab.measure("a", "b")

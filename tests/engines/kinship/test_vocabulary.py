@@ -31,7 +31,7 @@ def agree(found, expected):
     assert found.parameters == expected[3]
 
 
-def test_rows_that_not_all_three_have_are_left_out_pair_by_pair(lab, tools):
+def test_rows_that_a_model_lacks_are_left_out_of_its_pairs(lab, tools):
     """The sizes of the paper's own models: n, n + 1 and n + 2 tokens."""
     models = {
         "base": resized(tools, 12, 0),
@@ -51,7 +51,7 @@ def test_rows_that_not_all_three_have_are_left_out_pair_by_pair(lab, tools):
     assert ac.left_out == ((HEAD, 3, 12 / total), (EMBED, 3, 12 / total))
 
 
-def test_rows_are_paired_by_token_wherever_they_stand(lab, tools, chunk):
+def test_rows_are_paired_by_token_in_any_order(lab, tools, chunk):
     chunk(10, 6)
     models = {"base": resized(tools, 12, 0), "a": resized(tools, 12, 2), "b": resized(tools, 12, 3)}
     for name, weights in models.items():
@@ -67,7 +67,7 @@ def test_rows_are_paired_by_token_wherever_they_stand(lab, tools, chunk):
     )
 
 
-def test_padding_counts_only_where_all_agree(lab, tools):
+def test_padding_is_compared_only_where_all_models_agree(lab, tools):
     """Twelve rows of which the last two belong to no token, beside a model that is padded to sixteen."""
     models = {
         "base": resized(tools, 12, 0),
@@ -149,7 +149,7 @@ def test_without_a_tokenizer_rows_of_two_numbers_are_refused(lab, tools, bare):
         lab.measure("a", "b")
 
 
-def test_names_of_gpt_neox_are_known(lab, tools):
+def test_embeddings_of_gpt_neox_are_recognized(lab, tools):
     names = {"embed": "gpt_neox.embed_in.weight", "head": "embed_out.weight"}
     for name, rows, seed in (("base", 12, 0), ("a", 12, 2), ("b", 13, 3)):
         lab.model(name, resized(tools, rows, seed, **names), tokens=words(rows), model_type="gpt_neox")
