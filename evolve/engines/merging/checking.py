@@ -1,8 +1,8 @@
-"""Checks a recipe before any work starts.
+"""Check a recipe before any work starts.
 
-mergekit's parser ignores keys that it does not know, at every level: a misspelt `parameters` or `densty` merges with
-defaults and says nothing. Here every key is held against mergekit's own models, the method against its registry, and
-the parameters against what the method declares.
+mergekit's parser silently ignores unknown keys at every level: with a misspelt `parameters` or `densty` it merges by
+its defaults. Here every key is compared with mergekit's own models, the method with its registry, and the parameters
+with those that the method declares.
 """
 
 from __future__ import annotations
@@ -21,21 +21,16 @@ from evolve.errors import RecipeError
 if TYPE_CHECKING:
     from mergekit.config import MergeConfiguration
 
-__all__ = ["check_recipe", "parse_recipe"]
+__all__ = ["check_recipe"]
 
 
 def check_recipe(text: str) -> None:
-    """Makes sure that mergekit would understand all of a complete recipe. Imports mergekit, which takes seconds.
+    """Make sure that mergekit understands all of a complete recipe. Imports mergekit, which takes seconds.
 
     Raises:
         RecipeError: The text is not YAML, a key or the method is unknown, a parameter is unknown to the method, is
             missing or has a value of a wrong type, the models do not fit the method, or no dtype is set.
     """
-    parse_recipe(text)
-
-
-def parse_recipe(text: str) -> MergeConfiguration:
-    """As `check_recipe`; returns what mergekit's parser made of the recipe."""
     from mergekit.config import MergeConfiguration
 
     try:
@@ -57,14 +52,13 @@ def parse_recipe(text: str) -> MergeConfiguration:
         raise RecipeError(
             "the recipe sets no dtype: add `dtype: {{ dtype }}`, or the type of the child would depend on its parents"
         )
-    return configuration
 
 
 # ------------------------------------------------------------------------------------------------------------ keys
 
 
 def _check_keys(value: Any, annotation: Any, where: str) -> None:
-    """Refuses every mapping key in `value` that the annotated types have no field for."""
+    """Refuse every mapping key in `value` for which the annotated types have no field."""
     if isinstance(value, list):
         item = _argument(annotation, (list, tuple), 0)
         for number, entry in enumerate(value):
@@ -83,7 +77,7 @@ def _check_keys(value: Any, annotation: Any, where: str) -> None:
 
 
 def _flat(annotation: Any) -> Iterator[Any]:
-    """The members of a union, or the annotation itself."""
+    """Yield the members of a union, or the annotation itself."""
     if get_origin(annotation) in {Union, UnionType}:
         for member in get_args(annotation):
             yield from _flat(member)
@@ -92,13 +86,13 @@ def _flat(annotation: Any) -> Iterator[Any]:
 
 
 def _argument(annotation: Any, origins: tuple[type, ...], index: int) -> Any:
-    """Union of the types of the items of a container, over all members of a union."""
+    """Return the union of the types of a container's items, over all members of a union."""
     found = [get_args(member)[index] for member in _flat(annotation) if get_origin(member) in origins]
     return reduce(or_, found) if found else Any
 
 
 def _best_model(annotation: Any, value: Mapping[Any, Any]) -> Any:
-    """The pydantic model of a union that has most of the keys."""
+    """Return the pydantic model of a union that has most of the keys."""
     from pydantic import BaseModel
 
     models = [member for member in _flat(annotation) if isinstance(member, type) and issubclass(member, BaseModel)]
@@ -149,7 +143,7 @@ def _check_method(configuration: MergeConfiguration, content: Mapping[str, Any])
 
 
 def _settings(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """All `parameters` of a recipe with their places."""
+    """Yield all `parameters` of a recipe with their places."""
     if isinstance(value, list):
         for number, entry in enumerate(value):
             yield from _settings(entry, f"{where}[{number}]")
@@ -163,7 +157,7 @@ def _settings(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]
 
 
 def _check_values(parameter: Any, setting: Any, where: str) -> None:
-    """Holds every scalar of a setting (a value, a gradient, or a list of filters with such) against the type."""
+    """Check the type of every scalar of a setting: a value, a gradient, or a list of filters with them."""
     if isinstance(setting, list):
         for entry in setting:
             _check_values(parameter, entry, where)
@@ -178,7 +172,7 @@ def _check_values(parameter: Any, setting: Any, where: str) -> None:
 
 
 def _groups(configuration: MergeConfiguration) -> Iterator[tuple[list[Any], Any]]:
-    """The models that each part of the output is merged from, and its base, as mergekit's planner sees them."""
+    """Yield the models of each part of the output, and its base, as mergekit's planner sees them."""
     for part in (configuration, *(configuration.modules or {}).values()):
         if part.models:
             models = [entry.model for entry in part.models]

@@ -16,7 +16,7 @@ WORDS = 60
 def tokenizer(
     extra: Sequence[str] = (), *, chat_template: str | None = None, eos: str = "</s>", pad: str | None = None
 ):
-    """Return a tokenizer of `WORDS` entries, most of them single characters, and the extra special tokens after them."""
+    """Return a tokenizer of `WORDS` entries, most of them single characters, and of extra special tokens."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -90,9 +90,7 @@ def job(family, tmp_path):
     ):
         parents = parents or (family.a, family.b)
         template = load_template(recipe)
-        text = render(
-            template, parents=parents, base=base or family.base, num_layers=None, dtype=dtype, tokenizer=None
-        )
+        text = render(template, parents=parents, base=base or family.base, num_layers=None, dtype=dtype, tokenizer=None)
         output = tmp_path / name
         output.mkdir()
         return MergeJob(change(text), parents, output)

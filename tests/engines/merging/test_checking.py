@@ -1,4 +1,4 @@
-"""Recipes are refused before the work starts, with the key at fault and what was probably meant."""
+"""Mistakes in recipes: each is refused with the key at fault and the nearest known one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_template_is_accepted(name, tokenizer):
     check_recipe(text)
 
 
-def test_mergekit_reads_odd_paths_as_they_are():
+def test_mergekit_reads_odd_paths_literally():
     from mergekit.config import MergeConfiguration
 
     odd = Path("/m/one +two@v1 'q' \"é\" #5")
@@ -90,7 +90,7 @@ def test_mistakes_are_named(old, new, message):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "hello", "a: ["])
-def test_what_is_no_mapping_is_refused(text):
+def test_a_text_that_is_no_mapping_is_refused(text):
     with pytest.raises(RecipeError, match=r"not a YAML mapping|not valid YAML"):
         check_recipe(text)
 

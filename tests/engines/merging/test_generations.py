@@ -1,4 +1,4 @@
-"""Children of children of models with different vocabularies, over five generations."""
+"""Five generations of models whose foundations have different vocabularies."""
 
 from __future__ import annotations
 
@@ -22,15 +22,13 @@ def settings(folder, name="config.json"):
 
 
 def breed(mixed, child, setting, recipe="slerp-gradient"):
-    """Each generation merges its youngest with a foundation or an older child, in turns of who comes first."""
+    """Merge the youngest child with a foundation or an older child, each as parent 1 in turn; return the children."""
     models = [mixed.a, mixed.b, mixed.c]
     pairs = [(0, 2), (1, 3), (4, 2), (3, 5), (6, 0)]
     for generation, (first, second) in enumerate(pairs, start=1):
         parents = (models[first], models[second])
         models.append(
-            child(
-                parents, mixed.base, recipe=recipe, tokenizer=setting, name=f"model-{generation}", dtype="bfloat16"
-            )
+            child(parents, mixed.base, recipe=recipe, tokenizer=setting, name=f"model-{generation}", dtype="bfloat16")
         )
     return models[3:]
 
@@ -47,7 +45,7 @@ def test_by_default_no_token_is_lost(mixed, child, recipe):
 
 
 @pytest.mark.parametrize("setting", ["base", "first"])
-def test_other_choices_of_tokenizer_give_models_that_work(mixed, child, setting):
+def test_other_choices_of_tokenizer_give_working_models(mixed, child, setting):
     for folder in breed(mixed, child, setting):
         tokens = vocabulary(folder)
         assert settings(folder)["vocab_size"] == len(tokens)
@@ -66,7 +64,7 @@ def test_a_row_of_one_parent_only_comes_from_that_parent(mixed, child):
     merged = child((mixed.b, mixed.c), mixed.base)
     number, original = vocabulary(merged)["<|end_of_turn|>"], vocabulary(mixed.c)["<|end_of_turn|>"]
     one, two = tiny.weights(merged)["lm_head.weight"][number], tiny.weights(mixed.c)["lm_head.weight"][original]
-    # mergekit gives both parents that row and then interpolates whole tensors, so it keeps its direction
+    # mergekit gives both parents that row, then interpolates whole tensors: the row keeps its direction
     assert torch.cosine_similarity(one, two, dim=0) > 0.9999
 
 
@@ -77,8 +75,8 @@ def test_a_child_of_chat_models_ends_its_turns(mixed, child):
     assert "<|end_of_turn|>" in (merged / "chat_template.jinja").read_text()
 
 
-def test_an_end_token_that_is_gone_is_replaced(mixed, child):
-    """With the base's tokenizer OpenChat's end token 32000 would lie beyond the vocabulary, and no text would end."""
+def test_an_end_token_that_the_child_lacks_is_replaced(mixed, child):
+    """OpenChat's end token 32000 would be beyond the vocabulary of the base: no generation would end."""
     merged = child((mixed.c, mixed.a), mixed.base, tokenizer="base")
     assert settings(merged)["eos_token_id"] == settings(merged, "generation_config.json")["eos_token_id"] == 2
     merged = child((mixed.a, mixed.c), mixed.base, tokenizer="base", name="other")

@@ -1,4 +1,4 @@
-"""Templates: found, filled in, identified. Nothing here imports torch or mergekit."""
+"""Templates: loading, filling in, and the identity of a child. Nothing here imports torch or mergekit."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def written(folder: Path, text: str) -> Template:
     return load_template(str(path))
 
 
-def name_of(template, **changes):
+def identity_of(template, **changes):
     known = {"parent_identities": ("p1", "p2"), "base_identity": "b", "dtype": "bfloat16", "tokenizer": None}
     return identity(template, **(known | {"mergekit_version": "0.1.5"} | changes))
 
 
-def test_all_templates_are_there():
+def test_the_templates_that_come_with_evolve():
     assert template_names() == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_template_opens_with_what_it_does_and_where_it_is_from(name):
+def test_every_template_starts_with_a_description_and_its_source(name):
     first = load_template(name).text.splitlines()
     assert first[0].startswith("# ")
     assert any(line.startswith("# Source: ") for line in first)
@@ -60,9 +60,10 @@ def test_every_template_names_both_parents_as_mappings_in_order(name):
 
 def test_the_default_has_the_gradient_of_the_paper():
     content = yaml.safe_load(filled(load_template("slerp-gradient")))
+    attention, mlp = [0, 0.5, 0.3, 0.7, 1], [1, 0.5, 0.7, 0.3, 0]
     assert content["parameters"]["t"] == [
-        {"filter": "self_attn", "value": [0, 0.5, 0.3, 0.7, 1]},
-        {"filter": "mlp", "value": [1, 0.5, 0.7, 0.3, 0]},
+        *({"filter": name, "value": attention} for name in ("attn", "attention.")),
+        *({"filter": name, "value": mlp} for name in ("mlp", ".fc", "feed_forward.")),
         {"value": 0.5},
     ]
 
@@ -92,11 +93,11 @@ def test_the_tokenizer_is_added(tokenizer, source):
     assert content["tokenizer"] == {"source": source}
 
 
-def test_no_tokenizer_is_mentioned_without_need():
+def test_by_default_no_tokenizer_is_named():
     assert "tokenizer" not in yaml.safe_load(filled(load_template("slerp")))
 
 
-def test_a_template_with_a_tokenizer_of_its_own_keeps_it(tmp_path):
+def test_a_template_that_names_a_tokenizer_keeps_it(tmp_path):
     template = written(tmp_path, f"{MINIMAL}tokenizer: {{source: union, pad_to_multiple_of: 64}}\n")
     content = yaml.safe_load(filled(template, tokenizer="base"))
     assert content["tokenizer"] == {"source": "union", "pad_to_multiple_of": 64}
@@ -104,10 +105,21 @@ def test_a_template_with_a_tokenizer_of_its_own_keeps_it(tmp_path):
 
 def test_the_number_of_layers_can_be_used(tmp_path):
     template = written(tmp_path, f"{MINIMAL}# {{{{ num_layers // 2 }}}} layers\n")
+    assert template.uses_layers
     assert "# 2 layers" in filled(template)
 
 
-def test_an_unknown_name_gives_the_nearest():
+def test_an_unknown_number_of_layers_is_refused_only_where_it_is_used(tmp_path):
+    """GPT-2 and BLOOM call it `n_layer`, and some configurations have none."""
+    assert not load_template("slerp").uses_layers
+    assert filled(load_template("slerp"), num_layers=None) == filled(load_template("slerp"))
+    template = written(tmp_path, f"{MINIMAL}# {{{{ num_layers }}}} layers\n")
+    with pytest.raises(RecipeError, match="the configuration of parent 1 gives no number of layers"):
+        filled(template, num_layers=None)
+    assert identity_of(template) == identity_of(written(tmp_path, MINIMAL))
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(RecipeError, match=r"no recipe 'slerp-gradiant'; known are slerp-gradient, slerp"):
         load_template("slerp-gradiant")
 
@@ -119,7 +131,7 @@ def test_other_folders_can_be_searched(tmp_path):
         load_template("slerp", [tmp_path])
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(RecipeError, match="there is no recipe file"):
         load_template(str(tmp_path / "none.yaml"))
 
@@ -169,15 +181,18 @@ def test_bad_arguments_are_refused(change, message):
         filled(load_template("slerp"), **change)
 
 
-def test_identity_is_that_of_the_content():
-    """A golden value: it names children in journals and caches, so it may not change without a reason."""
-    assert name_of(load_template("slerp")) == "f64bcf752902c8333e6c79dfe59c4c801f9f295969a7bcf5c40946a437e41a9b"
+def test_identities_are_stable():
+    """Journals and caches name children by it, so the golden values must not change without a reason."""
+    assert identity_of(load_template("slerp")) == "f64bcf752902c8333e6c79dfe59c4c801f9f295969a7bcf5c40946a437e41a9b"
+    assert identity_of(load_template("ties"), tokenizer="base") == (
+        "8da414e98b416e53e160989f6724cb24ada092ba9b73524d5ae47a329f4d6b60"
+    )
 
 
 def test_comments_and_layout_do_not_change_the_identity(tmp_path):
     other = MINIMAL.replace("dtype: {{ dtype }}\n", "")
     other = "# another remark\n" + "dtype:   {{ dtype }}\n\n" + other
-    assert name_of(written(tmp_path, MINIMAL)) == name_of(written(tmp_path, other))
+    assert identity_of(written(tmp_path, MINIMAL)) == identity_of(written(tmp_path, other))
 
 
 @pytest.mark.parametrize(
@@ -191,22 +206,24 @@ def test_comments_and_layout_do_not_change_the_identity(tmp_path):
         {"mergekit_version": "0.1.6"},
     ],
 )
-def test_what_changes_the_child_changes_the_identity(change):
-    assert name_of(load_template("slerp"), **change) != name_of(load_template("slerp"))
+def test_any_change_of_the_child_changes_its_identity(change):
+    assert identity_of(load_template("slerp"), **change) != identity_of(load_template("slerp"))
 
 
-def test_the_base_counts_where_it_takes_part():
-    assert name_of(load_template("slerp"), base_identity="x") == name_of(load_template("slerp"))
-    assert name_of(load_template("ties"), base_identity="x") != name_of(load_template("ties"))
+def test_the_base_changes_the_identity_where_it_takes_part():
+    assert identity_of(load_template("slerp"), base_identity="x") == identity_of(load_template("slerp"))
+    assert identity_of(load_template("ties"), base_identity="x") != identity_of(load_template("ties"))
     union = {"tokenizer": "base"}
-    assert name_of(load_template("slerp"), base_identity="x", **union) != name_of(load_template("slerp"), **union)
+    assert identity_of(load_template("slerp"), base_identity="x", **union) != identity_of(
+        load_template("slerp"), **union
+    )
 
 
 def test_all_templates_make_different_children():
-    assert len({name_of(load_template(name)) for name in NAMES}) == len(NAMES)
+    assert len({identity_of(load_template(name)) for name in NAMES}) == len(NAMES)
 
 
-def test_recipes_are_light():
+def test_the_package_is_light_to_import():
     code = (
         "import sys; from evolve.engines import merging; merging.load_template('slerp');"
         "heavy = {'torch', 'transformers', 'mergekit'} & set(sys.modules);"
@@ -215,7 +232,7 @@ def test_recipes_are_light():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3], timeout=60)
 
 
-def test_an_installed_wheel_has_its_own_templates(tmp_path, monkeypatch):
+def test_an_installed_wheel_uses_the_templates_in_it(tmp_path, monkeypatch):
     import evolve
 
     (tmp_path / "evolve" / "_recipes").mkdir(parents=True)

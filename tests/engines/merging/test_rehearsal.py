@@ -145,7 +145,9 @@ dtype: float32
 
 def test_a_missing_tensor_is_named_with_its_model(tmp_path):
     parents = pair(tmp_path, "gpt_neox")
-    message = r"/one has no tensor gpt_neox\.layers\.0\.attention\.bias, which mergekit's definition of GPTNeoXForCausalLM"
+    message = (
+        r"/one has no tensor gpt_neox\.layers\.0\.attention\.bias, which mergekit's definition of GPTNeoXForCausalLM"
+    )
     with pytest.raises(RecipeError, match=message):
         planned(gradient(parents))
 
@@ -155,7 +157,7 @@ def test_tensors_that_mergekit_would_leave_out(tmp_path, setting):
     """mergekit's definition of Llama has no biases: the child would lack them."""
     parents = pair(tmp_path, "llama", **{setting: True})
     text = gradient(parents)
-    with pytest.raises(RecipeError, match="LlamaForCausalLM would not load the child, .*: missing keys .*bias"):
+    with pytest.raises(RecipeError, match=r"LlamaForCausalLM would not load the child, .*: missing keys .*bias"):
         planned(text)
     (tmp_path / "out").mkdir()
     with pytest.raises(MergeError, match="lacks tensors"):  # after hours, if it were not found before
@@ -172,7 +174,7 @@ def test_quantized_models(family, job, tmp_path):
 def test_a_model_without_an_architecture(family, job, tmp_path):
     model = shutil.copytree(family.b, tmp_path / "nameless")
     edit(model, architectures=None)
-    with pytest.raises(RecipeError, match="nameless/config.json names no architecture"):
+    with pytest.raises(RecipeError, match=r"nameless/config\.json names no architecture"):
         planned(job(parents=(family.a, model)).recipe)
 
 
@@ -194,7 +196,9 @@ def test_a_token_beyond_the_rows_of_the_embeddings(mixed, tmp_path, source):
     one, two = mixed.c, shutil.copytree(mixed.b, tmp_path / "short")
     add_token(two, "<|end_of_turn|>", tiny.WORDS)  # which the other model has a row for
     text = gradient((one, two), source)
-    message = rf"short: its tokenizer gives the token '<\|end_of_turn\|>' the id {tiny.WORDS}, .* only {tiny.WORDS} rows"
+    message = (
+        rf"short: its tokenizer gives the token '<\|end_of_turn\|>' the id {tiny.WORDS}, .* only {tiny.WORDS} rows"
+    )
     with pytest.raises(RecipeError, match=message):
         planned(text)
     (tmp_path / "out").mkdir()
