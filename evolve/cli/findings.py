@@ -85,8 +85,8 @@ def _merges(checked: Checked) -> Iterator[str]:
     needs, foundations = checked.needs, len(checked.config.foundation_models)
     later = checked.config.strategy.max_generations - 1
     yield (
-        f"merges and evaluations: {needs.first} in generation 1, at most {needs.later} in each of at most {later} later "
-        f"generations; and {foundations} evaluations of foundations"
+        f"merges and evaluations: {needs.first} in generation 1, at most {needs.later} in each of at most {later} "
+        f"later generations; and {foundations} evaluations of foundations"
     )
 
 
@@ -118,7 +118,8 @@ def _free(runs: Path) -> int:
 def _timing(timing: Timing | None) -> Iterator[str]:
     if timing is None:
         return
-    yield f"time: {timing.model} scored {timing.documents} documents; loading a model took {duration(timing.load_seconds)}"
+    load = duration(timing.load_seconds)
+    yield f"time: {timing.model} scored {timing.documents} documents; loading a model took {load}"
     if timing.run_seconds is None:
         yield "time: an evaluation cannot be estimated before the tasks' data are on this machine"
         return
@@ -133,8 +134,8 @@ def _warnings(checked: Checked) -> Iterator[str]:
         for match in matches:
             if not match.tensors:
                 yield (
-                    f"recipe {name}: the filter {match.filter!r} of {match.parameter} matches no tensor of these models, "
-                    "so it has no effect"
+                    f"recipe {name}: the filter {match.filter!r} of {match.parameter} matches no tensor of these "
+                    "models, so it has no effect"
                 )
     for setting, values in checked.differing_settings.items():
         listed = ", ".join(f"{name} {value}" for name, value in values.items())

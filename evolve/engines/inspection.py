@@ -9,7 +9,7 @@ from typing import Any
 from evolve.engines.checkpoints import read_json_object
 from evolve.engines.devices import device_name
 from evolve.engines.protocols import InspectModelsJob, ModelFacts, Report
-from evolve.engines.quiet import quiet_transformers
+from evolve.engines.quiet import loading_errors, quiet_transformers
 from evolve.errors import ModelError
 
 __all__ = ["inspect_models"]
@@ -64,7 +64,7 @@ def _layers(name: str, folder: Path, *, trust_remote_code: bool) -> int | None:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     except OSError:  # code of the model that is on the Hub only
         return None
-    except (AttributeError, ImportError, LookupError, TypeError, ValueError) as error:
+    except loading_errors() as error:
         words = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"{name} = {folder}: transformers cannot read its config.json: {words}") from error
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)

@@ -1,11 +1,11 @@
-"""Switch off what transformers prints while it loads and saves models."""
+"""What transformers prints while it loads models, switched off, and what it raises where it cannot load one."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
-__all__ = ["quiet_transformers"]
+__all__ = ["loading_errors", "quiet_transformers"]
 
 
 @contextlib.contextmanager
@@ -22,3 +22,14 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def loading_errors() -> tuple[type[Exception], ...]:
+    """Return what is raised where a checkpoint cannot be loaded; other exceptions are bugs. Imports safetensors."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    return (
+        *(AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError),
+        *(SafetensorError, StrictDataclassError),
+    )

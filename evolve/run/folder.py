@@ -157,7 +157,8 @@ class RunFolder:
         if not path.is_dir():
             what = "is a file, not a run folder" if path.exists() else "there is no such folder"
             raise RunFolderError(
-                f"{path}: {what}; give the folder of a run, for example runs/demo. `evolve run` makes it after its checks"
+                f"{path}: {what}; give the folder of a run, for example runs/demo. `evolve run` makes the folder "
+                "after its checks; if it was interrupted before, start it again"
             )
         if not folder.journal.is_file():
             raise RunFolderError(f"{path}: holds no run (it has no journal.jsonl); give the folder of a run")
@@ -191,7 +192,7 @@ class RunFolder:
     def other_files(self) -> list[str]:
         """Return the names in the folder that no run makes before its journal."""
         names = sorted(item.name for item in self.root.iterdir() if item.name not in _OURS)
-        return [name for name in names if not (name.startswith(".driver.json.") and name.endswith(".tmp"))]
+        return [name for name in names if not name.startswith((".driver.json.", ".progress.json."))]
 
     def create(self) -> None:
         """Make the folder and the missing folders above it, durably.

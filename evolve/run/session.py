@@ -29,7 +29,7 @@ from evolve.run.observer import Observer, Observers, ProgressFile
 from evolve.run.steps import RunContext
 from evolve.run.store import ScoreStore
 
-__all__ = ["Finished", "Findings", "Session"]
+__all__ = ["Findings", "Finished", "Session"]
 
 _LOG = logging.getLogger("evolve.run")
 ExecutorFactory = Callable[[Progress, str], Executor]
@@ -80,7 +80,7 @@ class Session:
             InputError: Something is wrong; the message names it and the fix.
             RunError: The worker failed.
         """
-        with _interruptible(), _readable(), self._executor(config) as executor:
+        with _interruptible(), _readable(), self._executor(config, self.observer) as executor:
             located = inputs.locate(config, fetch)
             checked = inputs.check(located, self.engines, executor)
             inputs.fingerprint_inputs(checked, HashCache(), _reporter(self.observer))
@@ -98,7 +98,7 @@ class Session:
         folder = RunFolder.prepare(run_dir)
         if folder.has_begun():
             return self.resume(run_dir, config)
-        with _interruptible(), explained(folder.root), self._executor(config) as executor:
+        with _interruptible(), explained(folder.root), self._running(folder, config) as (observers, executor):
             with _readable():
                 located = inputs.locate(config, inputs.Fetch())
                 checked = inputs.check(located, self.engines, executor)
@@ -110,7 +110,7 @@ class Session:
                 if journal.entries:
                     raise RunFolderError(f"{run_dir}: another process has just begun a run there; resume that")
                 context = RunContext(folder, FamilyTree(), self.engines, hashes)
-                with self._driver(context, journal, executor) as driver:
+                with _driver(context, journal, executor, observers) as driver:
                     folder.write_config(config)
                     driver.record(ready.start_event(folder))
                     return _finish(driver, folder)
@@ -139,13 +139,13 @@ class Session:
         settings, changes = _settings(tree, folder, config)
         folder.make_folders()
         hashes = HashCache()
-        with self._executor(settings) as executor:
+        with self._running(folder, settings) as (observers, executor):
             inputs.refuse_other_engines(tree)
             inputs.refuse_changed_data(tree, settings, folder.root, hashes)
             preparer = self._preparer(folder, settings, executor, hashes)
             moved = inputs.verify_models(tree, settings, folder, preparer, _reporter(self.observer))
             context = RunContext(folder, tree, self.engines, hashes)
-            with self._driver(context, journal, executor) as driver:
+            with _driver(context, journal, executor, observers) as driver:
                 if changes:
                     driver.record(inputs.settings_changed(changes, folder, settings))
                 if moved:
@@ -170,29 +170,36 @@ class Session:
         )
 
     @contextmanager
-    def _executor(self, config: Config) -> Iterator[Executor]:
-        executor = self.executors(self.observer.working, config.device)
+    def _executor(self, config: Config, observer: Observer) -> Iterator[Executor]:
+        executor = self.executors(observer.working, config.device)
         try:
             yield executor
         finally:
             executor.close()
 
     @contextmanager
-    def _driver(self, context: RunContext, journal: Journal, executor: Executor) -> Iterator[Driver]:
-        """Make the driver, with its log, its progress file and its signal handlers."""
-        folder = context.folder
-        folder.make_folders()
-        folder.tidy()
-        ScoreStore(folder.scores, folder.root).tidy()
-        executor.redirect(folder.log, folder.staging)
-        progress = ProgressFile(folder.progress)
-        observers = Observers(self.observer, progress)
-        interrupts = Interrupts(
-            on_first=lambda: observers.note("stopping at the next safe moment; press Ctrl-C again to stop now"),
-            on_second=executor.abandon,
-        )
-        with _logging_to(folder.log), contextlib.closing(progress), interrupts:
-            yield Driver(context, journal, executor, observers, interrupts)
+    def _running(self, folder: RunFolder, config: Config) -> Iterator[tuple[Observer, Executor]]:
+        """Make the observers of a run, the progress file among them, and the executor that reports to them."""
+        with contextlib.closing(ProgressFile(folder.progress)) as progress:
+            observers = Observers(self.observer, progress)
+            with self._executor(config, observers) as executor:
+                yield observers, executor
+
+
+@contextmanager
+def _driver(context: RunContext, journal: Journal, executor: Executor, observer: Observer) -> Iterator[Driver]:
+    """Make the driver, with its log and its signal handlers."""
+    folder = context.folder
+    folder.make_folders()
+    folder.tidy()
+    ScoreStore(folder.scores, folder.root).tidy()
+    executor.redirect(folder.log, folder.staging)
+    interrupts = Interrupts(
+        on_first=lambda: observer.note("stopping at the next safe moment; press Ctrl-C again to stop now"),
+        on_second=executor.abandon,
+    )
+    with _logging_to(folder.log), interrupts:
+        yield Driver(context, journal, executor, observer, interrupts)
 
 
 def _settings(tree: FamilyTree, folder: RunFolder, config: Config | None) -> tuple[Config, list[Change]]:

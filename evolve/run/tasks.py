@@ -28,9 +28,7 @@ def task_specs(config: Config) -> tuple[TaskSpec, ...]:
     )
 
 
-def score_key(
-    identity: str, config: Config, task: TaskConfig, *, lm_eval: str | None, data: Mapping[str, str]
-) -> str:
+def score_key(identity: str, config: Config, task: TaskConfig, *, lm_eval: str | None, data: Mapping[str, str]) -> str:
     """Return the identity of a score: the model's, and everything else that `scoring_settings` says can alter it.
 
     Args:

@@ -79,12 +79,12 @@ class Layout:
         cells = self._padded(row.numbers)
         below: list[Text] = []
         if self._name_apart:
-            first = row.marks + row.numbers[0]
+            first = Text.assemble(row.marks, row.numbers[0])
             below += self._flowed(self._labelled(row)) if self._flowing else [Text(" " * _INDENT) + _joined(cells[1:])]
         else:
             if self._parents_beside:
                 cells.append(padded(row.parents, self._parents, right=False))
-            first = row.marks + _joined([*cells, *row.tasks] if self._tasks_beside else cells)
+            first = Text.assemble(row.marks, _joined([*cells, *row.tasks] if self._tasks_beside else cells))
         if not self._parents_beside:
             below += self._below(row.parents)
         if not self._tasks_beside:

@@ -158,7 +158,7 @@ class Facts:
             longest = max(map(cell_len, words), default=0)
             if longest <= width - left >= _ROOM:
                 for number, line in enumerate(wrap_words(value, width - left)):
-                    yield (Text(" " * left) if number else padded(Text(label, "dim"), left, right=False)) + line
+                    yield Text.assemble(padded(Text("" if number else label, "dim"), left, right=False), line)
             else:
                 yield from wrap_words(Text(label, "dim"), width)
                 yield from indented(value, width, _GAP)
@@ -224,7 +224,7 @@ class Table:
 def padded(text: Text, width: int, *, right: bool) -> Text:
     """Return a text with blanks up to a width, before it if it is aligned to the right."""
     blanks = Text(" " * (width - text.cell_len))
-    return blanks + text if right else text + blanks
+    return Text.assemble(blanks, text) if right else Text.assemble(text, blanks)
 
 
 def difference_style(value: float | None) -> str:

@@ -140,7 +140,7 @@ def _branch(lines: list[Text], *, is_last: bool) -> Iterable[Text]:
     """Yield the lines of a model with the guides of the tree before them."""
     first, other = (_LAST, _BELOW) if is_last else (_BRANCH, _PAST)
     for number, line in enumerate(lines):
-        guided = Text(other if number else first, style="dim") + line
+        guided = Text.assemble((other if number else first, "dim"), line)
         guided.rstrip()
         yield guided
 

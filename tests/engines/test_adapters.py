@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evolve.engines.adapters import AdapterJob, check_adapter, merge_adapter
+from evolve.engines.adapters import check_adapter, merge_adapter
 from evolve.engines.checkpoints import read_layout
+from evolve.engines.protocols import AdapterJob
 from evolve.errors import ModelError
 from tests.support import families
 

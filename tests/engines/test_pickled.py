@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from evolve.engines.checkpoints import differences, fingerprint, is_pickled, read_layout
-from evolve.engines.pickled import ConversionJob, convert, pickled_files, pickled_layout
+from evolve.engines.pickled import convert, pickled_files, pickled_layout
+from evolve.engines.protocols import ConversionJob
 from evolve.errors import ModelError
 from tests.support import families
 

@@ -19,7 +19,9 @@ def test_a_new_folder_is_not_made_before_it_is_needed(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.root.iterdir()) == ["evals", "models", "recipes", "staging"]
 
 
-@pytest.mark.parametrize("name", [".lock", "driver.json", "progress.json", ".driver.json.77.tmp", "journal.jsonl"])
+@pytest.mark.parametrize(
+    "name", [".lock", "driver.json", "progress.json", ".driver.json.77.tmp", ".progress.json.77.tmp", "journal.jsonl"]
+)
 def test_what_a_killed_start_leaves_is_no_obstacle(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("")
     RunFolder.prepare(tmp_path)

@@ -111,9 +111,7 @@ def test_a_cache_that_cannot_be_written_costs_only_time(file: Path, tmp_path: Pa
     assert HashCache(tmp_path / "folder" / "hashes.json").hash_of(file) == hashlib.sha256(b"contents").hexdigest()
 
 
-def test_the_cache_lies_in_the_users_cache_folder(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cache_lies_in_the_users_cache_folder(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVOLVE_CACHE_DIR", str(tmp_path / "own"))
     HashCache().hash_of(file)
     assert (tmp_path / "own" / "hashes.json").is_file()

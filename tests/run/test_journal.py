@@ -168,15 +168,20 @@ def test_each_event_is_synced_before_append_returns(path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("version", range(1, SCHEMA + 1))
 def test_journals_of_all_versions_stay_readable(version: int) -> None:
     path = GOLDEN / f"journal-{version}.jsonl"
-    tree, events = tree_of(read_journal(path), path), _events(path)
+    entries = read_journal(path)
+    tree, events = tree_of(entries, path), [entry.event for entry in entries]
     expected = json.loads((GOLDEN / f"journal-{version}.json").read_text())
     assert {event.type for event in events} >= set(expected["types"])
     if version == SCHEMA:
         assert {event.type for event in events} == {kind.model_fields["type"].default for kind in get_args(Event)}
     assert [model.name for model in tree.models] == expected["models"]
     assert [model.name for model in tree.ranking] == expected["ranking"]
+    assert [(recorded.at, recorded.event) for recorded in tree.history] == [
+        (entry.at, entry.event) for entry in entries
+    ]
     assert tree.stop is not None
     assert tree.stop.reason == expected["stop"]
+    assert tree.base_path == expected["base_path"]
     failed, retried, remade = expected["failed"], expected["retried"], expected["remade"]
     assert {model.name: model.reason for model in tree.models if model.status == "failed"} == failed
     assert {model.name: list(model.retries) for model in tree.models if model.retries} == retried

@@ -19,6 +19,7 @@ import numpy as np
 import yaml
 from safetensors.numpy import load_file, save_file
 
+from evolve.engines.checkpoints import hash_file
 from evolve.engines.protocols import (
     Engines,
     EvaluateJob,
@@ -37,7 +38,6 @@ from evolve.engines.protocols import (
     TaskScore,
     task_folder,
 )
-from evolve.engines.checkpoints import hash_file
 from evolve.errors import EvaluationError, MergeError, TaskError
 
 SIZE = 24

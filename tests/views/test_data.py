@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from evolve.views import comparison_data, status_data
+from evolve.views import Progress, comparison_data, status_data
 
 
-def test_the_status_is_json_with_raw_values(greedy):
+def test_the_status_is_json_with_numbers_as_they_are(greedy):
     data = status_data(greedy)
     assert json.loads(json.dumps(data, allow_nan=False)) == data
     assert (data["run"], data["strategy"], data["metric"], data["top_k"]) == ("greedy", "greedy", "pcc", 3)
@@ -20,11 +20,19 @@ def test_the_status_is_json_with_raw_values(greedy):
     assert data["top"] == ["model-2-1", "model-3-1", "model-4-3"]
     assert (data["top_kinship"], data["stop_at_kinship"]) == (None, 0.9)
     assert data["stop"]["reason"] == "converged"
-    assert data["effort"]["merges"] == 11
+    assert data["effort"] == {
+        "merges": 11,
+        "evaluations": 14,
+        "reused": 0,
+        "merge_seconds": 660.0,
+        "evaluate_seconds": 14 * 1800.0,
+    }
+    assert data["last_event"].startswith("stopped after generation 4, converged: ")
+    assert (data["last_event_at"], data["estimate"], data["progress"]) == (None, None, None)
 
 
-def test_models_are_listed_by_status(family):
-    told = (
+def test_models_are_listed_by_state(family):
+    run = (
         family()
         .with_foundations()
         .planned(
@@ -34,7 +42,7 @@ def test_models_are_listed_by_status(family):
             ("model-1-3", "MetaMath", "Instruct"),
         )
     )
-    data = status_data(told.merged("model-1-1").failed("model-1-2", "no").tree)
+    data = status_data(run.merged("model-1-1").failed("model-1-2", "no").tree)
     assert data["models"] == {
         "scored": ["MetaMath", "Instruct", "Open-chat"],
         "to_score": ["model-1-1"],
@@ -44,22 +52,41 @@ def test_models_are_listed_by_status(family):
     assert data["best_by_generation"][1] == {"generation": 1, "name": None}
 
 
-def test_what_is_not_known_is_null(family):
+def test_unknown_values_are_null(family):
     data = status_data(family().tree)
-    for key in ("best", "best_foundation", "gain_over_best_foundation", "top_kinship", "stop"):
+    for key in ("best", "best_foundation", "gain_over_best_foundation", "top_kinship", "stop", "estimate"):
         assert data[key] is None
     assert data["top"] == []
 
 
-def test_a_comparison_holds_each_status_and_what_differs(greedy, kinship, family):
+def test_a_comparison_has_each_status_and_the_differing_settings(greedy, kinship, family):
     data = comparison_data({"a": greedy, "b": kinship})
     assert data == {"runs": {"a": status_data(greedy), "b": status_data(kinship)}, "differing": []}
     other = family(evaluation={"limit": 3}).tree
     assert comparison_data({"a": greedy, "b": other})["differing"] == ["evaluation.limit"]
 
 
-def test_a_gain_that_may_be_chance_is_said_to_be(family):
-    told = family().with_foundations().planned(1, ("model-1-1", "Open-chat", "MetaMath")).merged("model-1-1")
-    gain = status_data(told.evaluated("model-1-1", 67.0).tree)["gain_over_best_foundation"]
+def test_a_difference_within_two_standard_errors_is_marked(family):
+    run = family().with_foundations().planned(1, ("model-1-1", "Open-chat", "MetaMath")).merged("model-1-1")
+    gain = status_data(run.evaluated("model-1-1", 67.0).tree)["gain_over_best_foundation"]
     assert gain["value"] > 0
     assert gain["beyond_two_standard_errors"] is False
+
+
+def test_the_present_step_the_last_event_and_the_time_left(family):
+    run = (
+        family(strategy={"max_generations": 1})
+        .at("2026-11-22T12:10:33.462+00:00")
+        .evaluated("MetaMath", 60, seconds=90)
+    )
+    data = status_data(run.tree, progress=Progress("evaluate Instruct", "loglikelihood", 1, 3))
+    assert data["progress"] == {
+        "step": "evaluate Instruct",
+        "words": "loglikelihood",
+        "done": 1,
+        "total": 3,
+        "percent": 33,
+    }
+    assert data["last_event"].startswith("MetaMath: 60.00")
+    assert data["last_event_at"] == "2026-11-22T12:10:33.462+00:00"
+    assert data["estimate"] == {"seconds_for_generation": 180.0, "seconds_at_most": 180.0 + 270.0}

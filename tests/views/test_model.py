@@ -1,11 +1,15 @@
+import io
+
 import pytest
+from family_trees import Family
+from rich.console import Console
 
 from evolve.lineage import Kinship, KinshipMeasured, LeftOut
 from evolve.views import model_view
 
 
 def facts(text):
-    """The labelled lines as a mapping; a line without a label goes to the label above it."""
+    """Return the labelled lines as a mapping; a line without a label belongs to the label above it."""
     found, label = {}, ""
     for line in text.splitlines():
         head, _, value = line.partition("  ")
@@ -14,13 +18,18 @@ def facts(text):
     return found
 
 
-def test_a_child_is_told_whole(kinship, render):
+def test_a_child_is_shown_in_detail(kinship, render):
     text = render(model_view(kinship, "model-3-3"))
     told = facts(text)
-    assert text.startswith("model-3-3: merge of generation 3, rank 1 of 14 ★, in S\n")
-    assert told["gsm8k"].split() == ["exact_match,strict-match", "59.06", "±1.20", "58.42", "+0.64", "±1.47"]
-    assert told["average"].split() == ["69.06", "±0.69", "68.42", "+0.64", "±0.85"]
-    assert "conservative" in text
+    assert text.startswith("model-3-3: merge of generation 3, rank 1 of 14 ★, among the best 3\n")
+    assert text.splitlines()[2].split() == ["task", "points", "parents'", "mean", "gain", "vs", "better"]
+    numbers = ["59.06", "±1.20", "58.42", "+0.64", "±1.47", "+0.34", "±1.70"]
+    assert next(line for line in text.splitlines() if line.startswith("gsm8k")).split() == ["gsm8k", *numbers]
+    assert told["average"].split() == ["69.06", "±0.69", "68.42", "+0.64", "±0.85", "+0.34", "±0.98"]
+    assert "gain: average minus the mean of the parents' averages" in text
+    assert "vs better: average minus that of the better parent" in text
+    assert "gsm8k  exact_match,strict-match" in told["metrics"]
+    assert told["tokenizer"] == "plain"
     assert told["parent 1"] == "model-2-1  68.72 ±0.69"
     assert told["parent 2"] == "model-2-exp  68.11 ±0.69"
     assert told["parents' kinship"] == "pcc 0.2400  cs 0.1200  ed 1.5000"
@@ -31,7 +40,7 @@ def test_a_child_is_told_whole(kinship, render):
     assert told["identity"] == "id-model-3-3"
     assert told["size"] == "14.5 GB"
     assert told["time to merge"] == "1 min 00 s"
-    assert told["time to score"] == "30 min 00 s, batches of 16"
+    assert told["time to score"] == "30 min 00 s, batch size 16"
     assert "…" not in text
 
 
@@ -39,58 +48,89 @@ def test_a_foundation_has_children_and_a_source_and_no_gain(kinship, render):
     text = render(model_view(kinship, "Open-chat"))
     told = facts(text)
     assert text.startswith("Open-chat: foundation of generation 0, rank 8 of 14\n")
-    assert told["children"].splitlines()[0].split() == ["model-1-2", "64.02", "gain", "-0.03"]
+    assert told["children"].splitlines()[0].split() == ["model-1-2", "64.02", "gain", "-0.03", "vs", "better", "-2.26"]
     assert len(told["children"].splitlines()) == 4
     assert told["source"] == "hub/Open-chat at revision abc123"
     assert "parent" not in text
-    assert "conservative" not in text
+    assert "gain:" not in text
     assert "time to merge" not in text
 
 
-def test_the_rank_says_who_is_in_s(kinship, render):
-    assert render(model_view(kinship, "model-3-4")).startswith("model-3-4: merge of generation 3, rank 3 of 14, in S\n")
+def test_the_title_names_the_best_k(kinship, render):
+    assert render(model_view(kinship, "model-3-4")).startswith(
+        "model-3-4: merge of generation 3, rank 3 of 14, among the best 3\n"
+    )
     assert render(model_view(kinship, "model-3-exp")).startswith(
         "model-3-exp: exploration merge of generation 3, rank 4 of 14\n"
     )
 
 
 @pytest.mark.parametrize("step", ["merge", "evaluate"])
-def test_a_failed_child_says_where_and_why_in_full(family, render, step):
-    told = family().with_foundations().planned(1, ("model-1-1", "Open-chat", "MetaMath"))
+def test_a_failed_child_has_its_step_and_the_whole_reason(family, render, step):
+    run = family().with_foundations().planned(1, ("model-1-1", "Open-chat", "MetaMath"))
     if step == "evaluate":
-        told.merged("model-1-1")
-    told.retried("model-1-1", "out of [memory]", step).failed("model-1-1", "still [/out]\nof it", step)
-    state = "failed to merge" if step == "merge" else "failed to score"
-    text = render(model_view(told.tree, "model-1-1"))
-    assert text.startswith(f"model-1-1: merge of generation 1, {state}\n")
+        run.merged("model-1-1")
+    run.retried("model-1-1", "out of [memory]", step).failed("model-1-1", "still [/out]\nof it", step)
+    state = f"failed to {step}"
+    text = render(model_view(run.tree, "model-1-1"))
+    assert text.startswith("model-1-1: merge of generation 1, failed\n")
     assert facts(text)[state] == "still [/out]\nof it"
     assert facts(text)["retried"] == f"{step}: out of [memory]"
     assert facts(text)["parents' kinship"] == "not measured"
 
 
-def test_unknown_errors_reused_scores_remade_checkpoints_and_rows_left_out(family, render):
-    told = family().with_foundations(stderr=None).planned(1, ("model-1-1", "Open-chat", "MetaMath"))
+def test_unknown_errors_cached_scores_repaired_checkpoints_and_rows_left_out(family, render):
+    run = family().with_foundations(stderr=None).planned(1, ("model-1-1", "Open-chat", "MetaMath"))
     left = LeftOut(tensor="model.embed_tokens.weight", rows=2, share=0.0011)
     kinship = Kinship(pcc=0.1, cs=0.1, ed=250)
-    told.tree.apply(KinshipMeasured(a="MetaMath", b="Open-chat", kinship=kinship, left_out=(left,)))
-    told.merged("model-1-1").evaluated("model-1-1", 64.0, None, reused=True).remade("model-1-1", "was deleted")
-    text = render(model_view(told.tree, "model-1-1"))
+    run.tree.apply(KinshipMeasured(a="MetaMath", b="Open-chat", kinship=kinship, left_out=(left,)))
+    run.merged("model-1-1").evaluated("model-1-1", 64.0, None, reused=True).remade("model-1-1", "was deleted")
+    text = render(model_view(run.tree, "model-1-1"))
     assert "±" not in text
-    assert facts(text)["average"].split() == ["64.00", "65.00", "-1.00"]
+    assert facts(text)["average"].split() == ["64.00", "65.00", "-1.00", "-2.28"]
     assert facts(text)["parents' kinship"].endswith("ed 250.0")
     assert facts(text)["not compared"] == "2 rows of model.embed_tokens.weight (0.11% of the base)"
-    assert facts(text)["time to score"] == "none: its scores come from the score store, batches of 16"
-    assert facts(text)["remade"] == "was deleted"
+    assert facts(text)["time to score"] == "none: all scores were cached, batch size 16"
+    assert facts(text)["merged again"] == "was deleted"
 
 
-def test_long_identities_and_names_are_folded_not_cut(family, render):
+@pytest.mark.parametrize("width", [20, 40, 80])
+def test_long_identities_and_names_are_left_whole(family, render, width):
     name = "n" * 90
-    text = render(model_view(family({name: 1.0, "b": 2.0}).with_foundations().tree, name))
-    letters = text.replace("\n", "").replace(" ", "")
-    assert letters.count(name) == 4  # title, source, checkpoint, identity
+    text = render(model_view(family({name: 1.0, "b": 2.0}).with_foundations().tree, name), width)
+    assert sum(name in line for line in text.splitlines()) == 4  # title, source, checkpoint, identity
     assert "…" not in text
 
 
 def test_an_unknown_name_is_a_key_error(greedy):
     with pytest.raises(KeyError):
         model_view(greedy, "model-9-9")
+
+
+def test_the_colour_follows_the_better_parent_and_the_direction_of_the_task():
+    """The child beats the mean of its parents and not the better one; of gsm8k, a loss here, lower is better."""
+    tasks = [{"task": "winogrande"}, {"task": "gsm8k", "metric": "loss,none", "higher_is_better": False}]
+    run = Family({"a": 1, "b": 1}, evaluation={"tasks": tasks})
+    for name, winogrande, loss in (("a", 0.9, 0.5), ("b", 0.5, 0.9)):
+        run.evaluated(name, 0, tasks={"winogrande": winogrande, "gsm8k": loss})
+    run.planned(1, ("model-1-1", "a", "b")).merged("model-1-1")
+    run.evaluated("model-1-1", 0, tasks={"winogrande": 0.8, "gsm8k": 0.4})
+    file = io.StringIO()
+    console = Console(file=file, width=100, force_terminal=True, color_system="standard", _environ={})
+    console.print(model_view(run.tree, "model-1-1"), crop=False)
+    assert "\x1b[31m-10.00 ±1.70\x1b[0m" in file.getvalue()  # winogrande: below the better parent
+    assert "\x1b[32m-10.00 ±1.70\x1b[0m" in file.getvalue()  # gsm8k: a lower loss
+    assert "+10.00" in file.getvalue()
+    assert "m+10.00" not in file.getvalue()
+
+
+def test_the_times_the_tokenizer_and_the_cached_tasks(family, render):
+    run = family().with_foundations().at("2026-11-22T12:00:00+00:00")
+    run.planned(1, ("model-1-1", "Open-chat", "MetaMath")).at("2026-11-22T14:30:00.5+02:00")
+    run.merged("model-1-1", tokenizer="union").at(None).evaluated("model-1-1", 64.0, reused_tasks=("gsm8k",))
+    told = facts(render(model_view(run.tree, "model-1-1")))
+    assert told["planned"] == "2026-11-22 12:00:00 UTC"
+    assert told["merged"] == "2026-11-22 12:30:00 UTC"
+    assert "evaluated" not in told
+    assert told["tokenizer"] == "union"
+    assert told["time to score"] == "30 min 00 s, batch size 16; cached: gsm8k"

@@ -6,13 +6,13 @@ import pytest
 import evolve.views
 
 
-def test_all_that_is_promised_is_there():
+def test_every_exported_name_exists():
     assert evolve.views.__all__ == sorted(evolve.views.__all__)
     for name in evolve.views.__all__:
         assert callable(getattr(evolve.views, name))
 
 
-def test_what_is_not_promised_is_an_attribute_error():
+def test_another_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = evolve.views.nothing
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evolve.engines.checkpoints.files import read_json_object
-from evolve.engines.quiet import quiet_transformers
+from evolve.engines.quiet import loading_errors, quiet_transformers
 from evolve.errors import ModelError
 
 __all__ = ["same_vocabulary", "token_rows", "tokenizer_files"]
@@ -101,9 +101,9 @@ def _numbered(vocabulary: Any) -> tuple[dict[str, int], int]:
 
 def _extended(rows: dict[str, int], size: int, added: Iterable[str]) -> dict[str, int]:
     """Return the rows with those of added tokens; the tokenizers library ignores the numbers that files give them."""
-    free = size
     for token in added:
-        free = max(free, rows.setdefault(token, free) + 1)
+        if token not in rows:
+            rows[token], size = size, size + 1
     return rows
 
 
@@ -136,7 +136,7 @@ def _through_transformers(folder: Path) -> Mapping[str, int]:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder.resolve(), local_files_only=True, trust_remote_code=False)
         tokens: dict[str, int] = tokenizer.get_vocab()
-    except (OSError, ValueError, ImportError, RuntimeError, AttributeError, TypeError, KeyError) as error:
+    except loading_errors() as error:
         raise ModelError(
             f"the tokenizer in {folder} has no tokenizer.json and transformers cannot open it ({error}): "
             "save it again with AutoTokenizer.from_pretrained(...).save_pretrained(...)"

@@ -10,7 +10,7 @@ from evolve.engines.checkpoints.hashing import HASHERS, byte_counter, hash_file
 from evolve.engines.checkpoints.layout import Layout, is_constant, read_layout
 from evolve.engines.checkpoints.scan import scan
 from evolve.engines.protocols import Report
-from evolve.engines.quiet import quiet_transformers
+from evolve.engines.quiet import loading_errors, quiet_transformers
 from evolve.errors import ModelError
 
 __all__ = ["NotFiniteError", "first_bad_tensor", "manifest", "verify"]
@@ -60,7 +60,7 @@ def verify(folder: Path, *, trust_remote_code: bool, report: Report) -> dict[str
     try:
         with quiet_transformers():
             told = _load(folder, trust_remote_code=trust_remote_code)
-    except _loading_errors() as error:
+    except loading_errors() as error:
         words = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"{folder} does not load in transformers: {words}") from error
     _refuse_faults(layout, told)
@@ -145,13 +145,3 @@ def _refuse_faults(layout: Layout, told: dict[str, Any]) -> None:
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise ModelError(f"{layout.folder} {fault}: {', '.join(names[:3])}{more}")
-
-
-def _loading_errors() -> tuple[type[Exception], ...]:
-    """Return what transformers, torch and safetensors raise where a checkpoint does not fit; the rest are bugs."""
-    from safetensors import SafetensorError
-
-    return (
-        *(AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError),
-        SafetensorError,
-    )

@@ -35,15 +35,14 @@ def local_dataset(task: str, config: Mapping[str, Any], folder: Path, num_fewsho
     if not folder.is_dir():
         raise TaskError(f"evaluation: the data folder of task '{task}', {folder}, does not exist")
     used = _splits(config)
-    needed = _needed(config, num_fewshot)
     files = {split: file for split in used.values() if (file := _file(folder, split)) is not None}
-    missing = [split for split in needed if split not in files]
-    if missing:
-        present = sorted(file.name for file in folder.iterdir() if file.suffix in _BUILDERS)
-        raise TaskError(
-            f"evaluation: task '{task}' needs the split '{missing[0]}': put {missing[0]}.jsonl or "
-            f"{missing[0]}.parquet into {folder} (it contains {', '.join(present) or 'no such file'})"
-        )
+    for split in _needed(config, num_fewshot):
+        if split not in files:
+            present = ", ".join(sorted(file.name for file in folder.iterdir() if file.suffix in _BUILDERS))
+            raise TaskError(
+                f"evaluation: task '{task}' needs the split '{split}': put {split}.jsonl or {split}.parquet into "
+                f"{folder} (it contains {present or 'no such file'})"
+            )
     builders = {_BUILDERS[file.suffix] for file in files.values()}
     if len(builders) != 1:
         raise TaskError(

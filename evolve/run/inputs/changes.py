@@ -1,4 +1,4 @@
-"""What differs between a run's configuration and the one it is resumed with, and which differences it may resume with."""
+"""How the configuration of a resumed run differs from the recorded one, and which differences are accepted."""
 
 from __future__ import annotations
 

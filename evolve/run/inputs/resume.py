@@ -198,5 +198,3 @@ def _has_all_files(folder: Path, key: str) -> bool:
 
 def _at(source: str, commit: str | None) -> str:
     return f"{source.partition('@')[0]}@{commit}" if commit and not source.startswith("/") else source
-
-

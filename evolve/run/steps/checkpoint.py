@@ -114,11 +114,12 @@ class CheckpointWork:
         return f"merge-{self.model.name}"
 
     def _check_space(self) -> None:
-        root = self.context.folder.root
+        """Refuse a merge that does not fit; where staging is another file system, it needs the room there too."""
+        folder = self.context.folder
         size = size_of(map(read_layout, self.child.parents), self.context.tree.config.merge.dtype)
-        needed, free = size + _SPARE, shutil.disk_usage(self.context.folder.models).free
+        needed, free = size + _SPARE, min(shutil.disk_usage(place).free for place in (folder.models, folder.staging))
         if free < needed:
             raise DiskError(
-                f"{root}: {self.model.name} needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; make room, "
-                f"then resume by `evolve resume {root}`"
+                f"{folder.root}: {self.model.name} needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; make "
+                f"room, then resume by `evolve resume {folder.root}`"
             )

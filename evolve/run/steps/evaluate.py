@@ -156,7 +156,8 @@ class _Evaluation:
         """Raise EvaluationError for what the tree could not take in, before anything is kept."""
         weights = {task.task: task.signed_weight for task in self.context.tree.config.evaluation.tasks}
         if set(records) != set(weights):
-            raise EvaluationError(f"{self.model.name}: has scores of {', '.join(records)} instead of {', '.join(weights)}")
+            found, expected = ", ".join(records), ", ".join(weights)
+            raise EvaluationError(f"{self.model.name}: has scores of {found} instead of {expected}")
         average, stderr = weighted_average({task: record.score for task, record in records.items()}, weights)
         if not math.isfinite(average) or not math.isfinite(stderr or 0.0):
             raise EvaluationError(f"{self.model.name}: the average of its scores is not finite")

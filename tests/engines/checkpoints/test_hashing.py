@@ -1,7 +1,6 @@
 """Hashes of the files of a checkpoint."""
 
 import hashlib
-import json
 import os
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from evolve.engines.checkpoints import FileStamp, content_identity, fingerprint,
 from tests.engines.checkpoints._files import shard, write
 
 
-def test_the_fingerprint_covers_what_decides_the_models_words(tmp_path):
+def test_the_fingerprint_covers_all_files_that_decide_what_the_model_says(tmp_path):
     folder = write(tmp_path / "m")
     kept = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer.model", "generation_config.json"]
     kept += ["chat_template.jinja", "merges.txt", "modeling_x.py", "special_tokens_map.json"]
@@ -24,7 +23,6 @@ def test_the_fingerprint_covers_what_decides_the_models_words(tmp_path):
     for name, stamp in stamps.items():
         raw = (folder / name).read_bytes()
         assert stamp == FileStamp(len(raw), hashlib.sha256(raw).hexdigest())
-    assert total_bytes(folder) == sum(stamp.size for stamp in stamps.values())
 
 
 def test_the_fingerprint_of_shards_covers_their_index(tmp_path):
@@ -36,12 +34,12 @@ def test_the_fingerprint_of_shards_covers_their_index(tmp_path):
     ]
 
 
-def test_progress_of_a_fingerprint_ends_at_all_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("evolve.engines.checkpoints._CHUNK", 50)
+def test_progress_of_a_fingerprint_ends_at_all_bytes_of_its_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("evolve.engines.checkpoints.hashing.CHUNK", 50)
     told = []
     fingerprint(shard(tmp_path / "s"), report=lambda *args: told.append(args))
     assert [entry[1] for entry in told] == sorted(entry[1] for entry in told)
-    assert {entry[2] for entry in told} == {told[-1][1]} == {total_bytes(tmp_path / "s")}
+    assert {entry[2] for entry in told} == {told[-1][1]}
     assert len(told) > 5
 
 
@@ -65,3 +63,29 @@ def test_a_link_to_anything_else_is_hashed(tmp_path):
     (folder / "model.safetensors").symlink_to(tmp_path / name)
     assert fingerprint(folder)["model.safetensors"].sha256 == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
 
+
+def test_the_hash_function_can_be_given(tmp_path):
+    folder = shard(tmp_path / "s")
+    told = []
+
+    def hash_of(path, advance):
+        advance(path.stat().st_size)
+        return path.name
+
+    stamps = fingerprint(folder, hash_of=hash_of, report=lambda *args: told.append(args))
+    assert {name: stamp.sha256 for name, stamp in stamps.items()} == {name: name for name in stamps}
+    assert told[-1][1] == told[-1][2] == sum(stamp.size for stamp in stamps.values())
+
+
+def test_a_file_is_hashed_with_or_without_progress(tmp_path):
+    path, told = tmp_path / "f", []
+    path.write_bytes(b"abc" * 1000)
+    assert hash_file(path) == hash_file(path, told.append) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert sum(told) == 3000
+
+
+def test_the_identity_of_a_model_is_a_hash_of_its_stamps():
+    """Journals keep identities, so this value must never change."""
+    stamps = {"model.safetensors": FileStamp(12, "b" * 64), "config.json": FileStamp(3, "a" * 64)}
+    assert content_identity(stamps) == content_identity(dict(reversed(stamps.items())))
+    assert content_identity(stamps) == "17220286caeb14f546c67ab2d5dbbba34da0d9ba9d22166b7b384bac27014f1e"

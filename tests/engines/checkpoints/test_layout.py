@@ -54,10 +54,8 @@ def test_embeddings_are_known_by_name_and_rows(tmp_path):
     assert nested.is_vocabulary(nested.tensors["lm_head.weight"])
 
 
-
-
 def refused(folder, words):
-    for function in (read_layout, fingerprint, total_bytes):
+    for function in (read_layout, fingerprint):
         with pytest.raises(ModelError, match=words) as caught:
             function(folder)
         assert str(folder) in str(caught.value)
@@ -81,7 +79,7 @@ def test_folders_that_are_no_models(tmp_path):
     (folder / "config.json").write_text("[]")
     refused(folder, "does not hold a JSON object")
     (folder / "config.json").write_text("{}")
-    refused(folder, "is a model with an adapter lying in it.*: move the adapter's files")
+    refused(folder, "holds a model and an adapter; transformers would apply .*: move the adapter's files")
     (folder / "adapter_config.json").unlink()
     assert read_config(folder) == {}
     refused(folder, "has no weights")
@@ -152,12 +150,11 @@ def test_an_index_that_does_not_fit_its_shards(tmp_path):
     refused(folder, "names the shard model-00002-of-00002.safetensors, which is not in the folder")
 
 
-
 def test_a_single_file_beside_an_index_of_others_is_refused(tmp_path):
     """transformers would take the file, and mergekit the shards."""
     folder = shard(tmp_path / "m")
     save_file(WEIGHTS, folder / "model.safetensors")
-    refused(folder, "an index of other weights: remove the one that is not meant")
+    refused(folder, "an index of other weights: remove one of the two")
     (folder / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": dict.fromkeys(WEIGHTS, "model.safetensors")})
     )

@@ -84,7 +84,7 @@ def make_data(root: Path, count: int = 12) -> Path:
 
 
 def make_model(folder: Path, seed: int = 0) -> Path:
-    """A Llama of two layers with random weights and a byte-level BPE tokenizer."""
+    """Write a Llama of two layers with random weights and a byte-level BPE tokenizer."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -149,7 +149,7 @@ def silent(words: str, done: int, total: int) -> None:
 def score(
     checkpoint: Path, tasks: tuple[TaskSpec, ...], output: Path, report: Report = silent, **options
 ) -> EvaluateResult:
-    """Evaluates on the CPU; the options are those of the job."""
+    """Evaluate on the CPU; the options are those of the job."""
     return evaluate(job(checkpoint, tasks, output, **options), report, "cpu")
 
 
@@ -162,14 +162,14 @@ def results_of(output: Path, task: str) -> dict:
 
 
 def samples_of(output: Path) -> dict[str, str]:
-    """The text of each samples file, by its path within an evaluation's output."""
+    """Return the text of each samples file, by its path within an evaluation's output."""
     return {
         str(file.relative_to(output)): file.read_text(encoding="utf-8") for file in output.glob("*/samples_*.jsonl")
     }
 
 
 def prompts(output: Path, task: str) -> list[dict]:
-    """The arguments of each sample of a task."""
+    """Return the arguments of each sample of a task."""
     lines = samples_of(output)[f"{task}/samples_{task}.jsonl"].splitlines()
     return [json.loads(line)["arguments"] for line in lines]
 
@@ -179,5 +179,5 @@ def request_caches(folder: Path, tasks: tuple[TaskSpec, ...]) -> dict[str, Path]
 
 
 def database(folder: Path, task: str) -> Path:
-    """The file of a task's request cache."""
+    """Return the file of a task's request cache."""
     return folder / f"requests-{task}_rank0.db"

@@ -1,4 +1,4 @@
-"""Everything here runs offline, on the CPU and on one thread."""
+"""Fixtures; these tests run offline, on the CPU, with one thread."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def first_prompt(chatty, data, output, **options) -> str:
     return str(_world.prompts(output, "gsm8k")[0]["gen_args_0"]["arg_0"])
 
 
-def test_the_chat_template_is_applied_where_asked_for(chatty, data, tmp_path):
+def test_the_chat_template_is_applied_when_asked_for(chatty, data, tmp_path):
     shots = _world.three_tasks(data)[1].num_fewshot
     assert shots
     plain = first_prompt(chatty, data, tmp_path / "plain")

@@ -69,9 +69,9 @@ def test_an_unknown_task_is_reported_before_its_data(data, tmp_path):
     gsm = dataclasses.replace(_world.three_tasks(data)[1], dataset=tmp_path / "missing")
     unknown = TaskSpec("winogrand", "acc,none", dataset=tmp_path / "missing")
     for specs in ((unknown,), (gsm, unknown)):
-        with pytest.raises(TaskError, match="no task or group 'winogrand'. Did you mean: winogrande"):
+        with pytest.raises(TaskError, match=r"no task or group 'winogrand'\. Did you mean: winogrande"):
             _world.inspect(*specs)
-    with pytest.raises(TaskError, match="task 'gsm8k', .*missing, does not exist"):
+    with pytest.raises(TaskError, match=r"task 'gsm8k', .*missing, does not exist"):
         _world.inspect(gsm)
 
 

@@ -1,3 +1,5 @@
+"""What `evaluate` refuses, and what it passes on."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -15,7 +17,8 @@ from evolve.errors import EvaluationError, TaskError
 from . import _world
 
 
-def spoiled(model: Path, folder: Path, value: float, *names: str) -> Path:
+def with_weights(model: Path, folder: Path, value: float, *names: str) -> Path:
+    """Copy a checkpoint, with all elements of some weights (default: all) set to a value."""
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(model, folder)
@@ -27,20 +30,20 @@ def spoiled(model: Path, folder: Path, value: float, *names: str) -> Path:
 
 
 def test_weights_that_are_not_finite_are_refused(model, data, tmp_path):
-    broken = spoiled(model, tmp_path / "nan", float("nan"))
+    broken = with_weights(model, tmp_path / "nan", float("nan"))
     with pytest.raises(EvaluationError, match=r"weights 'model\.embed_tokens\.weight' of .* are not all finite"):
         _world.score(broken, _world.three_tasks(data), tmp_path / "out")
 
 
 @pytest.mark.parametrize("number", [0, 1, 2], ids=["winogrande", "gsm8k", "truthfulqa_mc2"])
 def test_logits_that_are_not_numbers_are_refused(model, data, tmp_path, number):
-    """Finite weights whose activations overflow: winogrande would score 0.5 and gsm8k 0.0."""
-    broken = spoiled(model, tmp_path / "huge", 3e38, "lm_head.weight", "model.norm.weight")
-    with pytest.raises(EvaluationError, match=r"not a number|not numbers"):
+    """The weights are finite but the activations overflow: winogrande would score 0.5 and gsm8k 0.0."""
+    broken = with_weights(model, tmp_path / "huge", 3e38, "lm_head.weight", "model.norm.weight")
+    with pytest.raises(EvaluationError, match=r"^evaluation: task '\w+': the model .*(not a number|not numbers)"):
         _world.score(broken, _world.three_tasks(data)[number : number + 1], tmp_path / "out")
 
 
-def test_missing_metric_names_those_there_are(model, data, tmp_path):
+def test_a_missing_metric_lists_the_available_ones(model, data, tmp_path):
     spec = dataclasses.replace(_world.three_tasks(data, limit=2)[1], metric="exact_match,none")
     with pytest.raises(EvaluationError, match=r"'gsm8k' gave no metric 'exact_match,none'.*flexible-extract"):
         _world.score(model, (spec,), tmp_path)
@@ -91,13 +94,13 @@ def test_running_out_of_memory_is_passed_on(model, data, tmp_path, monkeypatch):
         ({"checkpoint": Path("/nowhere/at/all")}, "cannot load /nowhere/at/all"),
     ],
 )
-def test_models_that_cannot_be_had(model, data, tmp_path, options, message):
+def test_models_that_cannot_be_loaded(model, data, tmp_path, options, message):
     job = dataclasses.replace(_world.job(model, _world.three_tasks(data, limit=1), tmp_path), **options)
     with pytest.raises(EvaluationError, match=message):
         evaluate(job, _world.silent, "cpu")
 
 
-def test_tasks_that_cannot_be_had(model, data, tmp_path):
+def test_tasks_that_are_refused(model, data, tmp_path):
     wino = _world.three_tasks(data)[0]
     with pytest.raises(TaskError, match="occurs twice"):
         _world.score(model, (wino, wino), tmp_path)

@@ -34,7 +34,7 @@ def rows(database: Path) -> int:
 
 
 def kill_at(arguments: tuple[Path, ...], caches: Path, task: str, count: int) -> int:
-    """Kills an evaluation of its own process once a task's cache has so many answers; returns how many it has."""
+    """Start an evaluation in its own process and kill it once a task's cache has `count` answers; return its number."""
     import datasets
 
     script = Path(__file__).with_name("_cut.py")
@@ -60,7 +60,7 @@ def kill_at(arguments: tuple[Path, ...], caches: Path, task: str, count: int) ->
 
 @pytest.fixture
 def computed(monkeypatch):
-    """Requests that reach the model."""
+    """Number of requests that reach the model, by method."""
     from lm_eval.models.huggingface import HFLM
 
     counts = {"_loglikelihood_tokens": 0, "generate_until": 0}
@@ -140,7 +140,7 @@ def test_the_remaining_requests_form_the_same_batches(model, data, tmp_path, mon
     caches = _world.request_caches(tmp_path, three)
     uncut = _world.score(model, three, tmp_path / "uncut")
     whole, batches[:] = batches[:], []
-    # Answers that differ in their last token share a place in a batch.
+    # Requests that differ only in their last token are computed once.
     assert len(whole) == 15
     monkeypatch.setattr(RequestCache, "add", cut)
     with pytest.raises(KeyboardInterrupt):
@@ -236,7 +236,7 @@ def test_a_damaged_file_is_replaced(tmp_path, caplog):
 
 @pytest.fixture
 def cached(model, data, tmp_path):
-    """Evaluates two documents of each task with request caches in the test's folder."""
+    """A function that scores two documents of each task with request caches in the test's folder."""
     three = _world.three_tasks(data, limit=2)
     return lambda: (
         _world.score(model, three, tmp_path / "out", request_caches=_world.request_caches(tmp_path, three)).scores
@@ -253,7 +253,7 @@ def warnings_of(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
-def test_caches_that_cannot_be_opened_are_done_without(cached, expected, tmp_path, caplog, monkeypatch):
+def test_a_cache_that_cannot_be_opened_does_not_fail_the_evaluation(cached, expected, tmp_path, caplog, monkeypatch):
     """One file is locked by another process, and another is a folder."""
     connect = sqlite3.connect
     _world.database(tmp_path, "gsm8k").mkdir()
@@ -299,7 +299,7 @@ def failing(monkeypatch, code: int, words: str) -> None:
     ],
     ids=lambda failure: failure[1],
 )
-def test_caches_that_cannot_be_written_are_done_without(cached, expected, caplog, monkeypatch, failure):
+def test_a_cache_that_cannot_be_written_does_not_fail_the_evaluation(cached, expected, caplog, monkeypatch, failure):
     failing(monkeypatch, *failure)
     assert cached() == expected
     (message,) = warnings_of(caplog)
@@ -312,8 +312,8 @@ def test_a_full_disk_stays_an_error(cached, monkeypatch):
         cached()
 
 
-def test_a_database_that_is_really_full_stays_an_error(tmp_path):
-    """SQLite's own error, from a limit on the size of the file."""
+def test_the_error_of_sqlite_for_a_full_file_stays_an_error(tmp_path):
+    """SQLite raises it itself, because of a limit on the size of the file."""
     with closing(RequestCache(tmp_path / "x.db")) as cache:
         cache._connection.execute("PRAGMA max_page_count = 2")
         cache.add("long", "x" * 100_000)

@@ -55,7 +55,7 @@ def sampled(tokens: int) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def scored(model, data, tmp_path_factory):
-    """One evaluation on all three tasks, which are built for it."""
+    """One evaluation on all three tasks, none of them built before."""
     tasks._kept.clear()
     output = tmp_path_factory.mktemp("scored")
     seen: list[tuple[str, int, int]] = []
@@ -64,7 +64,7 @@ def scored(model, data, tmp_path_factory):
 
 
 def run_commands(model: Path, specs: tuple[TaskSpec, ...], folder: Path, *more: str) -> None:
-    """Runs `lm_eval run --tasks <task>` for each task, with its output in a folder named like the task."""
+    """Run `lm_eval run --tasks <task>` for each task, with its output in a folder named like the task."""
     commands = []
     for plan in plan_tasks(specs, Catalog()):
         target = folder / plan.spec.task
@@ -149,6 +149,33 @@ def test_scores_do_not_depend_on_the_other_tasks_or_their_order(model, data, tmp
     assert list(results["backwards"].scores) == ["truthfulqa_mc2", "gsm8k", "winogrande", "more"]
 
 
+def test_a_model_that_draws_while_it_is_loaded_leaves_each_task_the_same_state(model, data, tmp_path, monkeypatch):
+    """What the command calls, in this process: lm-eval seeds, loads the model, which draws, and builds the task."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    load = HFLM.__init__
+    monkeypatch.setattr(HFLM, "__init__", lambda self, *a, **k: (torch.rand(3), load(self, *a, **k))[1])
+    gsm = sampling_tasks(data)[1]
+    monkeypatch.setattr(tasks, "_kept", {})
+    _world.score(model, (_world.three_tasks(data)[0], gsm), tmp_path / "ours")
+
+    (plan,) = plan_tasks([gsm], Catalog())
+    (tmp_path / "command").mkdir()
+    theirs = lm_eval.simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(model), "dtype": "float32"},
+        tasks=[str(plan.write(tmp_path / "command")[0])],
+        batch_size=4,
+        device="cpu",
+        task_manager=TaskManager(include_defaults=False),
+        **dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"), 7),
+    )
+    lines = _world.samples_of(tmp_path / "ours")["gsm8k/samples_gsm8k.jsonl"].splitlines()
+    assert [json.loads(line)["resps"] for line in lines] == [row["resps"] for row in theirs["samples"]["gsm8k"]]
+
+
 def test_scores_differ_by_model_and_have_standard_errors_and_times(scored, other_model, data, tmp_path):
     result, output, _ = scored
     assert list(result.scores) == ["winogrande", "gsm8k", "truthfulqa_mc2"]
@@ -193,9 +220,11 @@ def test_kept_tasks_score_as_fresh_ones(scored, model, data, tmp_path, monkeypat
         for key in ("results", "versions", "n-shot", "higher_is_better", "n-samples"):
             assert again[key] == fresh[key]
     tasks._kept.clear()
-    _world.score(model, three, tmp_path / "anew")
+    _world.inspect(*three)
     assert len(loads) == 3
-    assert _world.samples_of(tmp_path / "anew") == _world.samples_of(output)
+    _world.score(model, three, tmp_path / "inspected")
+    assert len(loads) == 3
+    assert _world.samples_of(tmp_path / "inspected") == _world.samples_of(output)
 
 
 def test_the_seed_chooses_the_examples_in_the_prompts(scored, model, data, tmp_path):
@@ -250,7 +279,7 @@ def test_a_wrong_task_is_found_before_any_is_scored(model, data, tmp_path):
     assert seen == ["reading tasks"]
 
 
-def test_nothing_is_printed_and_the_generators_are_left_alone(model, data, tmp_path, capfd, caplog):
+def test_nothing_is_printed_and_the_generators_are_preserved(model, data, tmp_path, capfd, caplog):
     caplog.set_level(logging.DEBUG, logger="evolve")
     random.seed(5)
     np.random.seed(5)
@@ -266,7 +295,7 @@ def test_nothing_is_printed_and_the_generators_are_left_alone(model, data, tmp_p
     assert "generate_until: 2 requests, 0 of them cached" in caplog.messages
 
 
-def test_what_lm_eval_prints_and_logs_goes_to_our_logger(capfd, caplog):
+def test_what_lm_eval_prints_and_logs_goes_to_the_logger_of_evolve(capfd, caplog):
     caplog.set_level(logging.DEBUG, logger="evolve")
     before = logging.getLogger("lm_eval").handlers[:], logging.getLogger("lm_eval").propagate
     with quiet(evaluating=False):
@@ -305,7 +334,7 @@ def test_evaluate_can_be_sent_to_another_process():
     assert done.stdout.strip() == "set()"
 
 
-def test_own_tasks_win_and_groups_give_their_aggregate(model, data, tmp_path):
+def test_own_tasks_take_precedence_and_groups_give_their_aggregate(model, data, tmp_path):
     folder = tmp_path / "tasks"
     folder.mkdir()
     for name, split in (("small_a", "test"), ("small_b", "train")):

@@ -89,12 +89,12 @@ class Lab:
         return write(self.folder / name, weights, **options)
 
     def measure(
-        self, *names: str, base: str = "base", pairs: Sequence[tuple[str, str]] = (), **job: str
+        self, *names: str, base: str = "base", pairs: Sequence[tuple[str, str]] = (), device: str = "auto"
     ) -> KinshipResult:
         """All pairs of the names, or those given."""
         wanted = pairs or [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
         models = {name: self.folder / name for pair in wanted for name in pair}
-        return measure(KinshipJob(self.folder / base, models, tuple(wanted), **job), lambda *_: None)
+        return measure(KinshipJob(self.folder / base, models, tuple(wanted)), lambda *_: None, device)
 
 
 @pytest.fixture

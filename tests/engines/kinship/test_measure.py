@@ -271,7 +271,7 @@ def test_strangers_share_nothing(lab, family):
 def test_unknown_names_and_devices_are_refused(lab, family):
     with pytest.raises(KinshipError, match="kinship of z is asked for"):
         measure(KinshipJob(lab.folder / "base", {"a": lab.folder / "a"}, (("a", "z"),)), lambda *_: None)
-    for device, words in (("abacus", "is unknown"), ("cuda:99", "is not there"), ("meta", "is unknown")):
+    for device, words in (("abacus", "is unknown"), ("cuda:99", "is missing"), ("meta", "is unknown")):
         with pytest.raises(ConfigError, match=words):
             lab.measure("a", "b", device=device)
 

@@ -1,14 +1,10 @@
 """Embeddings of different vocabularies: rows are compared by their tokens."""
 
-import io
-import json
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolve.engines.kinship.vocabulary import read_tokens
 from evolve.errors import ModelError
 
 EMBED, HEAD, UP = "model.embed_tokens.weight", "lm_head.weight", "model.up.weight"
@@ -165,58 +161,3 @@ def test_other_tensors_must_have_one_shape_whatever_their_rows(lab, tools):
         lab.model(name, {**resized(tools, 12, seed), UP: torch.ones(rows, 3) + seed}, tokens=words(12), vocab_size=rows)
     with pytest.raises(ModelError, match=r"model\.up\.weight has the shape \[13, 3\]"):
         lab.measure("a", "b")
-
-
-# ------------------------------------------------------------------------------------------------------ tokenizers
-
-
-def test_tokens_come_from_the_vocabulary_and_from_all_that_adds_to_it(tmp_path):
-    added = [{"id": 2, "content": "<s>", "special": True}, {"id": 0, "content": "<over>"}]
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"x": 0, "y": 1}}, "added_tokens": added}))
-    (tmp_path / "added_tokens.json").write_text(json.dumps({"<pad>": 3}))
-    settings = {"added_tokens_decoder": {"4": {"content": "<end>"}}}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert read_tokens(tmp_path) == {"x": 0, "y": 1, "<s>": 2, "<over>": 0, "<pad>": 3, "<end>": 4}
-
-
-def test_tokens_of_a_unigram_model_are_numbered_by_their_order(tmp_path):
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": [["a", -1.0], ["b", -2.0]]}}))
-    assert read_tokens(tmp_path) == {"a": 0, "b": 1}
-
-
-def test_no_tokenizer_is_none_and_a_broken_one_is_refused(tmp_path):
-    assert read_tokens(tmp_path) is None
-    for text in ("{", "[]", '{"model": {}}', '{"model": {"vocab": 3}}'):
-        (tmp_path / "tokenizer.json").write_text(text)
-        with pytest.raises(ModelError, match=r"tokenizer in .* cannot be read"):
-            read_tokens(tmp_path)
-
-
-def test_tokens_of_an_older_vocabulary_are_read_as_they_are(tmp_path):
-    (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "ab": 2}))
-    (tmp_path / "added_tokens.json").write_text(json.dumps({"<|im_end|>": 3}))
-    assert read_tokens(tmp_path) == {"a": 0, "b": 1, "ab": 2, "<|im_end|>": 3}
-
-
-def test_a_sentencepiece_model_is_opened_by_transformers(tmp_path):
-    sentencepiece = pytest.importorskip("sentencepiece")
-    written = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["hello world the cat", "a b c d e f g hello the"]),
-        model_writer=written,
-        model_type="bpe",
-        byte_fallback=True,
-        vocab_size=290,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
-    expected = {pieces.id_to_piece(i): i for i in range(pieces.get_piece_size())}
-    (tmp_path / "tokenizer.model").write_bytes(written.getvalue())
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mistral"}))
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
-    (tmp_path / "added_tokens.json").write_text(json.dumps({"[PAD]": len(expected)}))
-    assert read_tokens(tmp_path) == {**expected, "[PAD]": len(expected)}
-    (tmp_path / "tokenizer.model").write_bytes(b"nonsense")
-    with pytest.raises(ModelError, match=r"has no tokenizer\.json and transformers cannot open it"):
-        read_tokens(tmp_path)

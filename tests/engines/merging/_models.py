@@ -1,4 +1,4 @@
-"""Tiny real models on disk: a few layers, hidden size 32, with a tokenizer, as `save_pretrained` writes them."""
+"""Tiny real models with a vocabulary of single characters, as `save_pretrained` writes them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-WORDS = 60
-HIDDEN = 32
+from tests.support.families import HIDDEN, config, silent, weights
 
-_SIZES: dict[str, Any] = {
-    "hidden_size": HIDDEN,
-    "intermediate_size": 48,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}
+__all__ = ["HIDDEN", "WORDS", "generate", "save", "silent", "tokenizer", "weights"]
+
+WORDS = 60
 
 
 def tokenizer(
     extra: Sequence[str] = (), *, chat_template: str | None = None, eos: str = "</s>", pad: str | None = None
 ):
-    """A word-level-like BPE tokenizer of `WORDS` entries and the extra special tokens after them."""
+    """Return a tokenizer of `WORDS` entries, most of them single characters, and the extra special tokens after them."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -39,19 +35,6 @@ def tokenizer(
     return wrapped
 
 
-def config(family: str, *, layers: int = 2, rows: int = WORDS, tied: bool = False, **more: Any):
-    """Configuration of a tiny model of a family, by transformers' `model_type`."""
-    from transformers import AutoConfig
-
-    sizes = dict(_SIZES, num_hidden_layers=layers, vocab_size=rows, tie_word_embeddings=tied)
-    sizes |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
-    if family != "gpt_neox":
-        sizes |= {"num_key_value_heads": 2}
-    if family in {"gemma", "gemma2", "qwen3"}:
-        sizes |= {"head_dim": 8}
-    return AutoConfig.for_model(family, **(sizes | more))
-
-
 def save(
     folder: Path,
     family: str = "mistral",
@@ -67,21 +50,21 @@ def save(
     scale: float = 0.2,
     **more: Any,
 ) -> Path:
-    """Writes a tiny model with random weights; with `near`, weights close to those of another model of equal layout.
+    """Write a model with random weights, or with weights near those of another model of the same layout.
 
     Args:
         folder: Where to write it.
         family: transformers' `model_type`.
-        seed: Seeds the weights.
-        near: A model folder; the new weights are its weights and `scale` times noise of their own spread.
-        dtype: Of the weights.
+        seed: Seed of the weights.
+        near: A model of the same layout; noise is added to its weights.
+        dtype: Type of the weights.
         extra: Special tokens after the common vocabulary, with a row each.
-        chat_template: Of the tokenizer.
+        chat_template: Chat template of the tokenizer.
         eos: End token of the tokenizer and of the configurations.
         pad: Padding token of the tokenizer and of the configurations.
         shard: transformers' `max_shard_size`.
-        scale: Spread of the noise.
-        more: For `config`.
+        scale: Standard deviation of the noise; with `near`, its square.
+        more: Settings of `config`.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -92,10 +75,10 @@ def save(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(settings)
-        weights = dict(model.named_parameters())
+        parameters = dict(model.named_parameters())
         known = {} if near is None else dict(AutoModelForCausalLM.from_pretrained(near).named_parameters())
         with torch.no_grad():
-            for name, weight in weights.items():
+            for name, weight in parameters.items():
                 noise = torch.randn_like(weight) * scale
                 old = known.get(name)
                 weight.add_(noise)
@@ -110,22 +93,8 @@ def save(
     return folder
 
 
-def tensors(folder: Path):
-    """All tensors of a checkpoint by name."""
-    from safetensors.torch import load_file
-
-    found = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        found |= load_file(path)
-    return found
-
-
-def silent(words: str, done: int, total: int) -> None:
-    """A report that nobody reads."""
-
-
-def speaks(folder: Path) -> list[int]:
-    """Loads a checkpoint, runs it forward and lets it generate; returns what it said as token numbers."""
+def generate(folder: Path) -> list[int]:
+    """Load a checkpoint, check its logits, and return the token ids that it generates."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

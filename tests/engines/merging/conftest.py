@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from evolve.engines.merging import load_template, merge, render, resolve_tokenizer
+from evolve.engines.protocols import MergeJob
+from tests.engines.merging import _models as tiny
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-
-def _load(name: str) -> ModuleType:
-    """A helper beside this file; tests are no packages, so it cannot simply be imported."""
-    spec = importlib.util.spec_from_file_location(f"merging_tests{name}", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass(frozen=True)
@@ -37,7 +27,7 @@ class Family:
 
 @pytest.fixture(scope="session", autouse=True)
 def heavy_imports():
-    """Imports mergekit, which touches a deprecated name of numpy, and keeps torch to one thread."""
+    """Import mergekit, which uses a deprecated name of numpy, and keep torch to one thread."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "numpy.core is deprecated", DeprecationWarning)
         import mergekit.io  # noqa: F401
@@ -47,14 +37,8 @@ def heavy_imports():
 
 
 @pytest.fixture(scope="session")
-def tiny() -> ModuleType:
-    """The builders of `_models.py`."""
-    return _load("_models")
-
-
-@pytest.fixture(scope="session")
-def family(tiny, tmp_path_factory) -> Family:
-    """Models of one vocabulary, four layers."""
+def family(tmp_path_factory) -> Family:
+    """Write models with one vocabulary and four layers."""
     root = tmp_path_factory.mktemp("family")
     base = tiny.save(root / "base", layers=4)
     a, b, c = (tiny.save(root / name, near=base, seed=seed, layers=4) for seed, name in enumerate("abc", start=1))
@@ -62,9 +46,9 @@ def family(tiny, tmp_path_factory) -> Family:
 
 
 @pytest.fixture(scope="session")
-def strangers(tiny, tmp_path_factory) -> Family:
-    """Models with 61, 60 and 62 rows; MetaMath, Mistral-Instruct and OpenChat have 32001, 32000 and 32002."""
-    root = tmp_path_factory.mktemp("strangers")
+def mixed(tmp_path_factory) -> Family:
+    """Write models with 61, 60 and 62 rows; MetaMath, Mistral-Instruct and OpenChat have 32001, 32000 and 32002."""
+    root = tmp_path_factory.mktemp("mixed")
     base = tiny.save(root / "base")
     return Family(
         base=base,
@@ -82,18 +66,16 @@ def strangers(tiny, tmp_path_factory) -> Family:
 
 
 @pytest.fixture
-def child(tmp_path, tiny):
-    """Merges two models with a recipe of evolve's and returns the folder of the child."""
-    from evolve.engines.merging import load_template, merge, render, resolve_tokenizer
-    from evolve.engines.protocols import MergeJob
+def child(tmp_path):
+    """Return a function that merges two models by one of evolve's recipes and returns the child's folder."""
 
-    def make(parents, base, *, recipe="slerp-gradient", dtype="float32", tokenizer="auto", name="child", layers=2):
+    def make(parents, base, *, recipe="slerp-gradient", dtype="float32", tokenizer="auto", name="child"):
         template = load_template(recipe)
         source = resolve_tokenizer(tokenizer, [*parents, base] if template.uses_base else parents)
-        text = render(template, parents=parents, base=base, num_layers=layers, dtype=dtype, tokenizer=source)
+        text = render(template, parents=parents, base=base, num_layers=None, dtype=dtype, tokenizer=source)
         output = tmp_path / name
         output.mkdir()
-        merge(MergeJob(text, tuple(parents), output, "cpu"), tiny.silent)
+        merge(MergeJob(text, tuple(parents), output), tiny.silent, "cpu")
         return output
 
     return make
@@ -101,27 +83,26 @@ def child(tmp_path, tiny):
 
 @pytest.fixture
 def job(family, tmp_path):
-    """A job that merges models of the family, with changes to what `render` is given."""
-    from evolve.engines.merging import load_template, render
-    from evolve.engines.protocols import MergeJob
+    """Return a function that writes a merge job; by default two models of the family are merged."""
 
     def make(
         recipe="slerp-gradient", *, name="out", parents=None, base=None, dtype="float32", change=lambda text: text
     ):
         parents = parents or (family.a, family.b)
+        template = load_template(recipe)
         text = render(
-            load_template(recipe), parents=parents, base=base or family.base, num_layers=4, dtype=dtype, tokenizer=None
+            template, parents=parents, base=base or family.base, num_layers=None, dtype=dtype, tokenizer=None
         )
         output = tmp_path / name
         output.mkdir()
-        return MergeJob(change(text), parents, output, "cpu")
+        return MergeJob(change(text), parents, output)
 
     return make
 
 
 @pytest.fixture
 def broken(family, tmp_path):
-    """A copy of a model with one bad number in one tensor."""
+    """Return a function that copies a model and puts a number into one of its tensors."""
     from safetensors.torch import load_file, save_file
 
     def make(name, value, source=family.b, folder="broken"):

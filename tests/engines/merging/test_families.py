@@ -6,6 +6,7 @@ import pytest
 
 from evolve.engines.merging import load_template, rehearse, render
 from evolve.errors import MergeError, RecipeError
+from tests.engines.merging import _models as tiny
 
 UNTIED = ["mistral", "llama", "qwen2", "qwen3", "gemma2", "phi3"]
 TIED = ["mistral", "llama", "qwen2", "qwen3", "gemma", "gemma2"]
@@ -18,23 +19,23 @@ def recipe(parents, base):
 
 
 @pytest.mark.parametrize(("name", "tied"), ALL)
-def test_a_family(tiny, child, tmp_path, name, tied):
+def test_a_family(child, tmp_path, name, tied):
     base = tiny.save(tmp_path / "base", name, tied=tied)
     parents = tuple(tiny.save(tmp_path / f"p{seed}", name, near=base, seed=seed, tied=tied) for seed in (1, 2))
     rehearse(recipe(parents, base))
     merged = child(parents, base)
-    assert tiny.tensors(merged).keys() == tiny.tensors(parents[0]).keys()
-    tiny.speaks(merged)
+    assert tiny.weights(merged).keys() == tiny.weights(parents[0]).keys()
+    tiny.generate(merged)
 
 
 @pytest.mark.parametrize(("name", "tied"), ALL)
-def test_a_family_with_an_added_token(tiny, child, tmp_path, name, tied):
+def test_a_family_with_an_added_token(child, tmp_path, name, tied):
     base = tiny.save(tmp_path / "base", name, tied=tied)
     parents = (
         tiny.save(tmp_path / "p1", name, near=base, seed=1, tied=tied),
         tiny.save(tmp_path / "p2", name, near=base, seed=2, tied=tied, extra=["<x>"]),
     )
-    tiny.speaks(child(parents, base))
+    tiny.generate(child(parents, base))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_a_family_with_an_added_token(tiny, child, tmp_path, name, tied):
         (("phi3", True), "lm_head.weight"),
     ],
 )
-def test_what_mergekit_cannot_merge_is_said(tiny, child, tmp_path, layout, tensor):
+def test_what_mergekit_cannot_merge_is_said(child, tmp_path, layout, tensor):
     """Layouts that mergekit 0.1.5 does not know; when one of these fails, mergekit has learnt it."""
     name, tied = layout
     base = tiny.save(tmp_path / "base", name, tied=tied)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.engines.merging import _models as tiny
+
 LAYERS = 4
 ATTENTION, MLP = [0, 0.5, 0.3, 0.7, 1], [1, 0.5, 0.7, 0.3, 0]
 
@@ -34,7 +36,7 @@ def expected_t(name):
 
 
 @pytest.fixture(scope="module")
-def parents(tiny, tmp_path_factory):
+def parents(tmp_path_factory):
     """Two models far enough from each other for arcs, with some tensors near enough for lines."""
     root = tmp_path_factory.mktemp("gradient")
     one = tiny.save(root / "one", layers=LAYERS, seed=1, scale=1.0)
@@ -42,9 +44,9 @@ def parents(tiny, tmp_path_factory):
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_every_tensor_lies_where_the_paper_puts_it(tiny, parents, child, swapped):
+def test_every_tensor_lies_where_the_paper_puts_it(parents, child, swapped):
     one, two = parents[::-1] if swapped else parents
-    merged, first, second = tiny.tensors(child((one, two), one)), tiny.tensors(one), tiny.tensors(two)
+    merged, first, second = tiny.weights(child((one, two), one)), tiny.weights(one), tiny.weights(two)
     arcs = lines = 0
     for name, tensor in merged.items():
         a, b = first[name].numpy(), second[name].numpy()
@@ -58,10 +60,10 @@ def test_every_tensor_lies_where_the_paper_puts_it(tiny, parents, child, swapped
     assert lines >= 0
 
 
-def test_the_ends_of_the_gradient_are_the_parents(tiny, parents, child):
+def test_the_ends_of_the_gradient_are_the_parents(parents, child):
     import torch
 
-    merged, first, second = tiny.tensors(child(parents, parents[0])), *map(tiny.tensors, parents)
+    merged, first, second = tiny.weights(child(parents, parents[0])), *map(tiny.weights, parents)
     last = LAYERS - 1
     for layer, attention, mlp in ((0, first, second), (last, second, first)):
         for kind, source in (("self_attn.q_proj", attention), ("mlp.up_proj", mlp)):

@@ -16,27 +16,28 @@ import pytest
 from evolve.engines.merging import merge, template_names
 from evolve.engines.merging.merger import seed_of
 from evolve.errors import MergeError
+from tests.engines.merging import _models as tiny
 
 
 @pytest.mark.parametrize("recipe", template_names())
-def test_every_recipe_makes_a_model_that_speaks(tiny, family, job, recipe):
+def test_every_recipe_makes_a_model_that_speaks(family, job, recipe):
     import torch
 
     task = job(recipe, dtype="bfloat16")
-    merge(task, tiny.silent)
-    merged, first, second = tiny.tensors(task.output), tiny.tensors(family.a), tiny.tensors(family.b)
+    merge(task, tiny.silent, "cpu")
+    merged, first, second = tiny.weights(task.output), tiny.weights(family.a), tiny.weights(family.b)
     assert {tensor.dtype for tensor in merged.values()} == {torch.bfloat16}
     assert merged.keys() == first.keys()
     weight = "model.layers.1.self_attn.q_proj.weight"
     assert not torch.equal(merged[weight].float(), first[weight])
     assert not torch.equal(merged[weight].float(), second[weight])
-    tiny.speaks(task.output)
+    tiny.generate(task.output)
 
 
 @pytest.mark.parametrize("recipe", ["slerp-gradient", "dare-ties"])
-def test_tensors_are_those_of_the_command_byte_for_byte(tiny, job, tmp_path, recipe):
+def test_tensors_are_those_of_the_command_byte_for_byte(job, tmp_path, recipe):
     task = job(recipe, dtype="bfloat16")
-    merge(task, tiny.silent)
+    merge(task, tiny.silent, "cpu")
     path, output = tmp_path / "recipe.yaml", tmp_path / "command"
     path.write_text(task.recipe, encoding="utf-8")
     seed = ["--random-seed", str(seed_of(task.recipe))] if recipe == "dare-ties" else []
@@ -57,14 +58,14 @@ def test_tensors_are_those_of_the_command_byte_for_byte(tiny, job, tmp_path, rec
 
 
 @pytest.mark.parametrize("recipe", ["slerp-gradient", "dare-ties"])
-def test_a_merge_can_be_repeated(tiny, job, recipe):
-    one, two = (merge(job(recipe, name=name), tiny.silent) for name in ("one", "two"))
+def test_a_merge_can_be_repeated(job, recipe):
+    one, two = (merge(job(recipe, name=name), tiny.silent, "cpu") for name in ("one", "two"))
     assert one.files == two.files
 
 
-def test_the_result_lists_all_files(tiny, job):
+def test_the_result_lists_all_files(job):
     task = job()
-    result = merge(task, tiny.silent)
+    result = merge(task, tiny.silent, "cpu")
     found = {path.name: path.read_bytes() for path in task.output.iterdir()}
     assert result.files == {name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in found.items()}
     assert result.bytes == sum(map(len, found.values()))
@@ -75,9 +76,9 @@ def test_the_result_lists_all_files(tiny, job):
     }
 
 
-def test_the_recipe_and_a_card_are_kept(tiny, job):
+def test_the_recipe_and_a_card_are_kept(job):
     task = job("dare-ties")
-    merge(task, tiny.silent)
+    merge(task, tiny.silent, "cpu")
     card = (task.output / "README.md").read_text()
     assert (task.output / "mergekit_config.yml").read_text() == task.recipe
     assert task.recipe.rstrip() in card
@@ -103,7 +104,7 @@ def test_it_can_be_sent_to_a_worker():
 
 
 @pytest.mark.parametrize("recipe", ["slerp", "dare-ties"])
-def test_global_generators_are_left_alone(tiny, job, recipe):
+def test_global_generators_are_left_alone(job, recipe):
     import numpy as np
     import torch
 
@@ -118,7 +119,7 @@ def test_global_generators_are_left_alone(tiny, job, recipe):
     seed()
     wanted = draw()
     seed()
-    merge(job(recipe), tiny.silent)
+    merge(job(recipe), tiny.silent, "cpu")
     assert draw() == wanted
 
 
@@ -129,24 +130,24 @@ def test_the_seed_follows_the_recipe_and_not_the_folders(job):
     assert seed_of(one) != seed_of(two)
 
 
-def test_mergekit_forgets_the_models(tiny, family, job, tmp_path):
+def test_mergekit_forgets_the_models(family, job, tmp_path):
     """Its cache would merge a model rewritten at the same path with its old weights."""
     import torch
     from mergekit.io.tasks import LoaderCache
 
     model = shutil.copytree(family.b, tmp_path / "model")
-    merge(job(parents=(family.a, model), name="one"), tiny.silent)
+    merge(job(parents=(family.a, model), name="one"), tiny.silent, "cpu")
     assert LoaderCache().loaders == {}
     shutil.rmtree(model)
     shutil.copytree(family.c, model)
     later, fresh = (job(parents=(family.a, path), name=f"with-{path.name}") for path in (model, family.c))
     for task in (later, fresh):
-        merge(task, tiny.silent)
+        merge(task, tiny.silent, "cpu")
     name = "lm_head.weight"
-    assert torch.equal(tiny.tensors(later.output)[name], tiny.tensors(fresh.output)[name])
+    assert torch.equal(tiny.weights(later.output)[name], tiny.weights(fresh.output)[name])
 
 
-def test_mergekit_is_left_as_it_was(tiny, job):
+def test_mergekit_is_left_as_it_was(job):
     import mergekit.merge
     import mergekit.tokenizer.build
     import transformers
@@ -160,25 +161,25 @@ def test_mergekit_is_left_as_it_was(tiny, job):
 
     before = state()
     with pytest.raises(MergeError):
-        merge(job(change=lambda text: text.replace("self_attn", "x").replace("    - value: 0.5\n", "")), tiny.silent)
+        merge(job(change=lambda text: text.replace("self_attn", "x").replace("    - value: 0.5\n", "")), tiny.silent, "cpu")
     assert state() == before
 
 
-def test_it_prints_nothing(tiny, strangers, child, capfd):
-    child((strangers.a, strangers.c), strangers.base, dtype="bfloat16")
+def test_it_prints_nothing(mixed, child, capfd):
+    child((mixed.a, mixed.c), mixed.base, dtype="bfloat16")
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", ["with space", "a+b", "a@b", "é'\"#{}: -"])
-def test_odd_paths(tiny, family, job, tmp_path, name):
+def test_odd_paths(family, job, tmp_path, name):
     odd = shutil.copytree(family.b, tmp_path / name)
     task = job(parents=(family.a, odd))
-    merge(task, tiny.silent)
-    assert set(tiny.tensors(task.output)) == set(tiny.tensors(family.a))
+    merge(task, tiny.silent, "cpu")
+    assert set(tiny.weights(task.output)) == set(tiny.weights(family.a))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_mixed_types_give_the_type_that_was_asked_for(tiny, family, job, tmp_path, dtype):
+def test_mixed_types_give_the_type_that_was_asked_for(family, job, tmp_path, dtype):
     import torch
 
     parents = tuple(
@@ -186,31 +187,31 @@ def test_mixed_types_give_the_type_that_was_asked_for(tiny, family, job, tmp_pat
         for seed, kind in enumerate(("bfloat16", "float16"))
     )
     task = job(parents=parents, dtype=dtype)
-    merge(task, tiny.silent)
-    assert {tensor.dtype for tensor in tiny.tensors(task.output).values()} == {getattr(torch, dtype)}
+    merge(task, tiny.silent, "cpu")
+    assert {tensor.dtype for tensor in tiny.weights(task.output).values()} == {getattr(torch, dtype)}
     assert json.loads((task.output / "config.json").read_text())["dtype"] == dtype
 
 
-def test_sharded_parents(tiny, family, job, tmp_path):
+def test_sharded_parents(family, job, tmp_path):
     import torch
 
     sharded = tiny.save(tmp_path / "b", near=family.base, seed=2, layers=4, shard="30KB")
     assert len(list(sharded.glob("*.safetensors"))) > 2
     task, whole = job(parents=(family.a, sharded), name="sharded"), job(name="whole")
     for each in (task, whole):
-        merge(each, tiny.silent)
-    wanted = tiny.tensors(whole.output)
-    for name, tensor in tiny.tensors(task.output).items():
+        merge(each, tiny.silent, "cpu")
+    wanted = tiny.weights(whole.output)
+    for name, tensor in tiny.weights(task.output).items():
         assert torch.equal(tensor, wanted[name])
 
 
-def test_tied_embeddings(tiny, job, tmp_path):
+def test_tied_embeddings(job, tmp_path):
     base = tiny.save(tmp_path / "base", "llama", tied=True)
     parents = tuple(tiny.save(tmp_path / f"p{n}", "llama", near=base, seed=n, tied=True) for n in (1, 2))
     task = job(parents=parents, base=base)
-    merge(task, tiny.silent)
-    assert "lm_head.weight" not in tiny.tensors(task.output)
-    tiny.speaks(task.output)
+    merge(task, tiny.silent, "cpu")
+    assert "lm_head.weight" not in tiny.weights(task.output)
+    tiny.generate(task.output)
 
 
 def test_models_come_in_the_order_of_the_recipe(job):

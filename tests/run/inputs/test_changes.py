@@ -51,7 +51,12 @@ CASES: list[tuple[str, Any, Effect, bool]] = [
     ("evaluation.tasks", [{"task": "alpha", "metric": "f1,none"}, {"task": "beta"}], "results", True),
     ("evaluation.tasks", [{"task": "alpha", "num_fewshot": 2}, {"task": "beta"}], "results", True),
     ("evaluation.tasks", [{"task": "alpha", "limit": 2}, {"task": "beta"}], "results", True),
-    ("evaluation.tasks", [{"task": "alpha", "generation_kwargs": {"max_gen_toks": 2}}, {"task": "beta"}], "results", True),
+    (
+        "evaluation.tasks",
+        [{"task": "alpha", "generation_kwargs": {"max_gen_toks": 2}}, {"task": "beta"}],
+        "results",
+        True,
+    ),
     ("evaluation.tasks", [{"task": "alpha", "weight": 2}, {"task": "beta"}], "results", False),
 ]
 

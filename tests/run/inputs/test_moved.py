@@ -93,7 +93,9 @@ def test_paths_below_the_runs_folder_are_relative_in_the_journal(
     assert outcome(run)["nodes"] == outcome(reference.run)["nodes"]
 
 
-def test_a_finished_run_that_is_moved_gets_recipes_that_are_true(project: Path, tmp_path: Path, drivers: Drivers) -> None:
+def test_a_finished_run_that_is_moved_gets_recipes_that_are_true(
+    project: Path, tmp_path: Path, drivers: Drivers
+) -> None:
     assert drivers(project / "runs" / "run", project / "family" / "config.yaml").code == 0
     project.rename(tmp_path / "moved")
     run = tmp_path / "moved" / "runs" / "run"
