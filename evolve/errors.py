@@ -4,7 +4,7 @@
 EvolveError                     exit code 1: the work could not be done
 ├── InputError                  exit code 2: an input of the user is wrong
 │   ├── ConfigError             a key of a configuration file
-│   ├── ModelError              a model folder or hub id
+│   ├── ModelError              a model folder or Hub id
 │   ├── RecipeError             a merge recipe
 │   ├── TaskError               a benchmark task, its metric or its data
 │   └── RunFolderError          a run folder, its journal or its lock
@@ -55,7 +55,7 @@ class ConfigError(InputError):
 
 
 class ModelError(InputError):
-    """A model folder or hub id is wrong."""
+    """A model folder or Hub id is wrong."""
 
 
 class RecipeError(InputError):

@@ -80,6 +80,17 @@ def assigned(path: Path) -> list[str]:
     return [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
 
 
+def used(path: Path) -> Iterator[str]:
+    """Yield every name that a file uses; a package that only exports a name does not use it."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.ImportFrom) and path.name != "__init__.py":
+            yield from (alias.name for alias in node.names)
+
+
 # ------------------------------------------------------------------------------------------------------ light imports
 
 
@@ -116,8 +127,8 @@ def test_all_names_exactly_what_a_module_offers(name):
     assert not {*functions(path), *classes(path)} - set(names)
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name in PACKAGES and not functions(MODULES[name])])
-def test_a_package_without_functions_exports_all_that_it_imports_from_its_modules(name):
+@pytest.mark.parametrize("name", [name for name in MODULES if name in PACKAGES])
+def test_a_package_exports_or_uses_all_that_it_imports_from_its_modules(name):
     own = {
         alias.asname or alias.name
         for statement in top_level(MODULES[name])
@@ -125,7 +136,7 @@ def test_a_package_without_functions_exports_all_that_it_imports_from_its_module
         for alias in statement.names
     }
 
-    assert {found for found in own if not found.startswith("_")} <= set(exported(MODULES[name]))
+    assert own <= {*exported(MODULES[name]), *used(MODULES[name])}
 
 
 def imports_of_evolve(path: Path) -> Iterator[str]:
@@ -151,8 +162,9 @@ def test_no_module_imports_what_is_private_in_another_package(name):
 
 
 def test_every_public_function_is_used_outside_its_file():
-    files = [path for folder in ("evolve", "benchmarks", "docs") for path in sorted((ROOT / folder).rglob("*.py"))]
-    uses = {path: set(_used(path)) for path in files}
+    folders = ("evolve", "benchmarks", "docs", "tests/support")
+    files = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    uses = {path: set(used(path)) for path in files}
     unused = [
         f"{name}.{function}"
         for name, path in MODULES.items()
@@ -161,17 +173,6 @@ def test_every_public_function_is_used_outside_its_file():
     ]
 
     assert not unused, "\n".join(unused)
-
-
-def _used(path: Path) -> Iterator[str]:
-    """Yield every name that a file uses; a package that only exports a name does not use it."""
-    for node in ast.walk(parsed(path)):
-        if isinstance(node, ast.Name):
-            yield node.id
-        elif isinstance(node, ast.Attribute):
-            yield node.attr
-        elif isinstance(node, ast.ImportFrom) and path.name != "__init__.py":
-            yield from (alias.name for alias in node.names)
 
 
 # ------------------------------------------------------------------------------------------------- errors, tests

@@ -218,12 +218,12 @@ def compare(
 def kinship(
     models: Annotated[
         list[str],
-        typer.Argument(help="Folders or hub ids of two or more models.", metavar="MODEL", show_default=False),
+        typer.Argument(help="Folders or Hub ids of two or more models.", metavar="MODEL", show_default=False),
     ],
     *,
     base: Annotated[
         str,
-        typer.Option("--base", metavar="MODEL", help="Folder or hub id of their base model.", show_default=False),
+        typer.Option("--base", metavar="MODEL", help="Folder or Hub id of their base model.", show_default=False),
     ],
     metric: Annotated[str, typer.Option(metavar="METRIC", help="pcc, cs, ed or all.", rich_help_panel=_OUTPUT)] = "all",
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:<number>.")] = "auto",

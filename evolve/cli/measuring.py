@@ -28,8 +28,8 @@ def measure_kinship(models: Sequence[str], base: str, metric: str, device: str, 
     """Measure the kinship of all pairs of some models in one pass, and print it.
 
     Args:
-        models: Folders or hub ids.
-        base: Folder or hub id of their base model.
+        models: Folders or Hub ids.
+        base: Folder or Hub id of their base model.
         metric: One metric to print, or `all`.
         device: `auto`, `cpu` or a CUDA device.
         as_json: Print JSON instead of a table.
@@ -117,7 +117,7 @@ def _folder(model: str) -> Path:
 
 
 def _labels(models: Sequence[str]) -> list[str]:
-    """Return a label for each model: the end of its path or hub id, as short as tells it from the others."""
+    """Return a label for each model: the end of its path or Hub id, as short as tells it from the others."""
     paths = [_path(model) for model in models]
     for path, model in zip(paths, models, strict=True):
         if paths.count(path) > 1:

@@ -219,7 +219,7 @@ def _foundation_source(source: Any, folder: Path) -> Any:
 
 
 def _model_source(text: str, folder: Path) -> str:
-    """Return a folder as an absolute path and a hub id unchanged; an existing folder wins over a hub id."""
+    """Return a folder as an absolute path and a Hub id unchanged; an existing folder wins over a Hub id."""
     if not text:
         return text
     looks_like_path = text.startswith((".", "/", "~")) or text.count("/") > 1

@@ -19,7 +19,7 @@ __all__ = ["describe_errors"]
 
 # What an item of a collection must be; the schema describes the collection.
 _ITEMS = {
-    "foundation_models": "a folder or a hub id, or a mapping of model and adapter",
+    "foundation_models": "a folder or a Hub id, or a mapping of model and adapter",
     "merge.recipe": "the name of a template in recipes/, or a path of one",
     "evaluation.tasks": "a mapping with at least the key task, for example {task: winogrande}",
     "evaluation.datasets": "a folder with <split>.jsonl or <split>.parquet",

@@ -23,12 +23,12 @@ class AdapterSource(Section):
     model: str = Field(
         min_length=1,
         title="The model the adapter was trained on.",
-        description="a folder or a hub id of the model that the adapter belongs to",
+        description="a folder or a Hub id of the model that the adapter belongs to",
     )
     adapter: str = Field(
         min_length=1,
         title="The LoRA adapter. It is merged into the model once, into `runs/.adapters`.",
-        description="a folder or a hub id of a LoRA adapter",
+        description="a folder or a Hub id of a LoRA adapter",
     )
 
 
@@ -153,12 +153,12 @@ class Config(Section):
         min_length=1,
         title="The pre-trained model of which all others are fine-tuned. Only its weights are used, for the kinships "
         "and for recipes that merge differences to it.",
-        description="a folder or a hub id of the model that all others descend from",
+        description="a folder or a Hub id of the model that all others descend from",
     )
     foundation_models: dict[ModelName, ModelSource] = Field(
         min_length=2,
-        title="The fine-tuned models the run starts with, by name. A hub id may have a revision: `org/model@revision`.",
-        description="a mapping of at least two names to folders or hub ids",
+        title="The fine-tuned models the run starts with, by name. A Hub id may have a revision: `org/model@revision`.",
+        description="a mapping of at least two names to folders or Hub ids",
     )
     strategy: StrategyConfig = Field(
         default_factory=StrategyConfig, title="Which models are merged, and when the run stops.", description=_SECTION

@@ -73,7 +73,7 @@ def inline() -> Inline:
     return Inline()
 
 
-def breed(config: Path, run: Path, *overrides: str) -> Path:
+def do_run(config: Path, run: Path, *overrides: str) -> Path:
     """Do a whole run of a configuration with fake engines, in this process."""
     session = Session(FAKE, Silent(), executors=Inline.executors)
     session.run(load_config(config, overrides), run)
@@ -81,16 +81,16 @@ def breed(config: Path, run: Path, *overrides: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bred(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, to be read only."""
-    folder = tmp_path_factory.mktemp("bred")
-    return breed(write_family(folder / "family"), folder / "run")
+    folder = tmp_path_factory.mktemp("finished_run")
+    return do_run(write_family(folder / "family"), folder / "run")
 
 
 @pytest.fixture
-def run_copy(bred: Path, tmp_path: Path) -> Path:
+def run_copy(finished_run: Path, tmp_path: Path) -> Path:
     """A copy of a finished run, to be changed."""
-    shutil.copytree(bred, tmp_path / "run")
+    shutil.copytree(finished_run, tmp_path / "run")
     return tmp_path / "run"
 
 

@@ -6,14 +6,16 @@ All cases share one worker, because loading the engines takes seconds. Two cases
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evolve.cli import driving
 from evolve.nursery import Family
-from evolve.run import session
 from evolve.run.executors import LocalExecutor
+from evolve.run.session import Session
 from tests.conftest import TASKS, Evolve, write_config
 
 Refused = Callable[..., str]
@@ -38,7 +40,7 @@ def run(
     refused: Refused, family: Family, worker: LocalExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., str]:
     """Calls `evolve run` with some sections of the configuration replaced."""
-    monkeypatch.setattr(session, "LocalExecutor", lambda progress: worker)
+    monkeypatch.setattr(driving, "Session", partial(Session, executors=lambda progress, device: worker))
 
     def run(words: tuple[str, ...], **sections: Any) -> str:
         config = write_config(tmp_path / "mine.yaml", family, **sections)
@@ -76,7 +78,7 @@ TASK_CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "a loss as metric": (
         _scored("wikitext", "word_perplexity,none"),
-        ("evaluation.tasks.0.metric = word_perplexity,none: ", "less of it is better", "higher_is_better to false"),
+        ("evaluation.tasks.0.metric = word_perplexity,none: ", "lower is better", "higher_is_better to false"),
     ),
     "an unknown model class": (
         {"tasks": TASKS[2:], "model": "vlm"},
@@ -92,6 +94,16 @@ TASK_CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 @pytest.mark.parametrize(("evaluation", "words"), TASK_CASES.values(), ids=TASK_CASES)
 def test_a_wrong_task(run, evaluation, words):
     run(words, evaluation=evaluation)
+
+
+def test_a_wrong_task_with_local_data(run, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "validation.jsonl").write_text("{}\n")
+
+    run(
+        ("evaluation.tasks.0 = {task: winogrnde, ", "no task or group", "Did you mean: winogrande"),
+        evaluation=_scored("winogrnde", datasets={"winogrnde": "./data"}),
+    )
 
 
 def test_a_metric_of_unknown_direction(run, tmp_path):

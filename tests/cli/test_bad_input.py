@@ -67,7 +67,7 @@ KEYS: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("foundation_models = ", "/A", "at least two"),
     ),
     "no foundation": (lambda folder, raw: raw.pop("foundation_models"), ("foundation_models: is missing", "two")),
-    "no base": (lambda folder, raw: raw.pop("base_model"), ("base_model: is missing", "a folder or a hub id")),
+    "no base": (lambda folder, raw: raw.pop("base_model"), ("base_model: is missing", "a folder or a Hub id")),
     "a name of a run with a slash": (lambda folder, raw: raw.update(name="a/b"), ('name = "a/b"', "rename it")),
     "a task listed twice": (
         _in("evaluation", tasks=[{"task": "alpha"}, {"task": "alpha"}]),

@@ -82,9 +82,14 @@ def test_a_folder_that_is_not_a_run(refused, tmp_path, name):
     refused(*_reader(name, tmp_path / "begun"), words=(f"{tmp_path}/begun: ", "not begun", "evolve run CONFIG"))
 
 
-def test_an_unknown_model(refused, bred):
-    refused("show", bred, "model-1-7", words=(f"{bred}: ", "no model model-1-7", "did you mean", "model-1-1"))
-    refused("show", bred, "Zx", words=(f"{bred}: ", "no model Zx", "its models are A, B, C, model-1-1"))
+def test_an_unknown_model(refused, finished_run):
+    refused(
+        "show",
+        finished_run,
+        "model-1-7",
+        words=(f"{finished_run}: ", "no model model-1-7", "did you mean", "model-1-1"),
+    )
+    refused("show", finished_run, "Zx", words=(f"{finished_run}: ", "no model Zx", "its models are A, B, C, model-1-1"))
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -20,7 +20,7 @@ from evolve.cli import app
 from evolve.cli.display import Display
 from evolve.run.lock import driver_lock
 
-from .conftest import breed
+from .conftest import do_run
 
 SUPPORT = Path(__file__).parents[1] / "support"
 HEAVY = {
@@ -60,8 +60,8 @@ finally:
     ],
     ids=" ".join,
 )
-def test_commands_that_read_runs_load_no_heavy_package(bred, arguments):
-    arguments = [argument.format(run=bred) for argument in arguments]
+def test_commands_that_read_runs_load_no_heavy_package(finished_run, arguments):
+    arguments = [argument.format(run=finished_run) for argument in arguments]
     done = subprocess.run(
         [sys.executable, "-c", LOADED, *arguments], capture_output=True, text=True, check=True, timeout=60
     )
@@ -127,37 +127,37 @@ def test_wrong_arguments_give_one_line(command, arguments, message):
     assert answer.err.count("\n") == 1
 
 
-def test_networkx_reads_the_tree(command, bred):
-    answer = command("tree", bred, "--json")
+def test_networkx_reads_the_tree(command, finished_run):
+    answer = command("tree", finished_run, "--json")
 
     tree = nx.node_link_graph(json.loads(answer.out), edges="edges")
     assert nx.is_directed_acyclic_graph(tree)
     assert sorted(tree.predecessors("model-1-1")) == ["A", "B"]
-    assert json.loads(answer.out) == json.loads((bred / "family_tree.json").read_text())
+    assert json.loads(answer.out) == json.loads((finished_run / "family_tree.json").read_text())
 
 
-def test_the_tree_as_text(command, bred):
-    told = command("tree", bred).out
+def test_the_tree_as_text(command, finished_run):
+    told = command("tree", finished_run).out
     assert all(name in told for name in ("A", "model-1-1", "model-2-exp"))
     assert "\x1b" not in told
 
 
-def test_one_model(command, bred):
-    told = command("show", bred, "model-1-1").out
+def test_one_model(command, finished_run):
+    told = command("show", finished_run, "model-1-1").out
     assert "model-1-1" in told
     assert "alpha" in told
 
-    node = json.loads(command("show", bred, "model-1-1", "--json").out)
+    node = json.loads(command("show", finished_run, "model-1-1", "--json").out)
     assert node["id"] == "model-1-1"
     assert node["parents"] == ["A", "B"]
 
 
-def test_status_of_a_finished_run(command, bred):
-    told = command("status", bred)
+def test_status_of_a_finished_run(command, finished_run):
+    told = command("status", finished_run)
     assert "stopped: " in told.out
-    assert f"in {bred}" in told.out
+    assert f"in {finished_run}" in told.out
 
-    data = json.loads(command("status", bred, "--json").out)
+    data = json.loads(command("status", finished_run, "--json").out)
     assert data["running"] is None
 
 
@@ -212,17 +212,17 @@ def test_status_of_a_real_running_run(command, fake_family, tmp_path):
     assert json.loads(command("status", run, "--json").out)["progress"] is None
 
 
-def test_comparison_of_two_runs(command, bred, tmp_path):
+def test_comparison_of_two_runs(command, finished_run, tmp_path):
     config = write_family(tmp_path / "family", seed=1)
-    other = breed(config, tmp_path / "greedy", "name=other", "strategy.name=greedy")
+    other = do_run(config, tmp_path / "greedy", "name=other", "strategy.name=greedy")
 
-    told = command("compare", bred, other)
+    told = command("compare", finished_run, other)
     assert told.code == 0
     assert str(other) in told.out
     assert "greedy" in told.out
 
-    data = json.loads(command("compare", bred, other, "--json").out)
-    assert str(bred) in json.dumps(data)
+    data = json.loads(command("compare", finished_run, other, "--json").out)
+    assert str(finished_run) in json.dumps(data)
     assert command("compare").code == 2
 
 
@@ -236,11 +236,11 @@ READERS = [
 
 
 @pytest.mark.parametrize("arguments", READERS, ids=" ".join)
-def test_a_closed_pipe_gives_no_traceback(bred, arguments):
+def test_a_closed_pipe_gives_no_traceback(finished_run, arguments):
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [sys.executable, "-m", "evolve", *(argument.format(run=bred) for argument in arguments)],
+        [sys.executable, "-m", "evolve", *(argument.format(run=finished_run) for argument in arguments)],
         stdout=writer,
         stderr=subprocess.PIPE,
         text=True,
@@ -254,9 +254,9 @@ def test_a_closed_pipe_gives_no_traceback(bred, arguments):
 
 
 @pytest.mark.parametrize("arguments", READERS, ids=" ".join)
-def test_an_output_without_unicode(bred, arguments):
+def test_an_output_without_unicode(finished_run, arguments):
     done = subprocess.run(
-        [sys.executable, "-m", "evolve", *(argument.format(run=bred) for argument in arguments)],
+        [sys.executable, "-m", "evolve", *(argument.format(run=finished_run) for argument in arguments)],
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
         capture_output=True,
         check=False,
@@ -285,26 +285,26 @@ def test_a_run_in_a_pipe_has_no_colours_and_names_the_next_command(fake_family, 
     assert f"evolve tree {tmp_path / 'run'}" in done.stdout
 
 
-def test_a_finished_run_does_no_work_when_resumed(command, bred, monkeypatch):
+def test_a_finished_run_does_no_work_when_resumed(command, finished_run, monkeypatch):
     shown: list[int] = []
     monkeypatch.setattr(Display, "show_position", lambda self, tree: shown.append(tree.generation))
-    before = (bred / "journal.jsonl").read_bytes()
+    before = (finished_run / "journal.jsonl").read_bytes()
 
-    told = command("resume", bred)
+    told = command("resume", finished_run)
 
     assert told.code == 0
-    assert told.out.startswith(f"The run in {bred} ")
+    assert told.out.startswith(f"The run in {finished_run} ")
     assert shown == [3]
-    assert (bred / "journal.jsonl").read_bytes() == before
+    assert (finished_run / "journal.jsonl").read_bytes() == before
 
 
-def test_a_bug_keeps_its_traceback(command, monkeypatch, bred):
+def test_a_bug_keeps_its_traceback(command, monkeypatch, finished_run):
     from evolve.cli import looking
 
     def broken(*_: object) -> None:
         raise LookupError("a bug")
 
     monkeypatch.setattr(looking, "tree_view", broken)
-    monkeypatch.setattr(sys, "argv", ["evolve", "tree", str(bred)])
+    monkeypatch.setattr(sys, "argv", ["evolve", "tree", str(finished_run)])
     with pytest.raises(LookupError, match="a bug"):
         app.main()

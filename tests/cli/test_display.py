@@ -78,10 +78,10 @@ def test_bars_of_run_generation_and_step_below_the_events(watched, monkeypatch):
     assert any("merge model-1-1: merging" in frame for frame in shown)
 
 
-def test_a_resumed_run_shows_its_position_at_once(bred):
+def test_a_resumed_run_shows_its_position_at_once(finished_run):
     console = _console()
     with Bars(console) as bars:
-        bars.show_position(RunFolder.open(bred).read_tree())
+        bars.show_position(RunFolder.open(finished_run).read_tree())
         bars._progress.refresh()
 
     assert re.search(r"fake: best is model-1-1 with \S+ +\S+ generation 3 of 4 ", _text(console))

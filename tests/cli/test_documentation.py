@@ -17,13 +17,13 @@ def fields(heading: str) -> list[str]:
     return re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)
 
 
-def test_every_field_of_a_node_is_described(command, bred):
-    for node in json.loads(command("tree", bred, "--json").out)["nodes"]:
+def test_every_field_of_a_node_is_described(command, finished_run):
+    for node in json.loads(command("tree", finished_run, "--json").out)["nodes"]:
         assert sorted(fields("Nodes")) == sorted(node)
 
 
-def test_every_field_of_the_graph_is_described(command, bred):
-    assert sorted(fields("The graph")) == sorted(json.loads(command("tree", bred, "--json").out)["graph"])
+def test_every_field_of_the_graph_is_described(command, finished_run):
+    assert sorted(fields("The graph")) == sorted(json.loads(command("tree", finished_run, "--json").out)["graph"])
 
 
 def test_every_field_has_meaning_and_unit():

@@ -47,8 +47,8 @@ def test_other_paths_are_not_changed(workplace, name):
     [("tree", "run"), ("status", "run"), ("show", "run", "A"), ("compare", "run", "run"), ("resume", "run")],
     ids=lambda arguments: arguments[0],
 )
-def test_every_command_finds_a_run_by_name(command, bred, tmp_path, monkeypatch, arguments):
-    (tmp_path / "runs").symlink_to(bred.parent)
+def test_every_command_finds_a_run_by_name(command, finished_run, tmp_path, monkeypatch, arguments):
+    (tmp_path / "runs").symlink_to(finished_run.parent)
     monkeypatch.chdir(tmp_path)
 
     answer = command(*arguments)
@@ -80,8 +80,8 @@ def test_completion_of_runs(workplace, incomplete, runs):
         ("evolve show no ", []),
     ],
 )
-def test_the_shell_completes_names(bred, tmp_path, line, words):
-    (tmp_path / "runs").symlink_to(bred.parent)
+def test_the_shell_completes_names(finished_run, tmp_path, line, words):
+    (tmp_path / "runs").symlink_to(finished_run.parent)
     number = len(line.split(" ")) - 1
     environment = {"_EVOLVE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(number)}
     code = "import sys; sys.argv[0] = 'evolve'; from evolve.cli.app import app; app(prog_name='evolve')"

@@ -148,8 +148,8 @@ def test_a_mapping_may_override_keys_that_it_merges(load):
 
 NAME_RULE = "a name has letters, digits, '-', '_' and single '.', and begins with a letter or a digit; rename it"
 CHILD_RULE = "names of the form model-<generation>-<n> are reserved for children; rename it"
-TWO_NAMES = "it must be a mapping of at least two names to folders or hub ids"
-SOURCE = "it must be a folder or a hub id, or a mapping of model and adapter"
+TWO_NAMES = "it must be a mapping of at least two names to folders or Hub ids"
+SOURCE = "it must be a folder or a Hub id, or a mapping of model and adapter"
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ SOURCE = "it must be a folder or a hub id, or a mapping of model and adapter"
         (foundations("A: ''", "B: org/b"), f'foundation_models.A = "": {SOURCE}'),
         (
             foundations("A: {model: org/a}", "B: org/b"),
-            "foundation_models.A.adapter: is missing; give a folder or a hub id of a LoRA adapter",
+            "foundation_models.A.adapter: is missing; give a folder or a Hub id of a LoRA adapter",
         ),
         (foundations("a+b: org/a", "B: org/b"), f"foundation_models.a+b: {NAME_RULE}"),
         (foundations("a@b: org/a", "B: org/b"), f"foundation_models.a@b: {NAME_RULE}"),
@@ -409,8 +409,8 @@ def test_each_error_has_its_own_line(problems):
 
 def test_missing_keys_are_named_with_their_valid_values(problems):
     assert problems("seed: 1\n") == [
-        "base_model: is missing; give a folder or a hub id of the model that all others descend from",
-        "foundation_models: is missing; give a mapping of at least two names to folders or hub ids",
+        "base_model: is missing; give a folder or a Hub id of the model that all others descend from",
+        "foundation_models: is missing; give a mapping of at least two names to folders or Hub ids",
     ]
 
 
