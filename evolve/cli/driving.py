@@ -114,7 +114,7 @@ def _advice(folder: Path, start: str | None) -> str:
     """Say how to continue: a run that has not begun is started again."""
     if start is not None and _tree(folder) is None:
         return f"the run had not begun, start it again by `{start}`"
-    return f"nothing is lost, resume by `{command('evolve', 'resume', str(folder))}`"
+    return f"nothing is lost, resume it by `{command('evolve', 'resume', str(folder))}`"
 
 
 def _with_advice(interrupted: Interrupted, advice: str) -> EvolveError:

@@ -172,7 +172,7 @@ class EvaluateJob:
         output: An empty staging folder. lm-eval's results (`results.json`) and samples (`samples_<task>.jsonl`) of
             each task go into the folder `task_folder(<task>)` in it.
         request_caches: By task: path stem of lm-eval's request cache for exactly this model and this task's settings.
-            A cut evaluation goes on from it; the caller deletes it after success. A task without one has none.
+            An interrupted evaluation resumes from it; the caller deletes it after success. A task without one has none.
         model: Name of the lm-eval model class.
         model_args: Arguments of that class apart from `pretrained`.
         seed: Seeds lm-eval's few-shot sampler and its generators.

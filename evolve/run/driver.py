@@ -147,7 +147,7 @@ class Driver:
         _LOG.warning("%s: %s (%s)", step.call.id, failure.reason, failure.cause)
         if failure.cause == "disk":
             root = self._context.folder.root
-            raise DiskError(f"{step.call.id}: {failure.reason}; make room, then resume by `evolve resume {root}`")
+            raise DiskError(f"{step.call.id}: {failure.reason}; make room, then run `evolve resume {root}`")
         attempts = self.tree.config.attempts
         if step.model is None:
             self._fail_run(step, failure, attempts)

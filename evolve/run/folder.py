@@ -225,6 +225,7 @@ class RunFolder:
         for path in self.staging.iterdir():
             if finished or not path.name.startswith("requests-"):
                 remove(path)
+        self.progress.unlink(missing_ok=True)  # of a driver that was killed
         for parent in (self.root, *(self.root / name for name in _FOLDERS)):
             for pattern in _LEFTOVERS:
                 for path in parent.glob(pattern):
@@ -235,7 +236,7 @@ class RunFolder:
         recipes = [self.recipe(model.name) for model in tree.models if model.recipe is not None]
         if not self.config.exists() or not all(path.exists() for path in recipes):
             return False
-        if self.staging.exists() and any(self.staging.iterdir()):
+        if self.progress.exists() or (self.staging.exists() and any(self.staging.iterdir())):
             return False
         try:
             return bool(json.loads(self.family_tree.read_text(encoding="utf-8")) == to_node_link(tree))

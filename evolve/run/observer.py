@@ -54,7 +54,7 @@ class Silent:
 
 
 class Observers:
-    """Several observers as one. An observer that raises an error is logged and dropped; the run goes on without it."""
+    """Several observers as one. An observer that raises an error is logged and dropped; the run continues without it."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = list(observers)
@@ -76,7 +76,7 @@ class Observers:
             try:
                 tell(observer)
             except Exception:  # noqa: BLE001 - an observer must never end a run
-                _LOG.exception("observer %s failed and is dropped; the run goes on", type(observer).__name__)
+                _LOG.exception("observer %s failed and is dropped; the run continues", type(observer).__name__)
                 self._observers = [other for other in self._observers if other is not observer]
 
 

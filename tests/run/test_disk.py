@@ -82,7 +82,7 @@ def test_a_disk_that_fills_up_while_writing(
     run, tally = disk.place / "run", tmp_path / "tally"
     ended = drivers(run, config, EVOLVE_FAKE=f"{when}:fill={disk.place}/filler", EVOLVE_FAKE_TALLY=tally)
     assert ended.code == 1, ended.message
-    assert "make room, then resume" in ended.message
+    assert "make room, then run" in ended.message
     assert f"evolve resume {run}" in ended.message
     assert not events(run, "step_retried")
     assert not events(run, "model_failed")

@@ -59,7 +59,7 @@ def test_a_finished_merge_is_adopted_although_its_recipe_was_deleted(
     tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
 ) -> None:
     run, tally = tmp_path / "run", tmp_path / "tally"
-    drivers(run, config, EVOLVE_FAULT="publish.after_rename:7")
+    drivers(run, config, EVOLVE_FAULT="publish.after_rename:10")
     (name,) = [path.name for path in run.glob("models/*")]
     shutil.rmtree(run / "recipes")
     assert drivers(run, EVOLVE_FAKE_TALLY=tally).code == 0
@@ -128,7 +128,7 @@ def test_what_is_in_place_without_an_event_is_adopted_only_if_it_is_whole(
     how: str, tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
 ) -> None:
     run, tally = tmp_path / "run", tmp_path / "tally"
-    drivers(run, config, EVOLVE_FAULT="publish.after_rename:7")
+    drivers(run, config, EVOLVE_FAULT="publish.after_rename:10")
     (name,) = [path.name for path in run.glob("models/*")]
     SPOIL[how](run, name)
     assert drivers(run, EVOLVE_FAKE_TALLY=tally).code == 0

@@ -121,5 +121,5 @@ class CheckpointWork:
         if free < needed:
             raise DiskError(
                 f"{folder.root}: {self.model.name} needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; make "
-                f"room, then resume by `evolve resume {folder.root}`"
+                f"room, then run `evolve resume {folder.root}`"
             )
