@@ -44,7 +44,7 @@ def scan(path: Path, advance: Callable[[int], None], *, hashed: bool = True) -> 
     Args:
         path: The file.
         advance: Is told the number of bytes done since its last call.
-        hashed: Whether the hash is needed; otherwise it is that of nothing, and the pass ends at the first bad tensor.
+        hashed: Whether the hash is needed. Without it, the pass ends at the first bad tensor and the hash is not valid.
 
     Raises:
         ModelError: The file is damaged, or cannot be read.
@@ -83,7 +83,7 @@ def _fill(file: BinaryIO, block: Bytes) -> None:
     while view:
         count = file.readinto(view)  # type: ignore[attr-defined]  # a raw file has it
         if not count:
-            raise OSError("it ends before its last tensor; was it changed meanwhile?")
+            raise OSError("it ends before its last tensor; it may have changed while it was read")
         view = view[count:]
 
 
