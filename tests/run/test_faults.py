@@ -38,7 +38,7 @@ def test_killed_at(
     _resume(drivers, tmp_path / "run", config, reference)
 
 
-@pytest.mark.parametrize("first", ["publish.before_fsync:1", "publish.after_fsync:40"])
+@pytest.mark.parametrize("first", ["publish.before_fsync:1", "publish.after_fsync:10"])
 def test_killed_while_clearing_up_after_a_kill(
     first: str, tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
 ) -> None:
