@@ -26,6 +26,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from evolve.engines.quiet import quiet_transformers
 from tests.support.families import save, store_buffers, winogrande
 
 FAMILIES = {
@@ -106,7 +107,9 @@ def evolve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def carry_through(folder: Path, name: str) -> Outcome:
     """Check a family and run it; return what became of it."""
-    config, run = write_family(folder, name), folder / "run"
+    with quiet_transformers():
+        config = write_family(folder, name)
+    run = folder / "run"
     check = evolve("check", config)
     if check.returncode == 2:
         return Outcome(f"refused by check: {reason(check, folder)}")

@@ -69,11 +69,14 @@ def test_mergekit_is_left_as_it_was(job):
     assert state() == before
 
 
-def test_inferred_architectures_print_nothing(tmp_path, capfd):
+def test_inferred_architectures_print_nothing_and_are_not_kept(tmp_path, capfd):
+    from mergekit.architecture.auto import infer_architecture_info
+
     parents = pair(tmp_path, "opt")
     capfd.readouterr()
     planned(gradient(parents))
     assert capfd.readouterr() == ("", "")
+    assert infer_architecture_info.cache_info().currsize == 0
 
 
 def test_a_rehearsal_without_models_checks_the_recipe_only(job):
