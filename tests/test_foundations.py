@@ -103,7 +103,7 @@ def test_check_merges_no_adapter(world: World) -> None:
     assert done.returncode == 0, done.stderr
     assert f"one: {world.hub.root}" in done.stdout
     assert f"with the adapter {world.adapter} at commit {FIRST}+" in done.stdout
-    assert "All is well" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"Ready: evolve run {world.config}"
 
 
 def test_the_journal_says_where_foundations_came_from(bred: World) -> None:
@@ -114,7 +114,11 @@ def test_the_journal_says_where_foundations_came_from(bred: World) -> None:
     assert entries["one"]["source"] == f"nursery/base@v1+{bred.adapter}"
     assert entries["one"]["revision"] == f"{FIRST}+"
     assert entries["other"]["revision"] == f"{FIRST}+{FIRST}"
-    assert {entries["one"]["path"], entries["other"]["path"]} == {str(path) for path in bred.cached}
+    assert {entries["one"]["path"], entries["other"]["path"]} == {f"../.adapters/{path.name}" for path in bred.cached}
+    assert entries["one"]["prepared"]["kind"] == "adapter"
+    assert entries["one"]["prepared"]["parts"] == {"model": FIRST, "adapter": None}
+    assert entries["other"]["prepared"]["parts"] == {"model": FIRST, "adapter": FIRST}
+    assert entries["facts"]["prepared"] is None
     assert len({entry["identity"] for entry in entries.values()}) == 3
     nodes = {node["id"]: node for node in tree_of(bred.run)["nodes"]}
     assert len(nodes) == 6
@@ -154,7 +158,7 @@ def test_a_run_goes_on_from_the_commits_that_it_began_with(bred: World) -> None:
     done = bred.breed()
     assert done.returncode == 0, done.stderr
     assert started(bred.run)["foundations"] == entries
-    assert {str(path) for path in bred.cached} == {entry["path"] for entry in entries if "+" in entry["source"]}
+    assert {f"../.adapters/{path.name}" for path in bred.cached} == {e["path"] for e in entries if e["prepared"]}
     for was, now in zip(before["nodes"], tree_of(bred.run)["nodes"], strict=True):
         assert [now[key] for key in ("id", "identity", "average")] == [
             was[key] for key in ("id", "identity", "average")
@@ -177,7 +181,7 @@ def test_an_adapter_that_has_changed_since_is_refused(bred: World) -> None:
     journal = (bred.run / "journal.jsonl").read_bytes()
     done = bred.breed()
     assert done.returncode == 2
-    assert "the merged adapter of one is gone, and" in done.stderr
+    assert "the merged adapter of one is missing, and" in done.stderr
     assert "are not what they were when the run began; restore them, or start a new run" in done.stderr
     assert (bred.run / "journal.jsonl").read_bytes() == journal
 
@@ -225,7 +229,7 @@ class Pickled:
 
     @property
     def cached(self) -> set[str]:
-        return {str(path) for path in (self.root / "runs" / ".converted").glob("[!.]*")}
+        return {f"../.converted/{path.name}" for path in (self.root / "runs" / ".converted").glob("[!.]*")}
 
     def go(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         with pytest.MonkeyPatch.context() as patch:
@@ -257,8 +261,8 @@ def test_check_converts_no_weights(pickled: Pickled) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("pickled weights that the run converts") == 3
     assert "not checked: the pickled weights of one, which only the run opens" in done.stdout
-    assert "understood by mergekit, not tried on all models" in done.stdout
-    assert "All is well" in done.stdout
+    assert "recipe slerp-gradient: parsed by mergekit" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"Ready: evolve run {pickled.config}"
     assert not pickled.cached
 
 
@@ -279,7 +283,7 @@ def test_converted_weights_are_those_of_the_models(converted: Pickled) -> None:
     assert (entries["facts"]["source"], entries["facts"]["revision"]) == ("nursery/facts", FIRST)
     assert {entries[name]["path"] for name in converted.originals} == converted.cached
     for name, original in converted.originals.items():
-        before, after = families.weights(original), families.weights(Path(entries[name]["path"]))
+        before, after = families.weights(original), families.weights(converted.run / entries[name]["path"])
         assert before.keys() == after.keys()
         assert all(torch.equal(weight, after[key]) for key, weight in before.items())
     nodes = tree_of(converted.run)["nodes"]
@@ -306,11 +310,12 @@ def test_pickled_weights_that_have_changed_since_are_refused(converted: Pickled)
     config.write_text(config.read_text() + "\n")
     done = converted.go("resume", converted.run)
     assert done.returncode == 2
-    assert f"the converted copy of one is gone, and the files of {converted.one} are not what they were" in done.stderr
+    missing = "the converted copy of one is missing, and"
+    assert f"{missing} the files of {converted.one} are not what they were" in done.stderr
     (converted.one / "pytorch_model.bin").unlink()
     done = converted.go("resume", converted.run)
     assert done.returncode == 2
-    assert f"the converted copy of one is gone, and {converted.one} has no weights" in done.stderr
+    assert f"{missing} {converted.one} has no weights" in done.stderr
 
 
 # ------------------------------------------------------------------------------------------------------ vocabularies

@@ -20,7 +20,7 @@ import yaml
 
 from evolve.nursery import Family
 from runs import portrait
-from tests.conftest import Evolve, write_config
+from tests.conftest import TASKS, Evolve, write_config
 
 METRIC = "pcc"
 K = 3
@@ -136,8 +136,10 @@ def test_the_run_stopped_for_its_reason(tree: nx.DiGraph) -> None:
 
 def test_the_run_folder_holds_what_it_should(tree: nx.DiGraph, run: Path) -> None:
     for name, node in tree.nodes.items():
-        assert (run / "evals" / name / "results.json").is_file()
-        assert len(list((run / "evals" / name).glob("samples_*.jsonl"))) == 3
+        assert {path.name for path in (run / "evals" / name).iterdir()} == set(node["scores"])
+        for task in node["scores"]:
+            files = {path.name for path in (run / "evals" / name / task).iterdir()}
+            assert files == {"score.json", "results.json", f"samples_{task}.jsonl"}
         if node["kind"] != "foundation":
             assert (run / node["recipe"]).is_file()
             assert (run / node["checkpoint"] / "model.safetensors").is_file()
@@ -184,7 +186,7 @@ def test_elsewhere_and_with_another_hash_seed_it_comes_to_the_same(
         )
         assert ours == theirs, child
     known = {path.name for path in (tmp_path / ".scores").iterdir()}
-    assert len(known) == len(children) + len(family.specialists)
+    assert len(known) == len(TASKS) * (len(children) + len(family.specialists))
     assert known <= {path.name for path in (run.parent / ".scores").iterdir()}
 
 
@@ -226,14 +228,14 @@ def test_scores_are_shared_with_a_run_beside_it(run: Path, family: Family, evolv
     config = write_config(run.parent / "greedy.yaml", family, strategy=strategy)
     done = evolve("run", config, "--run-dir", run.parent / "greedy")
     assert done.returncode == 0, done.stderr
-    data: dict[str, Any] = json.loads(evolve("tree", run.parent / "greedy", "--format", "json").stdout)
+    data: dict[str, Any] = json.loads(evolve("tree", run.parent / "greedy", "--json").stdout)
     assert all(node["reused"] for node in data["nodes"])
 
 
 def test_check_says_what_the_run_will_ask_for(run: Path, evolve: Evolve) -> None:
     done = evolve("check", run.parent / "whole.yaml")
     assert done.returncode == 0, done.stderr
-    assert "All is well" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("Ready: evolve run ")
 
 
 def test_kinship_command_gives_what_the_run_measured(

@@ -27,7 +27,7 @@ from evolve.lineage.model import Model, Pair, Status, pair
 from evolve.lineage.node_link import to_graph, to_node_link
 from evolve.lineage.plan import EvaluateStep, MeasureStep, MergeStep, Plan, Step, Work, plan
 from evolve.lineage.state import Recorded
-from evolve.lineage.tree import FamilyTree, fold
+from evolve.lineage.tree import FamilyTree
 
 __all__ = [
     "SCHEMA",
@@ -62,7 +62,6 @@ __all__ = [
     "StepRetried",
     "Work",
     "event_adapter",
-    "fold",
     "pair",
     "plan",
     "to_graph",

@@ -6,7 +6,6 @@ changing the tree.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from evolve.config import Config
@@ -28,7 +27,7 @@ from evolve.lineage.events import (
 from evolve.lineage.model import Model, Status, pair, planned_child, weighted_average
 from evolve.lineage.state import Recorded, TreeState
 
-__all__ = ["FamilyTree", "fold"]
+__all__ = ["FamilyTree"]
 
 # A stop with this reason is cleared by a change of this setting.
 _REOPENED_BY = {"budget": "strategy.max_generations", "saturated": "strategy.stop_at_kinship"}
@@ -238,11 +237,3 @@ class FamilyTree(TreeState):
 
     def _put(self, model: Model) -> None:
         self.graph.add_node(model.name, model=model)
-
-
-def fold(events: Iterable[Event]) -> FamilyTree:
-    """Return the family tree of a run's events."""
-    tree = FamilyTree()
-    for event in events:
-        tree.apply(event)
-    return tree

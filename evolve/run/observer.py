@@ -54,7 +54,7 @@ class Silent:
 
 
 class Observers:
-    """Several observers as one. An observer that raises an error is logged and dropped; the run continues without it."""
+    """Several observers as one. One that raises an error is logged and dropped; the run continues without it."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = list(observers)

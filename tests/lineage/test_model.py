@@ -6,13 +6,13 @@ import math
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
+from family_trees import fold
 
 from evolve.config import Config
 from evolve.lineage import (
     Model,
     ModelEvaluated,
     Score,
-    fold,
     pair,
 )
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import networkx as nx
+from family_trees import fold
 
 from evolve.lineage import (
     FamilyTree,
     KinshipMeasured,
-    fold,
     to_node_link,
 )
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from family_trees import fold
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -37,7 +38,6 @@ from evolve.lineage import (
     RunStopped,
     StepRetried,
     Work,
-    fold,
     plan,
     to_node_link,
 )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from family_trees import fold
 
 from evolve.lineage import (
     FamilyTree,
     Recorded,
     RunContinued,
-    fold,
 )
 
 from ._examples import (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from family_trees import fold
 
 from evolve.lineage import (
     EvaluateStep,
@@ -15,7 +16,6 @@ from evolve.lineage import (
     RunStopped,
     SettingsChanged,
     Work,
-    fold,
     plan,
 )
 

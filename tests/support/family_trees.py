@@ -6,8 +6,11 @@ each task here differs from the average by a fixed amount, and these sum to zero
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from evolve.lineage import (
     CheckpointRemade,
+    Event,
     FamilyTree,
     FoundationEntry,
     GenerationPlanned,
@@ -193,3 +196,11 @@ def greedy_run():
 def kinship_run():
     """Return the first three generations of the paper's kinship experiment, not stopped."""
     return Family(name="kinship").with_foundations().complete(KINSHIP).tree
+
+
+def fold(events: Iterable[Event]) -> FamilyTree:
+    """Return the family tree of a run's events."""
+    tree = FamilyTree()
+    for event in events:
+        tree.apply(event)
+    return tree

@@ -34,7 +34,7 @@ from evolve.run.executors import Call, Executor, run_call
 from evolve.run.inputs.locate import BASE, Located, config_key
 from evolve.run.tasks import task_specs
 
-__all__ = ["Checked", "Needs", "check", "check_merges"]
+__all__ = ["Checked", "Needs", "check", "check_merges", "refuse_misfits"]
 
 
 @dataclass(frozen=True)
