@@ -11,10 +11,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column
 from rich.text import Text
 
+from evolve.analysis import remaining
 from evolve.cli.output import print_text
-from evolve.lineage import Event, FamilyTree
-from evolve.views import describe_event
-from evolve.views.numbers import points
+from evolve.lineage import Event, FamilyTree, GenerationPlanned
+from evolve.views import describe_event, time_left
+from evolve.views.numbers import duration, points
 from evolve.views.text import plain
 
 __all__ = ["Bars", "Display", "display"]
@@ -37,6 +38,9 @@ class Display:
         """Print the event as a sentence."""
         del at  # the time that a line shows is the present one
         self.note(describe_event(event, tree))
+        left = time_left(tree) if isinstance(event, GenerationPlanned) else None
+        if left is not None:
+            self.note(f"time left: {left}")
 
     def working(self, call_id: str, words: str, done: int, total: int) -> None:
         """Print the progress of a step, at most once a minute."""
@@ -94,6 +98,9 @@ class Bars(Display):
         self._show(self._run, _with_best(tree), finished, most, where)
         what = f"generation {number}" if number else "foundations"
         self._begin(self._generation, what)
+        left = remaining(tree)
+        if left is not None and left.seconds_for_generation:
+            what += f", about {duration(left.seconds_for_generation)} left"
         self._show(self._generation, what, done, len(current), f"{done} of {len(current)} models")
 
     def working(self, call_id: str, words: str, done: int, total: int) -> None:

@@ -81,8 +81,8 @@ class Session:
             RunError: The worker failed.
         """
         with _interruptible(), _readable(), self._executor(config, self.observer) as executor:
-            located = inputs.locate(config, fetch)
-            checked = inputs.check(located, self.engines, executor)
+            located = inputs.locate_models(config, fetch)
+            checked = inputs.check_inputs(located, self.engines, executor)
             inputs.fingerprint_inputs(checked, HashCache(), _reporter(self.observer))
             timing = inputs.time_one_batch(checked, self.engines, executor) if time else None
             return Findings(checked, timing)
@@ -100,11 +100,11 @@ class Session:
             return self.resume(run_dir, config)
         with _interruptible(), explained(folder.root), self._running(folder, config) as (observers, executor):
             with _readable():
-                located = inputs.locate(config, inputs.Fetch())
-                checked = inputs.check(located, self.engines, executor)
+                located = inputs.locate_models(config, inputs.Fetch())
+                checked = inputs.check_inputs(located, self.engines, executor)
                 hashes = HashCache()
                 found = inputs.fingerprint_inputs(checked, hashes, _reporter(self.observer))
-            ready = inputs.prepare(found, self._preparer(folder, config, executor, hashes), self.engines)
+            ready = inputs.prepare_models(found, self._preparer(folder, config, executor, hashes), self.engines)
             folder.create()
             with driver_lock(folder.root, force=self.force), Journal(folder.journal) as journal:
                 if journal.entries:

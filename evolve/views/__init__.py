@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from evolve.views.data import comparison_data, status_data
     from evolve.views.events import describe_event
     from evolve.views.model import model_view
-    from evolve.views.status import Progress, resume_line, status_view, summary_view
+    from evolve.views.status import Progress, resume_line, status_view, summary_view, time_left
     from evolve.views.tree import tree_view
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "status_data",
     "status_view",
     "summary_view",
+    "time_left",
     "tree_view",
 ]
 
@@ -41,6 +42,7 @@ _HOMES = {
     "status_data": "data",
     "status_view": "status",
     "summary_view": "status",
+    "time_left": "status",
     "tree_view": "tree",
 }
 

@@ -17,7 +17,7 @@ from evolve.views.events import describe_event
 from evolve.views.numbers import duration, kinship_number, measured, moment, points, signed_measured
 from evolve.views.text import BEST, Facts, Part, View, command, difference_style, one_line, plain, stop_text
 
-__all__ = ["Progress", "resume_line", "status_view", "summary_view"]
+__all__ = ["Progress", "resume_line", "status_view", "summary_view", "time_left"]
 
 
 @dataclass(frozen=True)
@@ -160,11 +160,19 @@ def _last_event(tree: FamilyTree) -> Iterable[tuple[str, str]]:
         yield "last event", at + one_line(describe_event(last.event, tree))
 
 
-def _estimate(tree: FamilyTree) -> Iterable[tuple[str, str]]:
+def time_left(tree: FamilyTree) -> str | None:
+    """Return the estimated time left, in words; None while it cannot be estimated, and after the run has stopped."""
     left = remaining(tree)
+    if left is None:
+        return None
+    generation = f"about {duration(left.seconds_for_generation)} for generation {tree.generation}"
+    return f"{generation}, at most about {duration(left.seconds_at_most)} for the run"
+
+
+def _estimate(tree: FamilyTree) -> Iterable[tuple[str, str]]:
+    left = time_left(tree)
     if left is not None:
-        generation = f"about {duration(left.seconds_for_generation)} for generation {tree.generation}"
-        yield "time left", f"{generation}, at most about {duration(left.seconds_at_most)} for the run"
+        yield "time left", left
 
 
 def _generation(tree: FamilyTree) -> str:

@@ -71,9 +71,9 @@ def test_bars_of_run_generation_and_step_below_the_events(watched, monkeypatch):
     text = _text(console)
     assert re.search(r"\d\d:\d\d:\d\d model-1-1: merged in 0.2 s", text)
     assert re.search(r"fake: best is model-1-1 with \d+\.\d+ +\S+ generation 2 of 4 +0:00:\d\d", text)
-    assert re.search(r"generation 2 +\S+ 3 of 4 models", text)
+    assert re.search(r"generation 2, about 0\.\d s left +\S+ 3 of 4 models", text)
     assert re.search(r"evaluate model-2-exp: scoring +\S+ [01] of 1 ", text)
-    assert re.search(r"foundations +\S+ 2 of 3 models", text)
+    assert re.search(r"foundations, about 0\.\d s left +\S+ 2 of 3 models", text)
     assert "no score yet" in text
     assert any("merge model-1-1: merging" in frame for frame in shown)
 
@@ -135,6 +135,8 @@ def test_lines_in_a_pipe_are_plain_and_not_wrapped(watched, encoding):
     times = "×" if encoding == "utf-8" else "x"
     assert any(line.endswith(f"model-1-3 = B {times} C") or f"model-1-2 = A {times} C" in line for line in lines)
     assert not any("\x1b" in line for line in lines)
+    left = [line for line in lines if "time left: about " in line]
+    assert [int(re.search(r"for generation (\d), at most about ", line)[1]) for line in left] == [1, 2, 3]
 
 
 def test_a_long_step_prints_one_line_a_minute_in_a_pipe(monkeypatch):

@@ -9,10 +9,10 @@ the fingerprints, and a run that follows reads no file again.
 """
 
 from evolve.run.inputs.changes import accepted_changes, settings_changed, with_recorded_recipes
-from evolve.run.inputs.check import Checked, Needs, check
+from evolve.run.inputs.check import Checked, Needs, check_inputs
 from evolve.run.inputs.fingerprint import Fingerprinted, fingerprint_inputs
-from evolve.run.inputs.locate import Fetch, Located, Missing, locate
-from evolve.run.inputs.prepare import Preparer, Ready, prepare
+from evolve.run.inputs.locate import Fetch, Located, Missing, locate_models
+from evolve.run.inputs.prepare import Preparer, Ready, prepare_models
 from evolve.run.inputs.resume import moved_config, refuse_changed_data, refuse_other_engines, verify_models
 from evolve.run.inputs.timing import Timing, time_one_batch
 
@@ -27,11 +27,11 @@ __all__ = [
     "Ready",
     "Timing",
     "accepted_changes",
-    "check",
+    "check_inputs",
     "fingerprint_inputs",
-    "locate",
+    "locate_models",
     "moved_config",
-    "prepare",
+    "prepare_models",
     "refuse_changed_data",
     "refuse_other_engines",
     "settings_changed",

@@ -34,7 +34,7 @@ from evolve.run.executors import Call, Executor, run_call
 from evolve.run.inputs.locate import BASE, Located, config_key
 from evolve.run.tasks import task_specs
 
-__all__ = ["Checked", "Needs", "check", "check_merges", "refuse_misfits"]
+__all__ = ["Checked", "Needs", "check_inputs", "check_merges", "refuse_misfits"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Checked:
         return differing_settings(self.layouts)
 
 
-def check(located: Located, engines: Engines, executor: Executor) -> Checked:
+def check_inputs(located: Located, engines: Engines, executor: Executor) -> Checked:
     """Check everything that can be known without reading weights.
 
     Raises:

@@ -12,7 +12,17 @@ from evolve.engines.checkpoints import is_pickled, read_layout
 from evolve.engines.sources import LocatedModel, UnreachableModelError, missing_bytes, resolve
 from evolve.errors import ModelError
 
-__all__ = ["BASE", "Fetch", "Located", "Missing", "config_key", "locate", "locate_model", "model_sources", "parts_of"]
+__all__ = [
+    "BASE",
+    "Fetch",
+    "Located",
+    "Missing",
+    "config_key",
+    "locate_model",
+    "locate_models",
+    "model_sources",
+    "parts_of",
+]
 
 BASE = "base_model"
 """The name of the base, which no foundation can have."""
@@ -24,8 +34,8 @@ class Fetch:
 
     Attributes:
         download: Download models that are not in the local cache.
-        need_all: Every model must be in the cache or known to the hub; otherwise models that cannot be reached are
-            listed as missing.
+        need_all: Every model must be in the local cache or known to the Hub; otherwise models that are not in the cache
+            are listed as missing, and the Hub is not asked.
     """
 
     download: bool = True
@@ -38,7 +48,7 @@ class Missing:
 
     Attributes:
         reason: Why, in a sentence that names it.
-        bytes: Size of the download that would fetch it; None where the hub cannot be asked.
+        bytes: Size of the download that would fetch it; None where the Hub was not asked.
     """
 
     reason: str
@@ -82,7 +92,7 @@ def parts_of(source: ModelSource) -> dict[str, str]:
     return {"model": source}
 
 
-def locate(config: Config, fetch: Fetch) -> Located:
+def locate_models(config: Config, fetch: Fetch) -> Located:
     """Find all models of a configuration.
 
     Raises:
@@ -135,15 +145,12 @@ def locate_model(source: ModelSource, *, pickled: bool, download: bool = True) -
 
 def _missing(source: ModelSource, error: UnreachableModelError, config: Config, fetch: Fetch) -> Missing:
     """Return what is known of a model that is not here; raise where it has to be."""
-    if fetch.download and fetch.need_all:
+    if not fetch.need_all:
+        return Missing(str(error), None)
+    if fetch.download:
         raise error
-    try:
-        size = sum(_missing_sizes(source, pickled=config.allow_pickled_weights))
-    except UnreachableModelError as unreachable:
-        if fetch.need_all:
-            raise
-        return Missing(str(unreachable), None)
-    return Missing(f"{' with the adapter '.join(parts_of(source).values())} is not in the local hub cache", size)
+    size = sum(_missing_sizes(source, pickled=config.allow_pickled_weights))
+    return Missing(f"{' with the adapter '.join(parts_of(source).values())} is not in the local Hub cache", size)
 
 
 def _missing_sizes(source: ModelSource, *, pickled: bool) -> Iterator[int]:

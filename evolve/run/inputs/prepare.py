@@ -31,7 +31,7 @@ from evolve.run.inputs.check import check_merges, refuse_misfits
 from evolve.run.inputs.fingerprint import Fingerprinted, refuse_twins
 from evolve.run.inputs.locate import BASE, config_key, model_sources, parts_of
 
-__all__ = ["Preparer", "Ready", "prepare"]
+__all__ = ["Preparer", "Ready", "prepare_models"]
 
 _ENGINES = ("mergekit", "lm_eval", "peft", "torch", "transformers")
 
@@ -138,7 +138,7 @@ class Preparer:
         return Call(f"merge adapter {name}", merge_adapter, job)
 
 
-def prepare(found: Fingerprinted, preparer: Preparer, engines: Engines) -> Ready:
+def prepare_models(found: Fingerprinted, preparer: Preparer, engines: Engines) -> Ready:
     """Merge adapters and convert weights, then check what could not be known of them before.
 
     Raises:
