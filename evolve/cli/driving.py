@@ -38,7 +38,7 @@ def resume_run(folder: Path, *, force: bool) -> None:
 
 
 def check_config(config: Path, overrides: list[str], *, offline: bool, download: bool, time: bool) -> None:
-    """Validate a configuration, models, tasks, data and disk, and say what the run will need."""
+    """Validate configuration, models, tasks, data and disk, and print what the run will need."""
     if offline and download:
         raise InputError("--offline and --download exclude each other; give one of them")
     settings = load_config(config, overrides)
@@ -59,7 +59,7 @@ def _check_again(config: Path) -> str:
 
 @contextmanager
 def _naming(config: Path) -> Iterator[None]:
-    """Put the configuration's file before each line that is about one of its keys."""
+    """Prefix each line of an error that starts with a key of the configuration with the path of its file."""
     try:
         yield
     except InputError as error:
@@ -78,13 +78,13 @@ def _is_about_a_key(line: str) -> bool:
 
 
 def _drive(folder: Path, force: bool, start: str | None, work: Callable[[Session], Finished]) -> None:  # noqa: FBT001
-    """Do the work of a session, and show what came of it.
+    """Run or resume in a session, and print a summary.
 
     Args:
         folder: The run folder.
         force: As `Session.force`.
-        start: The command that starts the run; None where it can only be resumed.
-        work: What to call of the session.
+        start: The command that starts the run; None if it can only be resumed.
+        work: Calls a method of the session.
     """
     with display() as watching:
         before = _tree(folder)
@@ -104,14 +104,14 @@ def _drive(folder: Path, force: bool, start: str | None, work: Callable[[Session
 
 
 def _tree(folder: Path) -> FamilyTree | None:
-    """Return the tree of a run that has begun; the session reports what is wrong with a folder."""
+    """Return the tree of a run that has begun; None otherwise, since the session reports the error."""
     with suppress(EvolveError, OSError):
         return RunFolder.open(folder).read_tree()
     return None
 
 
 def _advice(folder: Path, start: str | None) -> str:
-    """Say how to continue: a run that has not begun is started again."""
+    """Return the advice how to continue; a run that has not begun is started again."""
     if start is not None and _tree(folder) is None:
         return f"the run had not begun, start it again by `{start}`"
     return f"nothing is lost, resume it by `{command('evolve', 'resume', str(folder))}`"

@@ -1,4 +1,4 @@
-"""What `evolve check` found, in lines."""
+"""The findings of `evolve check` as lines of text."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["findings_lines"]
 
 
 def findings_lines(findings: Findings, start: str, runs: Path) -> list[str]:
-    """Return what was found, what was not checked, what is a problem, and how to start the run.
+    """Return lines with the findings, warnings, skipped checks and problems, and the command to start the run.
 
     Args:
-        findings: What `check` found.
+        findings: The findings of `check`.
         start: The command that starts the run.
         runs: The folder that will hold the run.
 
     Raises:
-        DiskError: Not even the first child fits the disk.
+        DiskError: The disk is too small even for one child.
     """
     checked = findings.checked
     problems = list(_problems(checked, runs))
@@ -68,17 +68,17 @@ def _pickled(model: LocatedModel) -> str:
 def _tasks(checked: Checked) -> Iterator[str]:
     for task in checked.config.evaluation.tasks:
         fact = checked.tasks[task.task]
-        count = "all documents of the hub's data" if fact.documents is None else f"{fact.documents} documents"
+        count = "all documents of the data on the Hub" if fact.documents is None else f"{fact.documents} documents"
         shots = "the task's own number of" if task.num_fewshot is None else task.num_fewshot
         yield f"{task.task}: {task.metric}, {shots} shots, {count}"
 
 
 def _recipes(checked: Checked) -> Iterator[str]:
-    tried = "every pair of foundations planned by mergekit" if checked.rehearsed else "parsed by mergekit"
+    result = "every pair of foundations planned by mergekit" if checked.rehearsed else "parsed by mergekit"
     for name in checked.templates:
         matches = checked.filters.get(name, ())
         counts = ", ".join(f"{match.filter} {match.tensors}" for match in matches)
-        yield f"recipe {name}: {tried}" + (f"; tensors matched by its filters: {counts}" if counts else "")
+        yield f"recipe {name}: {result}" + (f"; tensors matched by its filters: {counts}" if counts else "")
 
 
 def _merges(checked: Checked) -> Iterator[str]:
@@ -121,7 +121,7 @@ def _timing(timing: Timing | None) -> Iterator[str]:
     load = duration(timing.load_seconds)
     yield f"time: {timing.model} scored {timing.documents} documents; loading a model took {load}"
     if timing.run_seconds is None:
-        yield "time: an evaluation cannot be estimated before the tasks' data are on this machine"
+        yield "time: an evaluation cannot be estimated until the data of all tasks are downloaded"
         return
     yield (
         f"time: about {duration(timing.evaluation_seconds)} an evaluation, at most {duration(timing.run_seconds)} for "
@@ -139,14 +139,14 @@ def _warnings(checked: Checked) -> Iterator[str]:
                 )
     for setting, values in checked.differing_settings.items():
         listed = ", ".join(f"{name} {value}" for name, value in values.items())
-        yield f"{setting} differs ({listed}); a child has the value of its first parent"
+        yield f"{setting} differs ({listed}); a child takes the value of its first parent"
 
 
 def _not_checked(checked: Checked) -> Iterator[str]:
     for missing in checked.located.missing.values():
         yield missing.reason
     for name in checked.located.pickled:
-        yield f"the pickled weights of {name}, which only the run opens"
+        yield f"the pickled weights of {name}, which only the run reads"
     for name, fact in checked.tasks.items():
         if fact.needs_hub:
-            yield f"the data of {name}, which come from the hub"
+            yield f"the data of {name}, which come from the Hub"

@@ -133,7 +133,7 @@ class ProgressFile:
         """Ignore the message."""
 
     def close(self) -> None:
-        """Remove the file: no step is under way."""
+        """Remove the file."""
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
 

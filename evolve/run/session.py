@@ -1,4 +1,4 @@
-"""Starting, resuming and checking runs: what the commands call."""
+"""Starting, resuming and checking runs; the commands call this module."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ __all__ = ["Findings", "Finished", "Session"]
 
 _LOG = logging.getLogger("evolve.run")
 ExecutorFactory = Callable[[Progress, str], Executor]
-"""Makes an executor that reports progress and computes on a device."""
+"""A function that makes an executor from a progress listener and the name of a device."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """How a session ended: the tree, and whether any work was done in it."""
+    """The outcome of a session; `worked` tells whether it did any work."""
 
     folder: RunFolder
     tree: FamilyTree
@@ -48,7 +48,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Findings:
-    """What `check` found; `timing` is there where it was asked for and a foundation could be scored."""
+    """The findings of `check`; `timing` is None unless it was requested and a foundation could be scored."""
 
     checked: inputs.Checked
     timing: inputs.Timing | None
@@ -56,10 +56,10 @@ class Findings:
 
 @dataclass
 class Session:
-    """Drives the run of one folder.
+    """A session of work on runs: starts, resumes or checks them.
 
     Attributes:
-        force: Take over from a driver on another host.
+        force: Take over the lock of a driver on another host.
         executors: Makes the executor.
     """
 
@@ -69,15 +69,15 @@ class Session:
     executors: ExecutorFactory = field(default=LocalExecutor)
 
     def check(self, config: Config, fetch: inputs.Fetch, *, time: bool = False) -> Findings:
-        """Check everything that can be known before the work.
+        """Check everything that can be checked before a run.
 
         Args:
             config: The configuration.
-            fetch: What may be asked of the hub.
-            time: Score a few documents, for an estimate of the run's time.
+            fetch: How the Hub may be used.
+            time: Score a few documents to estimate the time of the run.
 
         Raises:
-            InputError: Something is wrong; the message names it and the fix.
+            InputError: An input is invalid; the message names it and the fix.
             RunError: The worker failed.
         """
         with _interruptible(), _readable(), self._executor(config, self.observer) as executor:
@@ -91,7 +91,7 @@ class Session:
         """Start the run of a configuration in a folder, or resume it where it was interrupted.
 
         Raises:
-            InputError: Something given is wrong; nothing was changed.
+            InputError: An input is invalid; nothing was changed.
             RunError: The run cannot continue.
             Interrupted: The user asked to stop.
         """
@@ -116,7 +116,7 @@ class Session:
                     return _finish(driver, folder)
 
     def resume(self, run_dir: Path, config: Config | None = None) -> Finished:
-        """Resume the run of a folder, with another configuration where that changes no result.
+        """Resume the run in a folder, with another configuration if that changes no result.
 
         Raises:
             InputError: The configuration, a model or the data has changed since the run began; nothing was changed.
@@ -134,7 +134,7 @@ class Session:
                 return self._resume(folder, journal, config)
 
     def _resume(self, folder: RunFolder, journal: Journal, config: Config | None) -> Finished:
-        """Resume under the lock; what was read before it may have changed."""
+        """Resume under the lock; read the journal again, because it may have changed before the lock was held."""
         tree = tree_of(journal.entries, folder.journal)
         settings, changes = _settings(tree, folder, config)
         folder.make_folders()
@@ -156,7 +156,7 @@ class Session:
                 return _finish(driver, folder)
 
     def _restore(self, folder: RunFolder, tree: FamilyTree) -> None:
-        """Complete a finished run's folder: a file was deleted, or the driver was killed after the last event."""
+        """Restore the files of a finished run that were deleted or not written before a kill."""
         if folder.is_complete(tree):
             return
         with driver_lock(folder.root, force=self.force):
@@ -179,7 +179,7 @@ class Session:
 
     @contextmanager
     def _running(self, folder: RunFolder, config: Config) -> Iterator[tuple[Observer, Executor]]:
-        """Make the observers of a run, the progress file among them, and the executor that reports to them."""
+        """Make the observers of a run, including the progress file, and the executor that reports to them."""
         with contextlib.closing(ProgressFile(folder.progress)) as progress:
             observers = Observers(self.observer, progress)
             with self._executor(config, observers) as executor:
@@ -188,14 +188,14 @@ class Session:
 
 @contextmanager
 def _driver(context: RunContext, journal: Journal, executor: Executor, observer: Observer) -> Iterator[Driver]:
-    """Make the driver, with its log and its signal handlers."""
+    """Make the driver with its log and its signal handlers."""
     folder = context.folder
     folder.make_folders()
     folder.tidy()
     ScoreStore(folder.scores, folder.root).tidy()
     executor.redirect(folder.log, folder.staging)
     interrupts = Interrupts(
-        on_first=lambda: observer.note("stopping at the next safe moment; press Ctrl-C again to stop now"),
+        on_first=lambda: observer.note("stopping at the next safe point; press Ctrl-C again to stop now"),
         on_second=executor.abandon,
     )
     with _logging_to(folder.log), interrupts:
@@ -203,7 +203,7 @@ def _driver(context: RunContext, journal: Journal, executor: Executor, observer:
 
 
 def _settings(tree: FamilyTree, folder: RunFolder, config: Config | None) -> tuple[Config, list[Change]]:
-    """Return the configuration to resume with, and how it differs from the recorded one."""
+    """Return the configuration to resume with, and its differences from the recorded one."""
     if config is None:
         settings = inputs.moved_config(tree, folder)
     else:
@@ -212,7 +212,7 @@ def _settings(tree: FamilyTree, folder: RunFolder, config: Config | None) -> tup
 
 
 def _continues(stop: RunStopped, changes: list[Change]) -> bool:
-    """Return whether a stopped run has something to do: the limit that stopped it was raised, or it had failed."""
+    """Return whether a stopped run can continue: it had failed, or the limit that stopped it was raised."""
     limits = {"budget": "strategy.max_generations", "saturated": "strategy.stop_at_kinship"}
     return stop.reason == "failed" or any(change.key == limits.get(stop.reason) for change in changes)
 
@@ -229,7 +229,7 @@ def _finish(driver: Driver, folder: RunFolder) -> Finished:
 
 
 def _reporter(observer: Observer) -> Reporter:
-    """Return what makes the reports of fingerprints, by the name of a model."""
+    """Return a function from the name of a model to the report of its fingerprint."""
 
     def report_on(name: str) -> Report:
         return lambda words, done, total: observer.working("inputs", f"{words} {name}", done, total)
@@ -239,7 +239,7 @@ def _reporter(observer: Observer) -> Reporter:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turn a Ctrl-C that comes while no driver listens into `Interrupted`: nothing under way could be lost."""
+    """Turn a Ctrl-C while no driver handles signals into `Interrupted`; no recorded work is lost then."""
     try:
         yield
     except KeyboardInterrupt:
@@ -248,7 +248,7 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """Turn an OSError during the checks into an InputError: the file was given by the user."""
+    """Turn an OSError during the checks into an InputError, because these files are inputs of the user."""
     try:
         yield
     except OSError as error:
@@ -256,13 +256,13 @@ def _readable() -> Iterator[None]:
 
 
 class _Log(logging.FileHandler):
-    """A log that stays silent on a full disk; the run itself reports the full disk."""
+    """A log file that ignores write errors; the run itself reports a full disk."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Ignore it."""
+        """Ignore the error."""
 
     def close(self) -> None:
-        """Close the file, even where its end cannot be written."""
+        """Close the file, even if its end cannot be written."""
         with contextlib.suppress(OSError):
             super().close()
 

@@ -1,7 +1,7 @@
-"""Scores on disk, each a folder that is whole or missing, and the store that shares them between runs.
+"""Scores on disk, and the store that shares them between runs.
 
-A score is identified by the model's identity and everything else that can alter it, so it is never computed twice: not
-in a run that was interrupted, nor in another run beside it.
+Each score is a folder that is written atomically. Its key covers the model's identity and everything else that can
+alter the score, so that no interrupted run and no other run in the same folder computes it again.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _RECORD = "score.json"
 
 
 class ScoreRecord(BaseModel):
-    """The score of one model on one task; kept as `score.json` beside lm-eval's own results and samples.
+    """The score of one model on one task, kept as `score.json` beside lm-eval's results and samples.
 
     Attributes:
         key: Identity of the score.
         seconds: Wall time of the task, without loading the model.
-        reused: It was not computed in this run, but copied from the score store.
+        reused: Whether the score was copied from the score store instead of computed in this run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -43,7 +43,7 @@ class ScoreRecord(BaseModel):
 
     @classmethod
     def of(cls, key: str, task: str, result: EvaluateResult) -> ScoreRecord:
-        """Return the record of one task of an engine's result."""
+        """Return the record of one task from an engine's result."""
         found = result.scores[task]
         score = Score(metric=found.metric, value=found.value, stderr=found.stderr)
         seconds = result.task_seconds.get(task, result.seconds / len(result.scores))
@@ -51,7 +51,7 @@ class ScoreRecord(BaseModel):
 
     @classmethod
     def read(cls, folder: Path, key: str) -> ScoreRecord | None:
-        """Return the record in a folder, or None where there is none of that key."""
+        """Return the record in a folder; None if it is missing, damaged or of another key."""
         try:
             record = cls.model_validate_json((folder / _RECORD).read_bytes())
         except (OSError, ValidationError):
@@ -59,19 +59,18 @@ class ScoreRecord(BaseModel):
         return record if record.key == key else None
 
     def write(self, folder: Path) -> None:
-        """Put the record into a staging folder."""
+        """Write the record into a staging folder."""
         replace_json(folder / _RECORD, self.model_dump(mode="json"))
 
 
 class ScoreStore:
-    """Scores by key, shared by the runs of one folder; any of it may be deleted at any time.
+    """A cache of scores by key, shared by the runs in one folder; it may be deleted at any time.
 
-    It only saves work, and other runs use it at the same time, so what goes wrong with it is logged and never an error
-    of the run.
+    Several runs may use it at the same time. Its errors are logged and never end a run, because it only saves work.
 
     Args:
         root: Folder of the store.
-        run: Folder of the run that uses it.
+        run: Folder of the run that uses the store.
     """
 
     def __init__(self, root: Path, run: Path) -> None:
@@ -79,7 +78,7 @@ class ScoreStore:
         self._prefix = f".{hashlib.sha256(str(run).encode()).hexdigest()[:12]}-"
 
     def fetch(self, key: str, target: Path) -> ScoreRecord | None:
-        """Copy the score of that key into a folder that does not exist; None where it is not known."""
+        """Copy the score of a key to a folder that does not exist yet; return None if the score is not cached."""
         kept = self.root / key
         if ScoreRecord.read(kept, key) is None:
             return None
@@ -97,7 +96,7 @@ class ScoreStore:
         return record
 
     def keep(self, key: str, scored: Path) -> None:
-        """Copy a published score into the store, unless it is there."""
+        """Copy a published score into the store, unless the store has it."""
         if ScoreRecord.read(self.root / key, key) is not None:
             return
         staged = self.root / f"{self._prefix}{key}"
@@ -112,7 +111,7 @@ class ScoreStore:
             shutil.rmtree(staged, ignore_errors=True)
 
     def tidy(self) -> None:
-        """Delete what this run left unfinished when it was killed."""
+        """Delete the unfinished copies that this run left when it was killed."""
         for pattern in (f"{self._prefix}*", f".{self._prefix}*.gone", ".*.gone"):
             for path in self.root.glob(pattern):
                 shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The tasks of a configuration, as the evaluator takes them, and what identifies a score."""
+"""The tasks of a configuration as jobs of the evaluator, and the key of a score."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["score_key", "task_specs"]
 
 
 def task_specs(config: Config) -> tuple[TaskSpec, ...]:
-    """Return the tasks of a configuration as the evaluator takes them."""
+    """Return the task specifications of a configuration."""
     evaluation = config.evaluation
     return tuple(
         TaskSpec(
@@ -29,14 +29,14 @@ def task_specs(config: Config) -> tuple[TaskSpec, ...]:
 
 
 def score_key(identity: str, config: Config, task: TaskConfig, *, lm_eval: str | None, data: Mapping[str, str]) -> str:
-    """Return the identity of a score: the model's, and everything else that `scoring_settings` says can alter it.
+    """Return the key of a score: a hash of the model's identity and the settings from `scoring_settings`.
 
     Args:
         identity: Identity of the model.
         config: The configuration of the run.
         task: One of its tasks.
         lm_eval: Version of lm-eval.
-        data: SHA-256 of each local file that evaluations read, by a name that does not change when it moves.
+        data: SHA-256 of each local file that evaluations read, by a name that does not depend on its location.
     """
     settings = scoring_settings(config, task, lm_eval=lm_eval, data=data)
     record = {"identity": identity, "settings": settings}

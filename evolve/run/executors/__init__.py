@@ -1,4 +1,4 @@
-"""Executors: they carry calls out, and know nothing of what the calls mean."""
+"""Executors: they run calls without knowing their meaning."""
 
 from evolve.run.executors.base import Call, Done, Executor, Failed, Outcome, Progress, run_call
 from evolve.run.executors.local import LocalExecutor

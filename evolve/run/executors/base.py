@@ -1,4 +1,4 @@
-"""What an executor is asked, what it answers, and how one call is carried out alone."""
+"""The protocol of executors: calls, outcomes and progress; `run_call` runs a single call."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Call", "Done", "Executor", "Failed", "Outcome", "Progress", "run_cal
 class Call:
     """One self-contained piece of work; its function, job and result are picklable.
 
-    A call that needs no GPU is made as `function(job, report)`. One that needs a GPU is made as
-    `function(job, report, device=...)`: the executor chooses the device.
+    A call that needs no GPU runs as `function(job, report)`. A call that needs a GPU runs as
+    `function(job, report, device=...)`, and the executor chooses the device.
 
     Attributes:
         id: Pairs the outcome with the call; unique among the calls in flight.
         function: An engine, or another module-level function.
         job: What the function works on.
-        gpus: Number of GPUs the call needs; 0 for work on the host alone.
+        gpus: Number of GPUs that the call needs; 0 for work on the host alone.
     """
 
     id: str
@@ -34,7 +34,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Done:
-    """A call that returned."""
+    """A call that returned a result."""
 
     id: str
     result: Any
@@ -46,15 +46,14 @@ class Failed:
 
     Attributes:
         id: The id of the call.
-        cause: What went wrong:
-            `error`: the function raised one of evolve's own errors: the work cannot be done, and another attempt
-            would fail in the same way;
+        cause: Kind of the failure:
+            `error`: the function raised one of evolve's own errors, so that another attempt would fail as well;
             `memory`: the host or the GPU ran out of memory;
             `disk`: a disk or a quota is full;
             `died`: the worker process ended;
             `bug`: the function raised an unforeseen error, or the machine failed (an I/O error, a CUDA error).
         reason: One sentence for the user.
-        error: The error that was raised, where it is one of evolve's own and `cause` is `error` or `bug`.
+        error: The error that was raised, if it is one of evolve's own and `cause` is `error` or `bug`.
         trace: The traceback of an unforeseen error.
     """
 
@@ -72,30 +71,30 @@ class Progress(Protocol):
     """A listener to the progress of calls."""
 
     def __call__(self, call_id: str, words: str, done: int, total: int) -> None:
-        """Take note that call `call_id` has finished `done` of `total` units of the work that `words` name."""
+        """Show or store the progress of a call: `done` of `total` units of the work that `words` names."""
 
 
 class Executor(Protocol):
-    """Carries out calls. It is used by one thread, and closed by the code that made it.
+    """A runner of calls. One thread uses it, and the code that made it closes it.
 
-    Outcomes come in any order. Each call that was submitted has exactly one, unless it is abandoned.
+    Outcomes come in any order. Each submitted call has exactly one outcome, unless it is abandoned.
     """
 
     @property
     def capacity(self) -> int:
-        """How many calls may be in flight at once; `submit` raises ValueError beyond that."""
+        """The maximum number of calls in flight; `submit` raises ValueError beyond it."""
 
     def redirect(self, log: Path, scratch: Path) -> None:
         """Send the output of all workers to a file, and their temporary files to an existing folder.
 
-        Until then the output is discarded, and temporary files go to the system's folder.
+        Before the first call of this method, output is discarded and temporary files go to the system's folder.
         """
 
     def submit(self, call: Call) -> None:
         """Begin a call."""
 
     def wait(self, timeout: float) -> Outcome | None:
-        """Return the next outcome, or None after `timeout` seconds, or earlier when progress was reported."""
+        """Return the next outcome; None after `timeout` seconds, or earlier after a progress report."""
 
     def abandon(self) -> None:
         """Kill all calls in flight; they have no outcome."""
@@ -105,10 +104,10 @@ class Executor(Protocol):
 
 
 def run_call(executor: Executor, call: Call) -> Any:
-    """Carry out one call, wait for it and return its result; no other call may be in flight.
+    """Run one call, wait for it and return its result; no other call may be in flight.
 
     Raises:
-        EvolveError: What the call raised. A failure of another kind is a `DiskError` or a `RunError`, with the
+        EvolveError: The error that the call raised. Any other failure raises a `DiskError` or a `RunError`, with the
             traceback of an unforeseen error as a note.
     """
     executor.submit(call)

@@ -1,6 +1,6 @@
 """The local executor: one warm worker process on this machine.
 
-The driver loads no torch, a dead worker costs one call, and all memory is free again when the worker ends.
+The driver does not import torch, a worker that dies costs one call, and a worker that ends frees all its memory.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _PATIENCE_S = 5.0
 
 
 class LocalExecutor:
-    """Carries out one call at a time in a worker process.
+    """An executor that runs one call at a time in a worker process.
 
-    The worker is started by the first call, and again by the next call after it has ended.
+    The first call starts the worker, and so does the first call after the worker has ended.
 
     Args:
-        progress: Is told of the progress of calls, from within `wait`.
+        progress: Listener to the progress of calls; called from within `wait`.
         device: The torch device of the worker: `auto`, `cpu`, `cuda` or `cuda:<number>`.
     """
 
@@ -43,7 +43,7 @@ class LocalExecutor:
 
     @property
     def capacity(self) -> int:
-        """One call: a merge or an evaluation fills a GPU by itself."""
+        """One call, because a merge or an evaluation uses a whole GPU."""
         return 1
 
     def redirect(self, log: Path, scratch: Path) -> None:
@@ -54,11 +54,11 @@ class LocalExecutor:
                 self._pipe.send(self._paths)
 
     def submit(self, call: Call) -> None:
-        """Begin a call; ValueError while another is in flight, and where the call needs several GPUs."""
+        """Begin a call; raise ValueError if another is in flight or the call needs several GPUs."""
         if self._call is not None:
             raise ValueError(f"call {self._call.id} is in flight")
         if call.gpus > 1:
-            raise ValueError(f"call {call.id} needs {call.gpus} GPUs, a local worker has one")
+            raise ValueError(f"call {call.id} needs {call.gpus} GPUs, but a local worker has one")
         self._call = call
         if self._process is None or self._pipe is None or not self._process.is_alive():
             self._start()
@@ -67,7 +67,7 @@ class LocalExecutor:
                 self._pipe.send(call)
 
     def wait(self, timeout: float) -> Outcome | None:
-        """Return the outcome of the call in flight, or None where the worker reported progress or nothing."""
+        """Return the outcome of the call in flight; None if there is none yet."""
         call, pipe, process = self._call, self._pipe, self._process
         if call is None or pipe is None or process is None:
             return None
@@ -85,7 +85,7 @@ class LocalExecutor:
             if isinstance(outcome, Failed) and outcome.cause in {"memory", "bug"}:
                 self._end(patience=0.0)  # the next attempt starts with all memory free and a new CUDA context
             return outcome
-        # Children of a dead worker may hold the pipe and the sentinel open, so check the process itself as well.
+        # Children of a dead worker may keep the pipe and the sentinel open, so check the process itself as well.
         return self._died(call, process) if ready or process.exitcode is not None else None
 
     def abandon(self) -> None:

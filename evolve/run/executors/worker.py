@@ -1,6 +1,6 @@
-"""The worker process: carries out one call after another, and keeps torch and the engines loaded between them.
+"""The worker process: runs one call after another and keeps torch and the engines loaded between them.
 
-It imports no torch itself, and restricts itself to its device before a call does.
+It restricts itself to its device before any call imports torch.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _REPORT_EVERY_S = 0.1
 
 
 def serve(pipe: connection.Connection, device: str) -> None:
-    """Carry out the calls that come through `pipe` until it closes.
+    """Run the calls that arrive through `pipe` until it closes.
 
-    A pair of paths instead of a call redirects the output and the temporary files. The process dies with the driver,
-    for whatever reason that ends, and its own children die with it.
+    A pair of paths instead of a call redirects the output and the temporary files. If the driver ends for any reason,
+    the worker and its children are killed.
 
     Args:
-        pipe: Takes `Call` and pairs of paths; gives progress reports as tuples, and outcomes.
-        device: The torch device that calls get: `auto`, `cpu`, `cuda` or `cuda:<number>`.
+        pipe: Receives `Call` and pairs of paths; sends progress reports as tuples, and outcomes.
+        device: The torch device for the calls: `auto`, `cpu`, `cuda` or `cuda:<number>`.
     """
     os.setpgid(0, 0)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the driver handles them, also when they go to the whole process group
+        signal.signal(number, signal.SIG_IGN)  # the driver handles them, even if the whole process group gets them
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     threading.Thread(target=_die_with_driver, daemon=True).start()
     _send_output_to(Path(os.devnull))
@@ -59,11 +59,11 @@ def serve(pipe: connection.Connection, device: str) -> None:
         else:
             log, scratch = message
             _send_output_to(log)
-            tempfile.tempdir = str(scratch)  # files of a killed worker are cleared with this folder
+            tempfile.tempdir = str(scratch)  # the files of a killed worker are deleted with this folder
 
 
 def _die_with_driver() -> None:
-    """Wait for the end of the driver, which cannot end its worker when it is killed."""
+    """Wait for the end of the driver, then kill this process group; a killed driver cannot end its worker."""
     driver = parent_process()
     if driver is not None:
         connection.wait([driver.sentinel])
@@ -71,7 +71,7 @@ def _die_with_driver() -> None:
 
 
 def _send_output_to(log: Path) -> None:
-    """Redirect standard output and standard error to a file, away from the driver's display."""
+    """Redirect standard output and standard error to a file, so that they do not disturb the display."""
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -81,8 +81,8 @@ def _send_output_to(log: Path) -> None:
 def _configure_libraries() -> None:
     """Let idle torch threads sleep, silence tokenizers' warning after a fork, and give tqdm a plain lock.
 
-    Threads that spin make a busy machine many times slower. tqdm's default lock is a system semaphore, which a killed
-    worker leaves behind.
+    Spinning threads make a busy machine many times slower. tqdm's default lock is a system semaphore, which a killed
+    worker would leave behind.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -90,7 +90,7 @@ def _configure_libraries() -> None:
 
 
 def perform(call: Call, report: Report, device: str) -> Outcome:
-    """Make a call in this process, on a device if it needs one, and turn any error into an outcome with its cause."""
+    """Run a call in this process, on a device if it needs one, and turn any error into an outcome with its cause."""
     try:
         if call.gpus:
             return Done(call.id, call.function(call.job, report, device=device))
@@ -100,7 +100,7 @@ def perform(call: Call, report: Report, device: str) -> Outcome:
 
 
 def _reporter(call: Call, pipe: connection.Connection) -> Report:
-    """Return a report that sends progress to the driver, at most ten times a second besides the last one."""
+    """Return a report that sends progress to the driver at most ten times a second, and always at the end."""
     last = 0.0
     lock = threading.Lock()
 
@@ -116,7 +116,7 @@ def _reporter(call: Call, pipe: connection.Connection) -> Report:
 
 
 def _failure(call: Call, error: Exception) -> Failed:
-    for origin in _origins(error):  # an engine may have wrapped it in an error of its own
+    for origin in _origins(error):  # an engine may have wrapped the original error
         if _is_out_of_memory(origin):
             return Failed(call.id, "memory", f"it ran out of memory ({_first_line(origin)})")
         if _is_out_of_space(origin):
@@ -140,7 +140,7 @@ def _origins(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Tell by the type's name or the message, because torch is not imported here and some allocators only say it."""
+    """Compare the type's name and the message, because torch is not imported and some allocators only have a message."""
     if isinstance(error, EvolveError):
         return False
     words = str(error).lower()
@@ -152,7 +152,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _is_out_of_space(error: BaseException) -> bool:
-    """Tell by the error number, or by the message of safetensors (Rust) and SQLite, which raise no OSError."""
+    """Compare the error number, or the message of safetensors (Rust) and SQLite, which raise no OSError."""
     if isinstance(error, OSError):
         return error.errno in NO_ROOM
     words = str(error).lower()
@@ -162,7 +162,7 @@ def _is_out_of_space(error: BaseException) -> bool:
 
 
 def _is_machine_failure(error: BaseException) -> bool:
-    """Tell whether the machine failed and not the work: a disk, a network file system, a CUDA context."""
+    """Return whether the machine failed and not the work: a disk, a network file system or a CUDA context."""
     return isinstance(error, OSError) or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
 
 

@@ -1,11 +1,11 @@
-"""All that comes before the first event: a pipeline of four stages, and what is verified again on resume.
+"""The pipeline before the first event, in four stages, and the checks when a run resumes.
 
 ```
 Config --locate--> Located --check--> Checked --fingerprint--> Fingerprinted --prepare--> Ready --> the first event
 ```
 
-Cheap stages come first: what headers and engines can tell is told before weights are read. `evolve check` ends after
-the fingerprints, and a run that follows reads no file again.
+Cheap stages come first: headers and engines are checked before weights are read. `evolve check` ends after the
+fingerprints, and a run that follows reads no file again.
 """
 
 from evolve.run.inputs.changes import accepted_changes, settings_changed, with_recorded_recipes

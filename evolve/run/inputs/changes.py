@@ -1,4 +1,4 @@
-"""How the configuration of a resumed run differs from the recorded one, and which differences are accepted."""
+"""Differences between the configuration of a resumed run and the recorded one, and which are accepted."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from evolve.run.folder import RunFolder
 
 __all__ = ["Change", "accepted_changes", "changes_between", "settings_changed", "with_recorded_recipes"]
 
-# Settings that decide where and how fast the work is done, not what comes of it.
+# Settings that decide where and how fast the work is done, but do not affect results.
 _HARMLESS = frozenset({"name", "device", "attempts", "evaluation.batch_size"})
-# Settings that say where models and data lie; their content is compared.
+# Settings with paths of models and data; their content is compared.
 _MODELS, _DATA = ("base_model", "foundation_models."), ("evaluation.datasets", "evaluation.task_dirs")
 
 Effect = Literal["none", "place", "results"]
@@ -25,11 +25,13 @@ Effect = Literal["none", "place", "results"]
 
 @dataclass(frozen=True)
 class Change:
-    """One key that differs.
+    """One key whose value differs.
 
     Attributes:
-        effect: `none`: no result depends on it. `place`: something lies elsewhere, which is the same run if the
-            content is the same. `results`: results would differ, so the run cannot resume with it.
+        then: The recorded value.
+        now: The new value.
+        effect: `none`: no result depends on the key. `place`: a path has changed, which is accepted if the content is
+            the same. `results`: results would differ, so the run cannot resume with the change.
     """
 
     key: str
@@ -39,7 +41,7 @@ class Change:
 
 
 def changes_between(then: Config, now: Config) -> list[Change]:
-    """Return all keys that differ, in the order of the schema; both configurations have absolute paths."""
+    """Return the changes in the order of the schema; both configurations must have absolute paths."""
     before, after = _flat(then.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
     keys = list(dict.fromkeys([*before, *after]))
     return [
@@ -50,10 +52,10 @@ def changes_between(then: Config, now: Config) -> list[Change]:
 
 
 def accepted_changes(tree: FamilyTree, folder: RunFolder, config: Config) -> list[Change]:
-    """Return what differs in a configuration from that of the run, if the run may resume with all of it.
+    """Return the changes of a configuration against the recorded one, if the run may resume with all of them.
 
     Raises:
-        ConfigError: A change would alter results; the message has a table of them.
+        ConfigError: A change would alter results; the message has a table of such changes.
     """
     changes = changes_between(folder.located_config(tree.config), config)
     harmful = [change for change in changes if change.effect == "results"]
@@ -66,10 +68,10 @@ def accepted_changes(tree: FamilyTree, folder: RunFolder, config: Config) -> lis
 
 
 def with_recorded_recipes(tree: FamilyTree, folder: RunFolder, config: Config) -> Config:
-    """Return a configuration that names the recipes as the run does, wherever equal templates lie now.
+    """Return a configuration with the recorded names of the recipes, if the templates are equal.
 
     Raises:
-        RecipeError: A template has another text than when the run began, or is missing.
+        RecipeError: A template has changed since the run began, or is missing.
     """
     recorded = tree.config.merge.recipes
     if len(recorded) != len(config.merge.recipes):
@@ -79,10 +81,10 @@ def with_recorded_recipes(tree: FamilyTree, folder: RunFolder, config: Config) -
             continue
         if then == now:
             raise RecipeError(
-                f"merge.recipe = {now}: the template's text has changed since the run in {folder.root} began; restore "
-                f"it, give another --run-dir, or resume with the recorded text by `evolve resume {folder.root}`"
+                f"merge.recipe = {now}: the template has changed since the run in {folder.root} began; restore "
+                f"it, give another --run-dir, or resume with the recorded template by `evolve resume {folder.root}`"
             )
-        return config  # another recipe, which is refused as a changed setting
+        return config  # another recipe: refused later as a changed setting
     merge = config.merge.model_copy(update={"recipe": tree.config.merge.recipe})
     return config.model_copy(update={"merge": merge})
 
@@ -119,7 +121,7 @@ def _table(changes: list[Change]) -> str:
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return leaves by dotted key; tasks count by position."""
+    """Return the leaf values by dotted key; a task is keyed by its position."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):

@@ -1,6 +1,6 @@
-"""Stage 2, check: whether recipes, models, tasks and device suit one another, as far as headers and engines can tell.
+"""Stage 2, check: recipes, models, tasks and device are checked with headers and engines.
 
-No weights are read: it takes seconds whatever the size of the models, and nothing that it can know fails later.
+No weights are read, so it takes seconds for models of any size. Errors that it can find do not occur later in a run.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ __all__ = ["Checked", "Needs", "check_inputs", "check_merges", "refuse_misfits"]
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run needs at most.
+    """The most that a run can need.
 
     Attributes:
-        first: Children of generation 1.
-        later: Children of each later generation at most.
-        checkpoint: Bytes of one child; 0 where no foundation is on this machine.
-        total: Bytes of all children of all generations at most.
+        first: Number of children of generation 1.
+        later: The most children of a later generation.
+        checkpoint: Bytes of one child; 0 if no foundation is on this machine.
+        total: The most bytes of all children of all generations.
     """
 
     first: int
@@ -56,15 +56,15 @@ class Needs:
 
 @dataclass(frozen=True)
 class Checked:
-    """A configuration of which nothing is known to be wrong.
+    """A configuration that passed all checks.
 
     Attributes:
-        located: Where the models lie.
-        layouts: The models' tensors, by name; none yet of pickled weights.
-        templates: The recipes by the names that the configuration gives them.
-        tasks: What is known of each task.
-        layers: Number of layers of the models; None where transformers gives none.
-        filters: How many tensors each filter of each recipe matches; only where a merge could be planned.
+        located: The locations of the models.
+        layouts: The models' tensors, by name; empty for pickled weights.
+        templates: The recipes by their names in the configuration.
+        tasks: Facts about each task.
+        layers: Number of layers of the models; None if transformers does not give it.
+        filters: Number of tensors that each filter of each recipe matches; only if a merge could be planned.
         rehearsed: Whether mergekit planned every pair of generation 1.
     """
 
@@ -83,7 +83,7 @@ class Checked:
 
     @property
     def needs(self) -> Needs:
-        """What the run needs at most."""
+        """The most that the run can need."""
         recipes = len(self.config.merge.recipes)
         strategy = self.config.strategy
         first = len(list(combinations(self.config.foundation_models, 2))) * recipes
@@ -94,18 +94,18 @@ class Checked:
 
     @property
     def differing_settings(self) -> dict[str, dict[str, Any]]:
-        """Settings of the architecture that differ among the models, which every merge takes from parent 1."""
+        """Settings of the architecture that differ among the models; every merge takes them from parent 1."""
         return differing_settings(self.layouts)
 
 
 def check_inputs(located: Located, engines: Engines, executor: Executor) -> Checked:
-    """Check everything that can be known without reading weights.
+    """Check everything that can be checked without reading weights.
 
     Raises:
         ModelError: A model is damaged, needs custom code, or does not fit the others.
-        RecipeError: A template is wrong, or mergekit cannot merge a pair of generation 1 by it.
+        RecipeError: A template is invalid, or mergekit cannot merge a pair of generation 1 with it.
         TaskError: lm-eval has no such task, metric or model class, or cannot read the data.
-        ConfigError: There is no such device, or a data folder is missing.
+        ConfigError: The device does not exist, or a data folder is missing.
         RunError: The worker failed.
     """
     config = located.config
@@ -119,12 +119,12 @@ def check_inputs(located: Located, engines: Engines, executor: Executor) -> Chec
 
 
 def check_merges(checked: Checked, engines: Engines, executor: Executor) -> Checked:
-    """Let transformers read the models' configurations, and mergekit plan every pair that generation 1 will merge.
+    """Read the models' configurations with transformers, and plan every merge of generation 1 with mergekit.
 
     Raises:
         ModelError: A model needs custom code.
         RecipeError: mergekit cannot merge a pair.
-        ConfigError: There is no such device.
+        ConfigError: The device does not exist.
         RunError: The worker failed.
     """
     config, models = checked.config, checked.located.models
@@ -146,7 +146,7 @@ def check_merges(checked: Checked, engines: Engines, executor: Executor) -> Chec
 
 
 def refuse_misfits(layouts: Mapping[str, Layout]) -> None:
-    """Raise ModelError where a model does not have the architecture and the shapes of the first, the base."""
+    """Raise ModelError if a model differs from the first one, the base, in architecture or shapes."""
     for name, layout in layouts.items():
         difference = differences(next(iter(layouts.values())), layout)
         if difference is not None:
@@ -179,17 +179,17 @@ def _layout(name: str, model: LocatedModel) -> Layout:
 
 
 def _pairs(checked: Checked) -> list[Pair]:
-    """Return the pairs of generation 1 whose tensors are on this machine, as are the base's."""
+    """Return the pairs of generation 1 whose weights are on this machine; none without those of the base."""
     ready = {name for name, model in checked.located.models.items() if not model.pickled}
     names = [name for name in checked.config.foundation_models if name in ready]
     return list(combinations(names, 2)) if BASE in ready else []
 
 
 def _recipes(checked: Checked, name: str, pairs: list[Pair], paths: Mapping[str, Path]) -> Iterator[str]:
-    """Return the recipes of the pairs by one template.
+    """Return the recipes of the pairs from one template.
 
-    Which parent is the better one is not known yet. The order matters only where a child gets a tokenizer of its own;
-    there, both are returned.
+    The better parent of a pair is not known yet. The order of the parents matters only if the child gets a new
+    tokenizer, so in this case both orders are returned.
     """
     config, template = checked.config, checked.templates[name]
     try:
@@ -209,7 +209,7 @@ def _recipes(checked: Checked, name: str, pairs: list[Pair], paths: Mapping[str,
 
 @contextmanager
 def _separate_folders(models: Mapping[str, LocatedModel]) -> Iterator[dict[str, Path]]:
-    """Give each model a folder of its own, as mergekit wants it: two adapters may share the model that they adapt."""
+    """Give each model a separate folder, as mergekit requires; two adapters may adapt the same model."""
     with tempfile.TemporaryDirectory(prefix="evolve-models-") as links:
         folders = {name: model.path for name, model in models.items()}
         for name, model in models.items():
@@ -234,7 +234,7 @@ def _check_tasks(config: Config, engines: Engines, executor: Executor) -> Mappin
 
 
 def _with_task_key(config: Config, error: TaskError) -> TaskError:
-    """Return a complaint about the evaluation on one line, with the key of the task that it names."""
+    """Return an error of the evaluation on one line, with the key of the task that it names."""
     words = " ".join(str(error).split()).removeprefix("evaluation: ")
     for number, task in enumerate(config.evaluation.tasks):
         if f"'{task.task}'" in words:
@@ -244,7 +244,7 @@ def _with_task_key(config: Config, error: TaskError) -> TaskError:
 
 
 def _check_directions(config: Config, facts: Mapping[str, TaskFacts]) -> None:
-    """Reject lower-is-better metrics unless `higher_is_better: false` is set, for a higher average must be better."""
+    """Reject lower-is-better metrics unless `higher_is_better: false` is set."""
     for number, task in enumerate(config.evaluation.tasks):
         key = f"evaluation.tasks.{number}"
         if not facts[task.task].higher_is_better and task.higher_is_better is not False:

@@ -1,6 +1,6 @@
-"""Stage 3, fingerprint: what identifies each model and each data file, by content.
+"""Stage 3, fingerprint: identify each model and each data file by content.
 
-The hashes come from the cache of file hashes, so that a file is read at most once, whoever asks.
+The hashes come from the cache of file hashes, so that each file is read at most once.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = [
     "fingerprint_inputs",
     "hash_data",
     "preparation_key",
-    "refuse_twins",
+    "refuse_duplicates",
 ]
 
 Reporter = Callable[[str], Report]
-"""Makes a report of progress on the model of a name."""
+"""A function from the name of a model to a report of progress."""
 
-_CONVERSION = 1  # to be raised whenever the conversion writes other files
+_CONVERSION = 1  # increase whenever the conversion writes other files
 _TOKENIZER_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
 
 
@@ -46,9 +46,9 @@ class Fingerprinted:
     """A checked configuration whose files are identified.
 
     Attributes:
-        contents: By name, of each model that is used as it lies there: hash of its files.
-        preparations: By name, of each model that has yet to be prepared: its key in the cache of prepared models.
-        data: SHA-256 of each local file that evaluations read, by a name that does not change when it moves.
+        contents: Content hash of each model that needs no preparation, by name.
+        preparations: Cache key of each model that must be prepared, by name.
+        data: SHA-256 of each local file that evaluations read, by a name that does not depend on its location.
     """
 
     checked: Checked
@@ -76,12 +76,12 @@ def fingerprint_inputs(checked: Checked, hashes: HashCache, report: Reporter) ->
         else:
             contents[name] = content
     paths = {name: model.path for name, model in checked.located.models.items()}
-    refuse_twins({name: contents.get(name, preparations.get(name, "")) for name in paths}, paths)
+    refuse_duplicates({name: contents.get(name, preparations.get(name, "")) for name in paths}, paths)
     return Fingerprinted(checked, contents, preparations, hash_data(checked.config, hashes))
 
 
 def content_of(model: LocatedModel, hashes: HashCache, report: Report | None = None) -> str:
-    """Return a hash of all files that decide what a model says, without its adapter."""
+    """Return the hash of all files that affect a model's output, without its adapter."""
     if not model.pickled:
         return content_identity(fingerprint(model.path, hash_of=hashes.hash_of, report=report))
     weights = pickled_files(model.path)
@@ -92,12 +92,12 @@ def content_of(model: LocatedModel, hashes: HashCache, report: Report | None = N
 def preparation_key(model: LocatedModel, content: str, hashes: HashCache) -> str:
     """Return the cache key of the prepared model.
 
-    A merged adapter follows from its model, the files of the adapter that count, and peft's version. Converted weights
-    follow from the files of their model.
+    The key of a merged adapter covers the model, the relevant files of the adapter, and peft's version. The key of
+    converted weights covers the files of the model.
 
     Args:
         model: The model and its adapter, or the model with pickled weights.
-        content: What `content_of` gives for it.
+        content: The result of `content_of` for the model.
         hashes: The cache of file hashes.
     """
     folder = model.adapter
@@ -108,8 +108,8 @@ def preparation_key(model: LocatedModel, content: str, hashes: HashCache) -> str
     return _hash({"model": content, "adapter": files, "peft": version("peft")})
 
 
-def refuse_twins(identities: Mapping[str, str], paths: Mapping[str, Path]) -> None:
-    """Raise ModelError where two models are identified alike."""
+def refuse_duplicates(identities: Mapping[str, str], paths: Mapping[str, Path]) -> None:
+    """Raise ModelError if two models have the same identity."""
     known: dict[str, str] = {}
     for name, identity in identities.items():
         if identity in known:
@@ -121,7 +121,7 @@ def refuse_twins(identities: Mapping[str, str], paths: Mapping[str, Path]) -> No
 
 
 def hash_data(config: Config, hashes: HashCache) -> dict[str, str]:
-    """Return the SHA-256 of each local file that evaluations read, by a name that stays when the folder moves."""
+    """Return the SHA-256 of each local file that evaluations read, by a name that does not depend on its location."""
     found: dict[str, str] = {}
     for task, folder in config.evaluation.datasets.items():
         for path in sorted([*folder.glob("*.jsonl"), *folder.glob("*.parquet")]):

@@ -1,4 +1,4 @@
-"""Stage 1, locate: where each model of a configuration lies, fetched from the hub where that is allowed."""
+"""Stage 1, locate: find the folder of each model, and download it from the Hub if allowed."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ __all__ = [
 ]
 
 BASE = "base_model"
-"""The name of the base, which no foundation can have."""
+"""Name of the base model; no foundation can have it."""
 
 
 @dataclass(frozen=True)
 class Fetch:
-    """What may be asked of the hub.
+    """How the Hub may be used.
 
     Attributes:
         download: Download models that are not in the local cache.
@@ -47,8 +47,8 @@ class Missing:
     """A model that is not on this machine.
 
     Attributes:
-        reason: Why, in a sentence that names it.
-        bytes: Size of the download that would fetch it; None where the Hub was not asked.
+        reason: The reason, in a sentence that names the model.
+        bytes: Size of the download; None if the Hub was not asked.
     """
 
     reason: str
@@ -57,11 +57,10 @@ class Missing:
 
 @dataclass(frozen=True)
 class Located:
-    """Where the models of a configuration lie.
+    """The locations of the models of a configuration.
 
     Attributes:
-        models: The base and the foundations by name. Until an adapter is merged, the model that it adapts; until
-            pickled weights are converted, the folder that holds them.
+        models: The base and the foundations by name, before adapters are merged and pickled weights are converted.
         missing: Models that are not on this machine, by name.
     """
 
@@ -71,7 +70,7 @@ class Located:
 
     @property
     def pickled(self) -> tuple[str, ...]:
-        """Names of the models whose pickled weights have yet to be converted."""
+        """Names of the models whose pickled weights are not converted yet."""
         return tuple(name for name, model in self.models.items() if model.pickled)
 
 
@@ -86,7 +85,7 @@ def model_sources(config: Config) -> dict[str, ModelSource]:
 
 
 def parts_of(source: ModelSource) -> dict[str, str]:
-    """Return the folders and hub ids that a model is made of, by their role."""
+    """Return the folders and Hub ids of a model's parts by their role."""
     if isinstance(source, AdapterSource):
         return {"model": source.model, "adapter": source.adapter}
     return {"model": source}
@@ -117,20 +116,20 @@ def locate_models(config: Config, fetch: Fetch) -> Located:
 
 
 def locate_model(source: ModelSource, *, pickled: bool, download: bool = True) -> LocatedModel:
-    """Find one model, or a model and the adapter that has yet to be merged into it.
+    """Find one model, with its adapter if it has one.
 
     Args:
-        source: As configured.
-        pickled: Whether pickled weights are accepted; those of an adapter's model never are.
-        download: Whether a model of the hub may be fetched.
+        source: The model as configured.
+        pickled: Whether pickled weights are accepted; with an adapter they never are.
+        download: Whether a model may be downloaded from the Hub.
 
     Raises:
-        UnreachableModelError: A part is not in the local hub cache, and may not or cannot be fetched.
+        UnreachableModelError: A part is not in the local Hub cache, and cannot or may not be downloaded.
         ModelError: A part is missing or damaged, or the adapter does not fit the model.
     """
     if not isinstance(source, AdapterSource):
         return resolve(source, pickled=pickled, download=download)
-    # The adapter comes first: a wrong folder is reported even where the hub cannot be reached.
+    # The adapter comes first: a wrong folder is reported even if the Hub cannot be reached.
     adapter = resolve(source.adapter, download=download)
     model = resolve(source.model, download=download)
     if is_pickled(model.path):
@@ -144,7 +143,7 @@ def locate_model(source: ModelSource, *, pickled: bool, download: bool = True) -
 
 
 def _missing(source: ModelSource, error: UnreachableModelError, config: Config, fetch: Fetch) -> Missing:
-    """Return what is known of a model that is not here; raise where it has to be."""
+    """Describe a model that is not on this machine; raise the error if the run needs it now."""
     if not fetch.need_all:
         return Missing(str(error), None)
     if fetch.download:

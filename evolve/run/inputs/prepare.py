@@ -1,7 +1,7 @@
-"""Stage 4, prepare: adapters merged into their models, pickled weights converted, each once for all runs of a folder.
+"""Stage 4, prepare: merge adapters into their models and convert pickled weights, once for all runs in a folder.
 
-A prepared model is a checkpoint like any other. It lies in a cache beside the runs, named by the hash of what it was
-made from; its manifest lists its files, so that a half-written or damaged one is noticed and made again.
+A prepared model is an ordinary checkpoint in a cache beside the runs. Its folder is named by its cache key, and its
+manifest lists its files, so that an incomplete or damaged one is detected and prepared again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from evolve.run.executors import Call, Executor, run_call
 from evolve.run.folder import RunFolder
 from evolve.run.hashes import HashCache
 from evolve.run.inputs.check import check_merges, refuse_misfits
-from evolve.run.inputs.fingerprint import Fingerprinted, refuse_twins
+from evolve.run.inputs.fingerprint import Fingerprinted, refuse_duplicates
 from evolve.run.inputs.locate import BASE, config_key, model_sources, parts_of
 
 __all__ = ["Preparer", "Ready", "prepare_models"]
@@ -41,11 +41,11 @@ class Ready:
     """Everything that a run starts with.
 
     Attributes:
-        fingerprinted: The inputs as they were identified.
+        fingerprinted: The identified inputs.
         paths: Checkpoint folders by name.
-        identities: Hash of the files of each checkpoint, by name.
-        layouts: Their tensors, by name.
-        prepared: How checkpoints were prepared; only those that were.
+        identities: Content hash of each checkpoint, by name.
+        layouts: The tensors of each checkpoint, by name.
+        prepared: How each prepared checkpoint was made, by name.
     """
 
     fingerprinted: Fingerprinted
@@ -55,7 +55,7 @@ class Ready:
     prepared: Mapping[str, Prepared]
 
     def start_event(self, folder: RunFolder) -> RunStarted:
-        """Return the first event of the run in a folder."""
+        """Return the first event of a run in a folder."""
         checked = self.fingerprinted.checked
         entries = {name: self._entry(name, source, folder) for name, source in model_sources(checked.config).items()}
         base = entries.pop(BASE)
@@ -86,7 +86,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Preparer:
-    """Makes prepared models, in a cache that the runs beside one another share.
+    """A maker of prepared models, in a cache that the runs in one folder share.
 
     Attributes:
         adapters: Folder of the merged adapters.
@@ -100,7 +100,7 @@ class Preparer:
     trust_remote_code: bool
 
     def make(self, name: str, model: LocatedModel, key: str) -> Path:
-        """Return the folder of a prepared model, which is made now unless the cache has it whole.
+        """Return the folder of a prepared model; prepare it now unless an intact one is cached.
 
         Raises:
             ModelError: peft cannot merge the adapter, or the pickled weights are unusable.
@@ -108,7 +108,7 @@ class Preparer:
         """
         root = self.converted if model.adapter is None else self.adapters
         root.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(root / f".{key}.lock"):  # another run may be about to make the same
+        with filelock.FileLock(root / f".{key}.lock"):  # another run may be preparing the same model
             if CheckpointGuard(self.hashes).damage(root / key, key) is not None:
                 self._make(name, model, key, root)
         return root / key
@@ -139,10 +139,10 @@ class Preparer:
 
 
 def prepare_models(found: Fingerprinted, preparer: Preparer, engines: Engines) -> Ready:
-    """Merge adapters and convert weights, then check what could not be known of them before.
+    """Merge adapters and convert weights, then check the prepared models against the others.
 
     Raises:
-        ModelError: A model cannot be prepared, or what comes of it does not fit the others.
+        ModelError: A model cannot be prepared, or the prepared model does not fit the others.
         RecipeError: mergekit cannot merge it.
         RunError: The worker failed.
     """
@@ -160,14 +160,14 @@ def prepare_models(found: Fingerprinted, preparer: Preparer, engines: Engines) -
     paths = {name: model.path for name, model in located.items()}
     if records:
         refuse_misfits(layouts)
-        refuse_twins({name: identities[name] for name in paths}, paths)
+        refuse_duplicates({name: identities[name] for name in paths}, paths)
         ready = replace(checked, located=replace(checked.located, models=located), layouts=layouts)
         found = replace(found, checked=check_merges(ready, engines, preparer.executor))
     return Ready(found, paths, identities, layouts, records)
 
 
 def _commits(sources: Mapping[str, ModelSource], name: str, model: LocatedModel) -> dict[str, str | None]:
-    """Return the hub commits of a prepared model's parts by their role; None for a folder."""
+    """Return the Hub commits of a prepared model's parts by their role; None for a folder."""
     roles = parts_of(sources[name]) if name in sources else {"model": ""}
     commits = (model.revision or "").split("+") if model.adapter is not None else [model.revision or ""]
     return {role: commit or None for role, commit in zip(roles, [*commits, ""], strict=False)}

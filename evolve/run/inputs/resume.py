@@ -1,6 +1,6 @@
-"""Whether what a run reads is still what it was when the run began, wherever it lies now.
+"""Checks on resume: engines, data and models must be the same as when the run began.
 
-Models and data are known by content. What was moved is found again and recorded; what has changed is refused.
+Models and data are compared by content. New paths are recorded, and changed content is refused.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ __all__ = ["moved_config", "refuse_changed_data", "refuse_other_engines", "verif
 
 
 def moved_config(tree: FamilyTree, folder: RunFolder) -> Config:
-    """Return the run's configuration with the paths that its models and data have now.
+    """Return the run's configuration with the current paths of its models and data.
 
-    A path that does not exist any more is looked for where it lies if the run folder was moved together with it.
+    A path that no longer exists is replaced as if it had been moved together with the run folder.
     """
     config = folder.located_config(tree.config)
     root = tree.root
@@ -46,9 +46,9 @@ def moved_config(tree: FamilyTree, folder: RunFolder) -> Config:
 
 
 def refuse_other_engines(tree: FamilyTree) -> None:
-    """Raise ConfigError where another version of mergekit or lm-eval is installed than the run began with.
+    """Raise ConfigError if mergekit or lm-eval has another version than when the run began.
 
-    Two versions of an engine may merge or score the same model differently, and a run has one of each.
+    Two versions of an engine may merge or score the same model differently.
     """
     for name in ("mergekit", "lm_eval"):
         then, now = tree.origin.versions.get(name), version(name)
@@ -60,7 +60,7 @@ def refuse_other_engines(tree: FamilyTree) -> None:
 
 
 def refuse_changed_data(tree: FamilyTree, config: Config, root: Path, hashes: HashCache) -> None:
-    """Raise ConfigError where a file that evaluations read is missing, new or has changed since the run began."""
+    """Raise ConfigError if a file that evaluations read is missing, new or changed since the run began."""
     now, then = hash_data(config, hashes), tree.origin.data
     if now != then:
         changed = sorted(name for name in {*now, *then} if now.get(name) != then.get(name))
@@ -73,20 +73,20 @@ def refuse_changed_data(tree: FamilyTree, config: Config, root: Path, hashes: Ha
 def verify_models(
     tree: FamilyTree, config: Config, folder: RunFolder, preparer: Preparer, report: Reporter
 ) -> dict[str, str]:
-    """Find the base and the foundations again, and make sure that they are what they were when the run began.
+    """Find the base and the foundations again, and verify that they are unchanged since the run began.
 
     Args:
-        tree: The run.
-        config: Where they lie now, with absolute paths.
+        tree: The family tree of the run.
+        config: The configuration with the current, absolute paths.
         folder: The run folder.
-        preparer: Makes prepared models again that are missing.
+        preparer: Prepares missing models again.
         report: Makes reports of progress.
 
     Returns:
-        The new path of each model that lies elsewhere now, by name, as the journal keeps paths.
+        The new path of each model that has moved, by name, in the form that the journal keeps.
 
     Raises:
-        ModelError: A model is missing, or has changed.
+        ModelError: A model is missing or has changed.
         RunError: A worker failed.
     """
     sources = model_sources(config)
@@ -117,10 +117,10 @@ def _recorded_paths(tree: FamilyTree, folder: RunFolder) -> Mapping[str, Path]:
 
 @dataclass(frozen=True)
 class _Verifier:
-    """Finds one model of a run again.
+    """The search for one model of a run.
 
     Attributes:
-        recorded: Where it was when it was last seen.
+        recorded: Its last recorded folder.
     """
 
     name: str
@@ -130,15 +130,15 @@ class _Verifier:
     preparer: Preparer
 
     def find(self, config: Config) -> Path:
-        """Return the folder of the checkpoint now; a prepared one that is missing is made again."""
+        """Return the current folder of the checkpoint; prepare it again if it was prepared and is missing."""
         prepared = self.entry.prepared or _prepared_by_path(config, self.source, self.entry, self.recorded)
         if prepared is not None:
             return self._find_prepared(prepared)
         if isinstance(self.source, str) and self.source.startswith("/"):
             if not Path(self.source).is_dir():
                 raise ModelError(
-                    f"{self.source}: the folder of {self.name} is missing; restore it, or say where it lies now by "
-                    f"{config_key(self.name)} in a configuration given to `evolve run`"
+                    f"{self.source}: the folder of {self.name} is missing; restore it, or give its new path as "
+                    f"{config_key(self.name)} in a configuration for `evolve run`"
                 )
             return Path(self.source)
         if self.recorded.is_dir():
@@ -160,12 +160,12 @@ class _Verifier:
             if isinstance(self.source, AdapterSource):
                 parts = f"{self.source.model}, {self.source.adapter} or peft"
             raise ModelError(
-                f"{missing} {parts} are not what they were when the run began; restore them, or start a new run"
+                f"{missing} {parts} have changed since the run began; restore them, or start a new run"
             )
         return self.preparer.make(self.name, model, key)
 
     def _locate(self, commits: Mapping[str, str | None], *, pickled: bool) -> LocatedModel:
-        """Locate the source at the commits that the run began with."""
+        """Locate the source at the commits with which the run began."""
         source = self.source
         if isinstance(source, AdapterSource):
             parts = {role: _at(getattr(source, role), commits.get(role)) for role in ("model", "adapter")}
@@ -174,10 +174,9 @@ class _Verifier:
 
 
 def _prepared_by_path(config: Config, source: ModelSource, entry: FoundationEntry, path: Path) -> Prepared | None:
-    """Return how a checkpoint was prepared, for a journal of schema 1, which does not say.
+    """Infer from paths how a checkpoint was prepared, for a journal of schema 1, which does not record it.
 
-    There, an adapter was always merged; converted weights lie in a folder named by their key, which is neither the
-    configured one nor one that the hub's cache names by a commit.
+    An adapter was always merged. Converted weights are in a folder named by their cache key, beside the runs.
     """
     if isinstance(source, AdapterSource):
         model, _, adapter = (entry.revision or "").partition("+")
@@ -188,7 +187,7 @@ def _prepared_by_path(config: Config, source: ModelSource, entry: FoundationEntr
 
 
 def _has_all_files(folder: Path, key: str) -> bool:
-    """Return whether all files of a prepared model are there in full length; its contents are compared later."""
+    """Return whether all files of a prepared model exist with their full size; their content is compared later."""
     manifest = Manifest.read(folder, key)
     if manifest is None:
         return False

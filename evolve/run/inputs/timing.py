@@ -1,4 +1,4 @@
-"""A first estimate of a run's time, from a few documents of each task scored by one foundation."""
+"""A first estimate of the time of a run: one foundation is scored on a few documents of each task."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from evolve.run.tasks import task_specs
 
 __all__ = ["Timing", "time_one_batch"]
 
-_DOCUMENTS = 16  # a batch of a task of this many documents, at most
+_DOCUMENTS = 16  # the most documents that are scored of each task
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What an evaluation takes, measured on some documents of each task.
+    """The estimated time of an evaluation, measured on some documents of each task.
 
     Attributes:
         model: Name of the foundation that was scored.
-        documents: Documents that were scored, of all tasks together.
+        documents: Number of scored documents of all tasks together.
         load_seconds: Time until the first task began: loading the model and the engines.
-        evaluation_seconds: Estimate for one model on all documents; None where a task's number of documents is not
-            known, as its data has yet to come from the hub.
-        evaluations: Evaluations that the run needs at most, the foundations' included.
+        evaluation_seconds: Estimate for one model on all documents; None if the number of documents of a task is unknown
+            because its data are not downloaded yet.
+        evaluations: The most evaluations that the run can need, including the foundations'.
     """
 
     model: str
@@ -39,12 +39,12 @@ class Timing:
 
     @property
     def run_seconds(self) -> float | None:
-        """Estimate for all evaluations that the run needs at most, one after another."""
+        """Estimate for `evaluations` evaluations, one after another."""
         return None if self.evaluation_seconds is None else self.evaluations * self.evaluation_seconds
 
 
 def time_one_batch(checked: Checked, engines: Engines, executor: Executor) -> Timing | None:
-    """Score a few documents of each task with the first foundation that is ready; None where none is.
+    """Score a few documents of each task with the first foundation that needs no preparation; None if there is none.
 
     Raises:
         EvolveError: The evaluation failed.
@@ -74,15 +74,15 @@ def time_one_batch(checked: Checked, engines: Engines, executor: Executor) -> Ti
     needs = checked.needs
     evaluations = needs.first + needs.later * (config.strategy.max_generations - 1) + len(config.foundation_models)
     documents = sum(score.samples for score in result.scores.values())
-    return Timing(name, documents, load, _whole(checked, result, load), evaluations)
+    return Timing(name, documents, load, _seconds_for_all_documents(checked, result, load), evaluations)
 
 
 def _shortened(spec: TaskSpec) -> TaskSpec:
     return replace(spec, limit=_DOCUMENTS if spec.limit is None else min(spec.limit, _DOCUMENTS))
 
 
-def _whole(checked: Checked, result: EvaluateResult, load: float) -> float | None:
-    """Return seconds for all documents, each taking as long as those that were scored."""
+def _seconds_for_all_documents(checked: Checked, result: EvaluateResult, load: float) -> float | None:
+    """Extrapolate the seconds of an evaluation to all documents."""
     total = load
     for task, score in result.scores.items():
         documents = checked.tasks[task].documents

@@ -1,4 +1,4 @@
-"""The steps of a run: each becomes a call, and its outcome becomes events; artifact first, event second."""
+"""The steps of a run: a step becomes a call, and its outcome an artifact, then events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["RunContext", "StepInFlight", "batch_size", "begin", "restore_recipe"
 
 
 def begin(context: RunContext, step: Step) -> Begun:
-    """Begin a step: return a call to submit, or the events of an artifact that is in place already."""
+    """Begin a step: return it with the call to submit, or return the events of an artifact in place."""
     match step:
         case MergeStep():
             return begin_merge(context, step)

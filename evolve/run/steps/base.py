@@ -1,4 +1,4 @@
-"""What the steps share: the context that they run in, and a step in flight."""
+"""The context in which steps run, and the record of a step in flight."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class StepInFlight:
 
     Attributes:
         call: What the executor runs.
-        finish: Puts the result into place and returns the events; called by the driver.
-        model: The candidate whose attempt a failure costs; None where it would be the run's.
-        step: The kind of the step: `merge`, `evaluate` or `kinship`.
-        makes: The model whose checkpoint it makes.
+        finish: Publishes the result and returns the events; the driver calls it.
+        model: The candidate that a failure costs an attempt; None if a failure costs the run an attempt.
+        step: Kind of the step: `merge`, `evaluate` or `kinship`.
+        makes: The model whose checkpoint the step makes; None if it makes none.
     """
 
     call: Call
@@ -36,8 +36,8 @@ class StepInFlight:
 
 
 Begun = StepInFlight | tuple[Event, ...] | None
-"""What beginning a step gives: a step in flight, or the events of an artifact that is in place already, or None where
-it has to wait for a step in flight."""
+"""The result of beginning a step: a step in flight, the events of an artifact in place, or None if the step has to wait
+for a step in flight."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class RunContext:
 
     Attributes:
         hashes: The cache of file hashes.
-        guard: Tells which checkpoints are whole.
+        guard: Detects damaged checkpoints.
         making: Models whose checkpoints are being made.
     """
 

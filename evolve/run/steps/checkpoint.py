@@ -1,4 +1,4 @@
-"""Making the checkpoint of a child: what the merge step and the repair step have in common."""
+"""The checkpoint of a child: the common part of the merge step and the repair step."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _SPARE = 64 * 2**20
 
 @dataclass(frozen=True)
 class CheckpointWork:
-    """The work on one child's checkpoint, from its recipe to its place in the run folder."""
+    """The work on one child's checkpoint, from the recipe to the published folder."""
 
     context: RunContext
     model: Model
 
     @cached_property
     def child(self) -> Child:
-        """What the child is; the tokenizer is the recorded one where it was merged before.
+        """The child to merge; its tokenizer is the recorded one if it was merged before.
 
         Raises:
-            ModelError: A parent's files are needed, and are missing or damaged.
+            ModelError: Files of a parent are needed but missing or damaged.
         """
         context, model = self.context, self.model
         tree, folder = context.tree, context.folder
@@ -51,35 +51,35 @@ class CheckpointWork:
         else:
             tokenizer = None if model.tokenizer == "plain" else model.tokenizer
         layers = tree.origin.layers
-        if layers is None and template.uses_layers:  # a journal of schema 1 does not say
+        if layers is None and template.uses_layers:  # a journal of schema 1 does not record it
             layers = int(read_layout(first).setting("num_hidden_layers"))
         return Child(template, (first, second), base, layers, tree.config.merge.dtype, tokenizer)
 
     @property
     def identity(self) -> str:
-        """Identity of the child; it follows from its recipe and its parents' identities."""
+        """Identity of the child, from its recipe and its parents' identities."""
         tree = self.context.tree
         parents = [tree.model(parent).identity or "" for parent in self.model.parents]
         return self.child.identity(parents, tree.origin.base.identity)
 
     @property
     def final(self) -> Path:
-        """Where the checkpoint belongs."""
+        """Final folder of the checkpoint."""
         return self.context.folder.checkpoint(self.model.name)
 
     def call(self, verb: str) -> Call:
-        """Write the recipe, make room, and return the call that merges.
+        """Write the recipe, remove a damaged checkpoint, and return the call that merges.
 
         Raises:
             DiskError: The checkpoint does not fit the disk.
         """
         self._check_space()
-        folder, text = self.context.folder, self.child.recipe()
-        replace_text(folder.recipe(self.model.name), text)
+        folder, recipe = self.context.folder, self.child.recipe()
+        replace_text(folder.recipe(self.model.name), recipe)
         if self.final.exists():
             remove(self.final)
         job = MergeJob(
-            recipe=text,
+            recipe=recipe,
             parents=self.child.parents,
             output=folder.staged(self._purpose),
             trust_remote_code=self.context.tree.config.trust_remote_code,
@@ -96,25 +96,25 @@ class CheckpointWork:
         return manifest
 
     def restore_recipe(self) -> None:
-        """Write the recipe again where it was deleted, or where the run or its models have moved since.
+        """Rewrite the recipe if it was deleted, or if the run or its models have moved.
 
-        It waits where a parent has to be made again first.
+        If a parent must be merged again first, the recipe is written later.
         """
         path = self.context.folder.recipe(self.model.name)
         try:
-            text = self.child.recipe()
+            recipe = self.child.recipe()
         except ModelError as error:
             _LOG.info("the recipe of %s is not written yet: %s", self.model.name, error)
         else:
-            if not path.exists() or path.read_text(encoding="utf-8") != text:
-                replace_text(path, text)
+            if not path.exists() or path.read_text(encoding="utf-8") != recipe:
+                replace_text(path, recipe)
 
     @property
     def _purpose(self) -> str:
         return f"merge-{self.model.name}"
 
     def _check_space(self) -> None:
-        """Refuse a merge that does not fit; where staging is another file system, it needs the room there too."""
+        """Raise DiskError if the checkpoint does not fit the disks of `models` and `staging`."""
         folder = self.context.folder
         size = size_of(map(read_layout, self.child.parents), self.context.tree.config.merge.dtype)
         needed, free = size + _SPARE, min(shutil.disk_usage(place).free for place in (folder.models, folder.staging))

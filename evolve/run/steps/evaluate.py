@@ -1,6 +1,6 @@
-"""The evaluation step: a checkpoint to scores, with lm-eval's own results in place.
+"""The evaluation step: scores of a checkpoint, with lm-eval's results beside them.
 
-Scores are known per model and task: only the tasks without a known score are evaluated.
+Scores are cached per model and task, and only tasks without a cached score are evaluated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Records = Mapping[str, ScoreRecord]
 
 
 def begin_evaluation(context: RunContext, step: EvaluateStep) -> Begun:
-    """Score a model on the tasks that it has no known score on."""
+    """Score a model on the tasks that have no cached score."""
     work = _Evaluation(context, context.tree.model(step.model))
     records = work.read(work.final)
     if len(records) == len(work.keys):
@@ -44,7 +44,7 @@ def begin_evaluation(context: RunContext, step: EvaluateStep) -> Begun:
 
 
 def batch_size(tree: FamilyTree) -> BatchSize:
-    """Return the batch size in force: the configured one, or a smaller one after memory ran out."""
+    """Return the current batch size: the configured one, or a smaller one after memory ran out."""
     configured = tree.config.evaluation.batch_size
     if tree.batch_limit is None:
         return configured
@@ -53,14 +53,14 @@ def batch_size(tree: FamilyTree) -> BatchSize:
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """The scores of one model, from the score store and from lm-eval to their place in the run folder."""
+    """The scores of one model, from the score store and lm-eval to the run folder."""
 
     context: RunContext
     model: Model
 
     @cached_property
     def keys(self) -> dict[str, str]:
-        """Identity of the score on each task, by task."""
+        """Key of the score on each task, by task."""
         tree = self.context.tree
         versions, identity = tree.origin.versions, self.model.identity or ""
         return {
@@ -70,32 +70,32 @@ class _Evaluation:
 
     @property
     def final(self) -> Path:
-        """Where the scores belong."""
+        """Final folder of the scores."""
         return self.context.folder.evaluation(self.model.name)
 
     @property
     def known(self) -> Path:
-        """Staging folder of the scores that are known before lm-eval runs."""
+        """Staging folder of the cached scores."""
         return self.context.folder.staging / f"known-{self.model.name}"
 
     @property
     def store(self) -> ScoreStore:
-        """The scores that runs share."""
+        """The store that runs share."""
         return ScoreStore(self.context.folder.scores, self.context.folder.root)
 
     def read(self, folder: Path) -> Records:
-        """Return the records in a folder of scores, by task; only those of this model and these settings."""
+        """Return the records in a folder of scores by task, only those of this model and these settings."""
         found = {task: ScoreRecord.read(folder / task_folder(task), key) for task, key in self.keys.items()}
         return {task: record for task, record in found.items() if record is not None}
 
     def collect_known(self) -> Records:
-        """Copy known scores from the store into the staging folder `known`."""
+        """Copy cached scores from the store to their staging folder."""
         self.context.folder.staged(self.known.name)
         found = {task: self.store.fetch(key, self.known / task_folder(task)) for task, key in self.keys.items()}
         return {task: record for task, record in found.items() if record is not None}
 
     def call(self, known: Records) -> Call:
-        """Return the call that scores the model on the other tasks."""
+        """Return the call that scores the model on the tasks without a cached score."""
         context, config = self.context, self.context.folder.located_config(self.context.tree.config)
         evaluation, specs = config.evaluation, task_specs(config)
         tasks = tuple(spec for spec in specs if spec.task not in known)
@@ -116,7 +116,7 @@ class _Evaluation:
         return Call(f"evaluate {self.model.name}", context.engines.evaluate, job, gpus=1)
 
     def finish(self, result: EvaluateResult) -> tuple[Event, ...]:
-        """Put the scores into place, the known ones among them, and share the new ones."""
+        """Publish the new and the cached scores, and add the new ones to the store."""
         staged = self.context.folder.staging / self._purpose
         new = {task: ScoreRecord.of(self.keys[task], task, result) for task in result.scores}
         records = {**self.read(self.known), **new}
@@ -137,7 +137,7 @@ class _Evaluation:
         return (self._event(records, result.seconds, result.batch_size),)
 
     def finished(self, records: Records) -> tuple[Event, ...]:
-        """Return the event of scores that are in place already."""
+        """Return the event for scores that are in place."""
         for task, record in records.items():
             if not record.reused:
                 self.store.keep(self.keys[task], self.final / task_folder(task))
@@ -153,7 +153,7 @@ class _Evaluation:
         return self.context.folder.staging / f"requests-{self.keys[task]}"
 
     def _check(self, records: Records) -> None:
-        """Raise EvaluationError for what the tree could not take in, before anything is kept."""
+        """Raise EvaluationError if a score is missing or the average is not finite, before anything is published."""
         weights = {task.task: task.signed_weight for task in self.context.tree.config.evaluation.tasks}
         if set(records) != set(weights):
             found, expected = ", ".join(records), ", ".join(weights)

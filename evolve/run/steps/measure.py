@@ -1,4 +1,4 @@
-"""The kinship step: pairs of checkpoints to their kinships, in one pass over the files."""
+"""The kinship step: the kinships of all its pairs, in one pass over the files."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def begin_measuring(context: RunContext, step: MeasureStep) -> Begun:
 def _measured(result: KinshipResult) -> tuple[Event, ...]:
     return tuple(
         KinshipMeasured(
-            a=found.a,
-            b=found.b,
-            kinship=Kinship(pcc=found.pcc, cs=found.cs, ed=found.ed),
-            left_out=tuple(LeftOut(tensor=tensor, rows=rows, share=share) for tensor, rows, share in found.left_out),
+            a=pair.a,
+            b=pair.b,
+            kinship=Kinship(pcc=pair.pcc, cs=pair.cs, ed=pair.ed),
+            left_out=tuple(LeftOut(tensor=tensor, rows=rows, share=share) for tensor, rows, share in pair.left_out),
         )
-        for found in result.pairs
+        for pair in result.pairs
     )

@@ -1,4 +1,4 @@
-"""The merge step: recipe and parents to a verified checkpoint in place."""
+"""The merge step: a verified checkpoint from a recipe and two parents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["begin_merge", "restore_recipe"]
 
 
 def begin_merge(context: RunContext, step: MergeStep) -> Begun:
-    """Merge a planned child, or adopt its checkpoint where an interrupted run left it whole."""
+    """Merge a planned child, or use the intact checkpoint that an interrupted run left in place."""
     model = context.tree.model(step.model)
     repair = find_repair(context, model.parents)
     if repair is not None:
@@ -33,7 +33,7 @@ def begin_merge(context: RunContext, step: MergeStep) -> Begun:
 
 
 def restore_recipe(context: RunContext, model: Model) -> None:
-    """Write the recipe of a merged child again where it is missing or no longer true."""
+    """Rewrite the recipe of a merged child if it is missing or outdated."""
     CheckpointWork(context, model).restore_recipe()
 
 

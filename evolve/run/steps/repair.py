@@ -1,4 +1,4 @@
-"""The repair step: a checkpoint that is missing or damaged is made again before a step that needs it."""
+"""The repair step: merge a missing or damaged checkpoint again before a step that needs it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["Repair", "find_repair"]
 
 @dataclass(frozen=True)
 class Repair:
-    """A checkpoint that has to be made again.
+    """A checkpoint that must be merged again.
 
     Attributes:
-        damage: What is wrong with it, in a few words.
+        damage: Description of the damage in a few words.
     """
 
     model: Model
     damage: str
 
     def begin(self, context: RunContext) -> Begun:
-        """Make it again from its recipe and its parents, which are whole; None where that is under way."""
+        """Begin to merge it again from its recipe and its intact parents; return None if that is in flight."""
         if self.model.name in context.making:
             return None
         work, identity = CheckpointWork(context, self.model), self.model.identity or ""
@@ -46,9 +46,9 @@ class Repair:
 
 
 def find_repair(context: RunContext, names: tuple[str, ...]) -> Repair | None:
-    """Return the first damaged checkpoint of these models, an ancestor's before its child's; None where all are whole.
+    """Return the repair of the first damaged checkpoint of these models; None if all are intact.
 
-    Only ancestors that a repair needs are looked at.
+    A damaged ancestor is repaired before its child. Only ancestors that a repair needs are checked.
     """
     for name in names:
         model = context.tree.model(name)
