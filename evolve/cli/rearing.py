@@ -12,13 +12,13 @@ from evolve.cli.output import say
 from evolve.config import Config, EvaluationConfig, TaskConfig
 from evolve.engines import REAL
 from evolve.engines.checkpoints import read_layout
-from evolve.engines.protocols import EvaluateJob, EvaluateResult, MergeJob, Report
+from evolve.engines.protocols import EvaluateResult, MergeJob, Report
 from evolve.errors import EvolveError, InputError
 from evolve.nursery import OWN_TASK, Family, build, load, shortfalls
 from evolve.nursery.family import MANIFEST, UNFINISHED
 from evolve.run.child import Child, load_template
 from evolve.run.executors import Call, Executor, LocalExecutor, run_call
-from evolve.run.tasks import task_specs
+from evolve.run.tasks import evaluate_job, task_specs
 
 __all__ = ["TASKS", "build_family"]
 
@@ -126,9 +126,11 @@ def _evaluate(executor: Executor, family: Family, checkpoint: Path, output: Path
     config = Config(
         base_model=str(family.base),
         foundation_models={name: str(path) for name, path in family.specialists.items()},
-        evaluation=EvaluationConfig(tasks=TASKS, datasets=family.datasets, limit=_LIMIT),
+        evaluation=EvaluationConfig(
+            tasks=TASKS, datasets=family.datasets, limit=_LIMIT, model_args={"dtype": "float32"}
+        ),
     )
-    job = EvaluateJob(checkpoint=checkpoint, tasks=task_specs(config), output=output, model_args={"dtype": "float32"})
+    job = evaluate_job(config, checkpoint=checkpoint, tasks=task_specs(config), output=output)
     call = Call(f"evaluate {checkpoint.name}", REAL.evaluate, job, gpus=1)
     result: EvaluateResult = run_call(executor, call)
     return {task: score.value for task, score in result.scores.items()}

@@ -1,1 +1,1 @@
-"""Running: the loop, the journal, the run folder and the executors."""
+"""The run: the loop, the journal, the run folder and the executors."""

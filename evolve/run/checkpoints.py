@@ -1,4 +1,4 @@
-"""Checkpoints that evolve made, each with a manifest of its files, and how damage to them is noticed."""
+"""Manifests of the checkpoints that evolve writes, and detection of damage to these checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MANIFEST = "evolve.json"
 
 
 class Manifest(BaseModel):
-    """What a checkpoint is and what files it has; `files` gives size in bytes and SHA-256 by name."""
+    """Identity and files of a checkpoint; `files` maps a name to the size in bytes and the SHA-256."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -39,7 +39,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, folder: Path, identity: str) -> Manifest | None:
-        """Return the manifest of a published checkpoint, or None where there is none of that identity."""
+        """Return the manifest of a published checkpoint; None if it is missing, damaged or of another identity."""
         try:
             manifest = cls.model_validate_json((folder / _MANIFEST).read_bytes())
         except (OSError, ValidationError):
@@ -47,23 +47,23 @@ class Manifest(BaseModel):
         return manifest if manifest.identity == identity else None
 
     def write(self, folder: Path) -> None:
-        """Put the manifest into a staging folder."""
+        """Write the manifest into a staging folder."""
         replace_json(folder / _MANIFEST, self.model_dump(mode="json"))
 
 
 class CheckpointGuard:
-    """Tells whether checkpoints are whole; a file is read only where its hash is not cached."""
+    """A detector of damaged checkpoints; it reads a file only if the hash of the file is not cached."""
 
     def __init__(self, hashes: HashCache) -> None:
         self._hashes = hashes
 
     def damage(self, folder: Path, identity: str) -> str | None:
-        """Return what is wrong with a checkpoint, in a few words; None where it is whole."""
+        """Describe the damage to a checkpoint in a few words; return None if it is intact."""
         if not folder.is_dir():
             return "the checkpoint is missing"
         manifest = Manifest.read(folder, identity)
         if manifest is None:
-            return "the checkpoint has no manifest that fits"
+            return "the checkpoint has no valid manifest"
         for name, (size, sha256) in manifest.files.items():
             path = folder / name
             if not path.is_file():
@@ -75,5 +75,5 @@ class CheckpointGuard:
         return None
 
     def trust(self, folder: Path, manifest: Manifest) -> None:
-        """Take the hashes of a checkpoint that was verified just now as known."""
+        """Cache the hashes in the manifest of a checkpoint that has just been verified."""
         self._hashes.learn({folder / name: sha256 for name, (_, sha256) in manifest.files.items()})

@@ -1,4 +1,4 @@
-"""What a child is: its recipe, its identity and its size, for all who make or check one."""
+"""Recipe, identity and size of a child, for every module that merges or checks one."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Child:
         template: The recipe without its models.
         parents: Checkpoint folders of the parents; the first is mergekit's `base_model` in SLERP.
         base: Checkpoint folder of the base model.
-        layers: Number of layers of the models; None where it is not known.
+        layers: Number of layers of the models; None if unknown.
         dtype: torch's name of the type of the child's weights.
-        tokenizer: Whose tokens the child has; None where the parents' tokenizer is copied as it is.
+        tokenizer: Source of the child's tokens; None if the tokenizer of a parent is copied.
     """
 
     template: merging.Template
@@ -34,7 +34,7 @@ class Child:
     tokenizer: merging.TokenizerSource | None
 
     def recipe(self) -> str:
-        """Return the complete mergekit YAML; raises RecipeError where the template cannot be filled in."""
+        """Return the complete mergekit YAML; raise RecipeError if the template cannot be filled in."""
         return merging.render(
             self.template,
             parents=self.parents,
@@ -45,26 +45,26 @@ class Child:
         )
 
     def identity(self, parents: Sequence[str], base: str) -> str:
-        """Return the child's identity, given its parents' and the base's; it does not depend on where things lie."""
+        """Return the identity of the child from the identities of its parents and the base; paths do not affect it."""
         return merging.identity(self.template, parents, base, self.dtype, self.tokenizer)
 
 
 def choose_tokenizer(
     setting: merging.TokenizerSetting, template: merging.Template, parents: Sequence[Path], base: Path
 ) -> merging.TokenizerSource | None:
-    """Return whose tokens a child of these parents has, from the tokenizers of the models whose weights take part."""
+    """Choose the source of a child's tokens from the tokenizers of the models whose weights are merged."""
     models = [*parents, base] if template.uses_base else list(parents)
     return merging.resolve_tokenizer(setting, models, base=base)
 
 
 def size_of(parents: Iterable[Layout], dtype: str) -> int:
-    """Return the expected size of a child in bytes: that of its largest parent, in the configured type."""
+    """Return the expected size of a child in bytes: the size of its largest parent in the configured type."""
     elements = (sum(info.elements for info in layout.tensors.values()) for layout in parents)
     return max(elements, default=0) * item_bytes(dtype)
 
 
 def load_template(name: str) -> merging.Template:
-    """Read a template that the configuration names; a RecipeError names the key."""
+    """Read a template named in the configuration; raise RecipeError with the key if it is invalid."""
     try:
         return merging.load_template(name)
     except RecipeError as error:

@@ -1,6 +1,6 @@
-"""The loop of a run: plan, do what the plan asks for, record what came of it, and plan again.
+"""The loop of a run: plan, do the planned steps, record their outcome, and plan again.
 
-There is no code to resume: the tree is folded from the journal, and planning continues from there.
+Resuming needs no code of its own: the tree is rebuilt from the journal, and planning continues from it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _POLL_S = 0.2
 
 
 class Driver:
-    """Drives one run to its end; the caller holds the lock of its folder and closes all parts."""
+    """The driver of one run; the caller holds the lock of the run folder and closes all parts."""
 
     def __init__(
         self, context: RunContext, journal: Journal, executor: Executor, observer: Observer, interrupts: Interrupts
@@ -53,7 +53,7 @@ class Driver:
 
     @property
     def tree(self) -> FamilyTree:
-        """The family tree as it is now."""
+        """The current family tree."""
         return self._context.tree
 
     def run(self) -> RunStopped:
@@ -76,14 +76,14 @@ class Driver:
                 self.record(decision)
 
     def restore_files(self) -> None:
-        """Write again what follows from the journal: the configuration, the family tree and the recipes."""
+        """Rewrite the files that follow from the journal: the configuration, the family tree and the recipes."""
         restore_files(self._context)
 
     def record(self, event: Event) -> None:
-        """Append an event to the journal, then tell the observers.
+        """Append an event to the journal, then notify the observers.
 
-        The tree takes it first, because it refuses what contradicts it: nothing that cannot be folded may get into the
-        journal. Where the journal cannot take it the run ends, and the next one folds the journal.
+        The tree applies the event first and rejects a contradiction, so that the journal holds only valid events. If
+        the journal cannot be written, the run ends, and resuming rebuilds the tree from the journal.
         """
         at = utc_now()
         self.tree.apply(event, at)
@@ -95,11 +95,11 @@ class Driver:
             _restore_recipes(self._context)
 
     def _work(self, steps: tuple[Step, ...]) -> None:
-        """Begin the steps that can begin, then wait for one outcome."""
+        """Begin as many steps as the executor can take, then wait for one outcome."""
         for step in steps:
             if len(self._in_flight) >= self._executor.capacity:
                 break
-            if any(_serves(other, step) for other in self._in_flight.values()):
+            if any(_is_same(other, step) for other in self._in_flight.values()):
                 continue
             begun = begin(self._context, step)
             if isinstance(begun, StepInFlight):
@@ -125,25 +125,25 @@ class Driver:
                 break
             self._interrupts.check(abandon=self._may_be_abandoned())
         if isinstance(outcome, Failed) and outcome.cause == "died":
-            self._interrupts.check()  # who ends this process may have ended the worker first
+            self._interrupts.check()  # a signal that ends this process may have ended the worker first
         fault_point("step.after_call")
         step = self._in_flight.pop(outcome.id)
         self._context.making.discard(step.makes or "")
-        found = _finished(step, outcome) if isinstance(outcome, Done) else outcome
-        if isinstance(found, Failed):
-            self._fail(step, found)
+        result = _finished(step, outcome) if isinstance(outcome, Done) else outcome
+        if isinstance(result, Failed):
+            self._fail(step, result)
             return
         if step.model is None:
             self._deaths = 0
-        for event in found:
+        for event in result:
             self.record(event)
 
     def _may_be_abandoned(self) -> bool:
-        """Return whether nothing is lost with the steps in flight: an evaluation resumes from its request cache."""
+        """Return whether the steps in flight can be abandoned: an evaluation resumes from its request cache."""
         return all(step.step == "evaluate" for step in self._in_flight.values())
 
     def _fail(self, step: StepInFlight, failure: Failed) -> None:
-        """Count an attempt of the candidate; after the last one the candidate has failed."""
+        """Count a failed attempt of the candidate; after the last attempt, record the candidate as failed."""
         _LOG.warning("%s: %s (%s)", step.call.id, failure.reason, failure.cause)
         if failure.cause == "disk":
             root = self._context.folder.root
@@ -153,11 +153,11 @@ class Driver:
             self._fail_run(step, failure, attempts)
             return
         if isinstance(failure.error, InputError):
-            raise failure.error  # the user's input has changed during the run, which is not the candidate's fault
+            raise failure.error  # the input has changed during the run: the candidate is not to blame
         model = self.tree.model(step.model)
         attempt = model.attempts.get(step.step, 0) + 1
         smaller = self._smaller_batch(step, failure)
-        # What an engine refuses with a reason, it refuses again: only accidents are worth another attempt.
+        # An engine that rejects a candidate would reject it again, so only other failures are retried.
         if smaller is not None or (attempt < attempts and failure.cause != "error"):
             retried = {"model": model.name, "step": step.step, "reason": failure.reason, "attempt": attempt}
             self.record(StepRetried.model_validate({**retried, "batch_size": smaller}))
@@ -180,7 +180,7 @@ class Driver:
         return failure.error or RunError(f"{step.call.id}: {failure.reason}; the log is {log}")
 
     def _smaller_batch(self, step: StepInFlight, failure: Failed) -> int | None:
-        """Return half the batch where an evaluation ran out of memory, which costs no attempt; None where it is one."""
+        """Return half the batch size after an evaluation ran out of memory; None if it cannot be halved."""
         size = batch_size(self.tree)
         if step.step != "evaluate" or failure.cause != "memory" or size == "auto":
             return None
@@ -188,7 +188,7 @@ class Driver:
 
 
 def restore_files(context: RunContext) -> None:
-    """Write again what follows from the journal: the configuration, the family tree and the recipes."""
+    """Rewrite the files that follow from the journal: the configuration, the family tree and the recipes."""
     context.folder.write_config(context.folder.located_config(context.tree.config))
     context.folder.write_tree(context.tree)
     _restore_recipes(context)
@@ -201,7 +201,7 @@ def _restore_recipes(context: RunContext) -> None:
 
 
 def _finished(step: StepInFlight, outcome: Done) -> tuple[Event, ...] | Failed:
-    """Put a result into place; what no record can hold, such as a score that is not finite, fails its candidate."""
+    """Publish a result; a result that no record can hold, such as a score that is not finite, is a failure."""
     try:
         return step.finish(outcome.result)
     except EvolveError as error:
@@ -211,11 +211,11 @@ def _finished(step: StepInFlight, outcome: Done) -> tuple[Event, ...] | Failed:
         problem = f"{'.'.join(map(str, first['loc']))} = {first['input']}: {first['msg']}"
         return Failed(outcome.id, "error", f"its result is not valid ({problem})")
     except FileNotFoundError as error:
-        return Failed(outcome.id, "bug", f"a file that it made is missing ({error.filename})")
+        return Failed(outcome.id, "bug", f"one of its output files is missing ({error.filename})")
 
 
-def _serves(flying: StepInFlight, step: Step) -> bool:
-    """Return whether a step is in flight already."""
+def _is_same(flying: StepInFlight, step: Step) -> bool:
+    """Return whether a step in flight is the given step."""
     match step:
         case MergeStep(model):
             return flying.model == model and flying.step == "merge"

@@ -1,4 +1,4 @@
-"""Files and folders that are either complete or missing: fsync, then rename; and the system's errors in words."""
+"""Atomic files and folders (fsync, then rename), and messages for errors of the operating system."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = [
 ]
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Numbers of the errors for a full disk, an exhausted quota and a file size limit."""
+"""Error numbers of a full disk, an exhausted quota and a file size limit."""
 
 
 @contextmanager
 def explained(root: Path) -> Iterator[None]:
-    """Turn an OSError while the run in `root` is driven into a `RunError` that names the command to resume it.
+    """Turn an OSError of the run in `root` into a `RunError` with the command that resumes the run.
 
-    A broken pipe passes: it concerns the reader of standard output and not the run.
+    A broken pipe is raised as it is: it concerns the reader of standard output and not the run.
     """
     try:
         yield
@@ -55,7 +55,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace a text file durably. A reader finds the old or the new text, never a part; OSError leaves the old."""
+    """Replace a text file durably and atomically; after an OSError the file is unchanged."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fault_point("replace.before_write")
     try:
@@ -74,15 +74,15 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def replace_json(path: Path, data: Any) -> None:
-    """Replace a file by indented JSON; ValueError where a number is not finite."""
+    """Replace a file with indented JSON; raise ValueError if a number is not finite."""
     replace_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def publish(staged: Path, final: Path) -> None:
     """Move a complete staging folder into place durably, also to another file system.
 
-    Every file and folder in it is synced before the rename. A folder that already stands at `final` has no event, so
-    it is removed first.
+    Every file and folder in it is synced before the rename. An existing folder at `final` has no event in the
+    journal, so it is removed first.
     """
     fault_point("publish.before_fsync")
     _sync_contents(staged)
@@ -103,7 +103,7 @@ def publish(staged: Path, final: Path) -> None:
 def _move_across(staged: Path, final: Path) -> None:
     """Copy a folder to a hidden folder beside `final`, sync the copy, rename it, then remove the source."""
     copy = final.with_name(f".{final.name}.{os.getpid()}.moving")
-    if copy.exists():  # left by an earlier process with the same number
+    if copy.exists():  # left by an earlier process with the same process id
         shutil.rmtree(copy)
     fault_point("move.before_copy")
     try:
@@ -111,7 +111,7 @@ def _move_across(staged: Path, final: Path) -> None:
         _sync_contents(copy)
     except OSError as error:
         shutil.rmtree(copy, ignore_errors=True)
-        if error.errno in NO_ROOM:  # the error names the source of the copy, but the disk of the target is full
+        if error.errno in NO_ROOM:  # the error names the source, but the disk of the target is full
             raise OSError(error.errno, error.strerror, str(final.parent)) from error
         raise
     fault_point("move.after_fsync")
@@ -122,7 +122,7 @@ def _move_across(staged: Path, final: Path) -> None:
 
 
 def _copy_contents(folder: Path, copy: Path) -> None:
-    """Copy the files and folders of a folder with their times of change, as a rename would keep them."""
+    """Copy a folder with its modification times, which a rename would keep."""
     for root, _, names in os.walk(folder):
         target = copy / Path(root).relative_to(folder)
         target.mkdir()
@@ -135,7 +135,7 @@ def _copy_contents(folder: Path, copy: Path) -> None:
 
 
 def _sync_contents(folder: Path) -> None:
-    """Sync every file and folder of a folder, and the folder itself."""
+    """Sync every file and folder in a folder, and the folder itself."""
     for root, _, names in os.walk(folder):
         for name in names:
             with (Path(root) / name).open("rb") as file:
@@ -144,10 +144,10 @@ def _sync_contents(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder. A folder is renamed first, so that no half-deleted one keeps its name."""
+    """Delete a file or a folder. A folder is renamed first, so that a partly deleted one never keeps its name."""
     if path.is_dir() and not path.is_symlink():
         doomed = path.with_name(f".{path.name}.{os.getpid()}.gone")
-        if doomed.exists():  # left by an earlier process with the same number
+        if doomed.exists():  # left by an earlier process with the same process id
             shutil.rmtree(doomed)
         path.rename(doomed)
         fault_point("remove.after_rename")

@@ -1,4 +1,4 @@
-"""Named points at which a test can kill this process, to show that nothing is lost there.
+"""Named points at which a test can kill this process.
 
 The points surround every durable step. They do nothing unless the environment variable `EVOLVE_FAULT` names one, as
 `<point>` or `<point>:<n>`. Then the process kills itself with SIGKILL when it passes the point for the n-th time. `*`
@@ -32,7 +32,7 @@ POINTS = (
     "step.before_call",
     "step.after_call",
 )
-"""The points that a run in one file system passes."""
+"""The points that a run on one file system passes."""
 
 CROSS_DEVICE_POINTS = ("move.before_copy", "move.after_file", "move.after_fsync", "move.after_rename")
 """The points that `publish` also passes where the target lies on another file system."""
@@ -40,11 +40,11 @@ CROSS_DEVICE_POINTS = ("move.before_copy", "move.after_file", "move.after_fsync"
 ANY = "*"
 
 passed: Counter[str] = Counter()
-"""How often this process has passed each point, and all of them together."""
+"""Number of times that this process has passed each point, and all points together."""
 
 
 def fault_point(name: str) -> None:
-    """Kill this process if `EVOLVE_FAULT` says so."""
+    """Kill this process if `EVOLVE_FAULT` names this point."""
     passed[name] += 1
     passed[ANY] += 1
     wanted, _, nth = os.environ.get("EVOLVE_FAULT", "").partition(":")

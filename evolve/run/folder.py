@@ -1,6 +1,6 @@
-"""The run folder: where everything of a run lies.
+"""The run folder: all files of a run.
 
-The journal is the truth; everything else can be deleted and made again from it and from the checkpoints.
+The journal is the only record of the run. All other files can be rebuilt from it and from the foundations.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ class RunFolder:
 
     @property
     def journal(self) -> Path:
-        """The truth."""
+        """The journal, the only record of the run."""
         return self.root / "journal.jsonl"
 
     @property
     def config(self) -> Path:
-        """The whole configuration, every default spelt out."""
+        """The complete configuration, with every default."""
         return self.root / "config.yaml"
 
     @property
     def family_tree(self) -> Path:
-        """networkx node-link data of the tree as it stands."""
+        """The current tree as networkx node-link data."""
         return self.root / "family_tree.json"
 
     @property
     def log(self) -> Path:
-        """What the driver and the engines had to say."""
+        """The log of the driver and the engines."""
         return self.root / "run.log"
 
     @property
     def staging(self) -> Path:
-        """Unfinished work; may be deleted while nothing drives the run."""
+        """Unfinished work; may be deleted while no process drives the run."""
         return self.root / "staging"
 
     @property
     def progress(self) -> Path:
-        """The step that the driver is at; there only while it runs."""
+        """The current step; the file exists only while the run is being driven."""
         return self.root / "progress.json"
 
     @property
@@ -106,31 +106,31 @@ class RunFolder:
     # ------------------------------------------------------------------------------------------------ moved folders
 
     def portable(self, path: Path | str) -> str:
-        """Return a path as the journal keeps it: relative to this folder where it lies below the runs' folder."""
-        text = str(path)
-        if not text.startswith("/") or not Path(text).is_relative_to(self.root.parent):
-            return text
-        return os.path.relpath(text, self.root)
+        """Return a path as the journal keeps it: relative to this folder if it is in the folder of the runs."""
+        string = str(path)
+        if not string.startswith("/") or not Path(string).is_relative_to(self.root.parent):
+            return string
+        return os.path.relpath(string, self.root)
 
-    def locate(self, text: str) -> Path:
-        """Return the absolute path of what the journal keeps as a path."""
-        return Path(os.path.normpath(self.root / text))
+    def locate(self, path: str) -> Path:
+        """Return the absolute form of a path in the journal."""
+        return Path(os.path.normpath(self.root / path))
 
     def portable_config(self, config: Config) -> Config:
         """Return a configuration with its paths as the journal keeps them."""
         return self.with_paths(config, self.portable)
 
     def located_config(self, config: Config) -> Config:
-        """Return a configuration of the journal with absolute paths."""
-        return self.with_paths(config, lambda text: str(self.locate(text)) if text.startswith("../") else text)
+        """Return a configuration from the journal with absolute paths."""
+        return self.with_paths(config, lambda path: str(self.locate(path)) if path.startswith("../") else path)
 
     @staticmethod
     def with_paths(config: Config, change: Callable[[str], str]) -> Config:
-        """Return a configuration in which the places of models and data are changed; `change` also gets hub ids."""
+        """Return a configuration with the paths of models and data changed; `change` also gets Hub ids."""
         raw = config.model_dump(mode="json")
         raw["base_model"] = change(raw["base_model"])
         raw["foundation_models"] = {
-            name: change(source) if isinstance(source, str) else {part: change(text) for part, text in source.items()}
+            name: change(source) if isinstance(source, str) else {part: change(path) for part, path in source.items()}
             for name, source in raw["foundation_models"].items()
         }
         evaluation = raw["evaluation"]
@@ -141,35 +141,35 @@ class RunFolder:
     # ------------------------------------------------------------------------------------------------- unfinished work
 
     def staged(self, purpose: str) -> Path:
-        """Return a new, empty staging folder for one piece of work; what an earlier attempt left there is deleted."""
+        """Make an empty staging folder for one piece of work; delete the files of an earlier attempt."""
         path = self.staging / purpose
         if path.exists():
             remove(path)
         path.mkdir(parents=True)
         return path
 
-    # --------------------------------------------------------------------------------------------------- whole
+    # ------------------------------------------------------------------------------------------------- the whole folder
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """Return the run in an existing folder; RunFolderError where there is none."""
+        """Return the run in an existing folder; raise RunFolderError if there is none."""
         folder = cls(path.absolute())
         if not path.is_dir():
-            what = "is a file, not a run folder" if path.exists() else "there is no such folder"
+            problem = "is a file, not a run folder" if path.exists() else "there is no such folder"
             raise RunFolderError(
-                f"{path}: {what}; give the folder of a run, for example runs/demo. `evolve run` makes the folder "
-                "after its checks; if it was interrupted before, start it again"
+                f"{path}: {problem}; give the folder of a run, for example runs/demo. `evolve run` makes the folder "
+                "after its checks; if it was interrupted before that, start it again"
             )
         if not folder.journal.is_file():
-            raise RunFolderError(f"{path}: holds no run (it has no journal.jsonl); give the folder of a run")
+            raise RunFolderError(f"{path}: is not a run (journal.jsonl is missing); give the folder of a run")
         return folder
 
     @classmethod
     def prepare(cls, path: Path) -> RunFolder:
-        """Return a folder for a new run or one to resume; checked to be usable, and made only by `create`.
+        """Check that a folder can be used for a new or a resumed run; `create` makes it.
 
         Raises:
-            RunFolderError: It is a file, not writable, or is not empty and not a run.
+            RunFolderError: The path is a file, is not writable, or is a folder that is not empty and not a run.
         """
         folder = cls(path.absolute())
         try:
@@ -190,15 +190,15 @@ class RunFolder:
         return folder
 
     def other_files(self) -> list[str]:
-        """Return the names in the folder that no run makes before its journal."""
+        """Return the names in the folder, except those of files that a run writes before its journal."""
         names = sorted(item.name for item in self.root.iterdir() if item.name not in _OURS)
         return [name for name in names if not name.startswith((".driver.json.", ".progress.json."))]
 
     def create(self) -> None:
-        """Make the folder and the missing folders above it, durably.
+        """Make the folder and its missing parents durably.
 
         Raises:
-            RunFolderError: The file system does not let it be made.
+            RunFolderError: The folder cannot be made.
         """
         try:
             missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
@@ -212,27 +212,27 @@ class RunFolder:
         fault_point("folder.created")
 
     def make_folders(self) -> None:
-        """Make the folders in it; only after the journal, which marks the folder as a run."""
+        """Make the subfolders; call this after the journal exists, which marks the folder as a run."""
         for name in _FOLDERS:
             (self.root / name).mkdir(exist_ok=True)
         sync_folder(self.root)
 
     def tidy(self, *, finished: bool = False) -> None:
-        """Delete what unfinished work of an earlier driver left behind; nobody else may drive the run.
+        """Delete the unfinished work of an earlier driver; no other process may drive the run.
 
-        Request caches stay, so that a cut evaluation can resume, unless the run has finished.
+        Request caches are kept until the run has finished, so that an interrupted evaluation can resume.
         """
         for path in self.staging.iterdir():
             if finished or not path.name.startswith("requests-"):
                 remove(path)
-        self.progress.unlink(missing_ok=True)  # of a driver that was killed
+        self.progress.unlink(missing_ok=True)  # left by a driver that was killed
         for parent in (self.root, *(self.root / name for name in _FOLDERS)):
             for pattern in _LEFTOVERS:
                 for path in parent.glob(pattern):
                     remove(path)
 
     def is_complete(self, tree: FamilyTree) -> bool:
-        """Return whether a finished run's folder has all files that follow from its journal, and nothing unfinished."""
+        """Return whether a finished run has all files that follow from its journal, and no unfinished work."""
         recipes = [self.recipe(model.name) for model in tree.models if model.recipe is not None]
         if not self.config.exists() or not all(path.exists() for path in recipes):
             return False
@@ -244,11 +244,11 @@ class RunFolder:
             return False
 
     def has_begun(self) -> bool:
-        """Return whether the journal has an event; RunFolderError where it cannot be read."""
+        """Return whether the journal has an event; raise RunFolderError if the journal cannot be read."""
         return self.journal.exists() and bool(read_journal(self.journal))
 
     def read_tree(self) -> FamilyTree:
-        """Return the family tree of the journal; RunFolderError where the run has not begun."""
+        """Return the family tree of the journal; raise RunFolderError if the run has not begun."""
         events = read_journal(self.journal)
         if not events:
             raise RunFolderError(f"{self.root}: the run has not begun yet; start it by `evolve run CONFIG`")

@@ -1,4 +1,4 @@
-"""Hashes of files, computed once: the one cache of them, keyed by what the file system says of a file."""
+"""The cache of file hashes, keyed by path, size, inode and times of a file."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ __all__ = ["HashCache"]
 
 _LOG = logging.getLogger("evolve.run")
 _MOST = 50_000  # entries; the oldest are dropped
-_SETTLED_NS = 50_000_000  # a file changed later than this before its hash may change again within the clock's step
+_SETTLED_NS = 50_000_000  # a file changed more recently could change again within the same tick of the clock
 
 
 def _ignore(_: int) -> None:
-    """Take a number of bytes and do nothing with it."""
+    """Ignore a number of bytes."""
 
 
 class HashCache:
-    """SHA-256 of files by path, size, inode and times of modification and change.
+    """SHA-256 of files by path, size, inode, modification time (mtime) and change time (ctime).
 
-    The time of change cannot be set back, unlike that of modification. The cache is a JSON file in the user's cache
-    folder (`EVOLVE_CACHE_DIR` replaces that folder). All runs and commands share it, and it may be deleted at any time.
+    The ctime is part of the key because it cannot be set back. The cache is a JSON file in the user's cache folder
+    (`EVOLVE_CACHE_DIR` replaces that folder). All runs and commands share it, and it may be deleted at any time.
 
     Args:
-        file: The JSON file; None for the one in the user's cache folder.
+        file: The JSON file; None: the file in the user's cache folder.
     """
 
     def __init__(self, file: Path | None = None) -> None:
@@ -42,11 +42,11 @@ class HashCache:
         self._lock = Lock()  # a fingerprint hashes several files at once
 
     def hash_of(self, path: Path, advance: Callable[[int], None] = _ignore) -> str:
-        """Return the SHA-256 of a file, and read the file only where it is not known.
+        """Return the SHA-256 of a file; read the file only if its hash is not cached.
 
         Args:
             path: The file.
-            advance: Called with numbers of bytes that are done; they add up to the size of the file.
+            advance: Called with the number of bytes done since its last call.
         """
         started = time.time_ns()
         key, changed, size = _key(path)
@@ -60,11 +60,11 @@ class HashCache:
         return found
 
     def learn(self, hashes: Mapping[Path, str]) -> None:
-        """Take hashes of files that were verified just now as known."""
+        """Cache hashes of files that have just been verified."""
         self._keep({_key(path)[0]: digest for path, digest in hashes.items()})
 
     def _keep(self, new: Mapping[str, str]) -> None:
-        """Remember hashes, here and in the file, where other processes may have added theirs."""
+        """Add hashes to the cache and to its file, to which other processes may have added theirs."""
         with self._lock:
             merged = {**_read(self._file), **self._known, **new}
             self._known = dict(list(merged.items())[-_MOST:])
@@ -96,7 +96,7 @@ def _read(file: Path) -> dict[str, str]:
 
 
 def _key(path: Path) -> tuple[str, int, int]:
-    """Return the key of a file as it is now, its time of change in nanoseconds, and its size in bytes."""
+    """Return the current key of a file, its change time in nanoseconds, and its size in bytes."""
     state = path.stat()
     key = f"{path} {state.st_size} {state.st_ino} {state.st_mtime_ns} {state.st_ctime_ns}"
     return key, state.st_ctime_ns, state.st_size

@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM: the first signal asks to stop at a safe moment, the second stops at once.
+"""Ctrl-C and SIGTERM: the first signal stops the run at a safe point, the second stops it at once.
 
-The handler only stores the signal. An exception raised by it could separate a rename from its event.
+The handler only stores the signal. If it raised an exception, an artifact could be in place without its event.
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ class Interrupted(EvolveError):
 
 
 class Interrupts:
-    """A context that handles the two signals; it must be entered in the main thread.
+    """A context manager that handles both signals; it must be entered in the main thread.
 
     Args:
-        on_first: Called by the first `check` after the first signal: tells the user that the run will stop soon, and
-            to press Ctrl-C again to stop now.
-        on_second: Called by the second signal before the process ends: ends the workers.
+        on_first: Called once by `check` after the first signal; tells the user that the run will stop.
+        on_second: Called by the second signal before the process ends; kills the workers.
     """
 
     def __init__(self, on_first: Callable[[], None], on_second: Callable[[], None]) -> None:
@@ -46,10 +45,10 @@ class Interrupts:
         """Call `on_first` once after a signal, then raise `Interrupted`.
 
         Args:
-            abandon: Whether the work in flight may be lost. Otherwise nothing is raised.
+            abandon: Whether the work in flight may be abandoned; if not, nothing is raised.
 
         Raises:
-            Interrupted: A signal has come.
+            Interrupted: A signal was received.
         """
         if self._number is None:
             return

@@ -1,7 +1,7 @@
-"""The journal: an append-only file of events, one JSON object a line, fsynced, with one writer.
+"""The journal: an append-only file of events, one JSON object per line, synced to the disk, with one writer.
 
-A line is `{"seq": n, "at": "<UTC time>", "event": {...}, "crc": "<CRC-32 of all before this key>"}`. A last line
-without its newline does not count: readers ignore it, and the writer cuts it off before it appends.
+A line is `{"seq": n, "at": "<UTC time>", "event": {...}, "crc": "<CRC-32 of the bytes before this key>"}`. Readers
+ignore an incomplete last line, and the writer cuts it off before it appends.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Entry:
 
 
 def utc_now() -> str:
-    """Return the present time as entries carry it: UTC, ISO format, milliseconds."""
+    """Return the current time in the format of the journal: UTC, ISO, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -53,7 +53,7 @@ def read_journal(path: Path) -> list[Entry]:
     """Return all entries of a journal, in order.
 
     Raises:
-        RunFolderError: The file is missing, a line of it is damaged, or a newer version of evolve wrote it.
+        RunFolderError: The file is missing, a line is damaged, or a newer version of evolve wrote it.
     """
     try:
         data = path.read_bytes()
@@ -65,8 +65,8 @@ def read_journal(path: Path) -> list[Entry]:
 
 
 def _entries(data: bytes, path: Path) -> Iterator[Entry]:
-    whole = data[: data.rfind(b"\n") + 1]
-    for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
+    complete = data[: data.rfind(b"\n") + 1]
+    for number, line in enumerate(complete.split(b"\n")[:-1], start=1):
         where = f"{path}: line {number}"
         if number == 1:
             _refuse_newer(line, path)
@@ -85,7 +85,7 @@ def _entries(data: bytes, path: Path) -> Iterator[Entry]:
 
 
 def _parsed(line: bytes) -> tuple[Any, str, Any]:
-    """Return number, time and event of a line; ValueError, KeyError, TypeError or RecursionError if it is damaged."""
+    """Parse number, time and event of a line; raise ValueError, KeyError, TypeError or RecursionError if damaged."""
     entry = json.loads(line)
     if entry["crc"] != _crc(line[: line.rindex(_SEAL)]) or set(entry) != _KEYS:
         raise ValueError("its checksum differs")
@@ -95,7 +95,7 @@ def _parsed(line: bytes) -> tuple[Any, str, Any]:
 
 
 def _sealed(entry: dict[str, Any]) -> bytes:
-    """Return the line of an entry, with its checksum."""
+    """Return the line of an entry with its checksum."""
     body = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode()[:-1]
     return body + _SEAL + _crc(body).encode() + b'"}\n'
 
@@ -122,7 +122,7 @@ def tree_of(entries: Sequence[Entry], path: Path) -> FamilyTree:
 
 
 def _refuse_newer(line: bytes, path: Path) -> None:
-    """Refuse a newer schema first: in every version the first line gives it in this place, whatever else differs."""
+    """Refuse a newer schema; the first line gives the schema under the same keys in every version."""
     try:
         schema = json.loads(line)["event"]["schema_version"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -140,7 +140,7 @@ class Journal:
     Opening the journal cuts off an incomplete last line.
 
     Attributes:
-        entries: The entries of the journal when it was opened.
+        entries: The entries that the journal had when it was opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -154,14 +154,14 @@ class Journal:
             sync_folder(path.parent)
 
     def append(self, event: Event, at: str | None = None) -> str:
-        """Write an event and wait until it is on the disk; OSError leaves the journal as it was.
+        """Write an event and sync it to the disk; after an OSError the journal is unchanged.
 
         Args:
             event: The event.
-            at: Its time, from `utc_now`; None for the present time.
+            at: Its time, from `utc_now`; None: the current time.
 
         Returns:
-            The time that was written.
+            The time of the event.
         """
         at = at or utc_now()
         line = _sealed({"seq": self._length + 1, "at": at, "event": event.model_dump(mode="json")})
@@ -180,7 +180,7 @@ class Journal:
         return at
 
     def _write(self, line: bytes) -> None:
-        if self._file.write(line) != len(line):  # a disk that becomes full accepts a part of the line without an error
+        if self._file.write(line) != len(line):  # a disk that fills up takes a part of the line without an error
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def close(self) -> None:
@@ -197,8 +197,8 @@ class Journal:
 
     def _cut_torn_line(self) -> None:
         data = self.path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            self._file.truncate(whole)
+        complete = data.rfind(b"\n") + 1
+        if complete < len(data):
+            self._file.truncate(complete)
             os.fsync(self._file.fileno())
         self._file.seek(0, os.SEEK_END)

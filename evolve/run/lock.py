@@ -1,7 +1,7 @@
 """The lock of a run folder: one driver at a time.
 
-The lock is the operating system's, on the file `.lock`, so it ends with its process. `driver.json` beside it names the
-holder, for messages and for file systems that do not show the lock of another host.
+The operating system locks the file `.lock` and releases it when the process ends. `driver.json` names the holder, for
+messages and for file systems that do not share locks between hosts.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def driver_lock(folder: Path, *, force: bool = False) -> Iterator[Holder]:
 
     Args:
         folder: The run folder, which exists.
-        force: Take over from a driver on another host, whose end cannot be seen from here.
+        force: Take over the lock of a driver on another host.
 
     Raises:
-        RunFolderError: Another driver holds the lock, or one on another host did not release it.
+        RunFolderError: Another driver holds the lock, or a driver on another host has not released it.
     """
     lock = filelock.FileLock(folder / ".lock", timeout=_GRACE_S)
     try:
@@ -77,7 +77,7 @@ def driver_lock(folder: Path, *, force: bool = False) -> Iterator[Holder]:
 
 
 def live_holder(folder: Path) -> Holder | None:
-    """Return the process that drives the run, without waiting; None where there is none."""
+    """Return the process that drives the run, without waiting; None if there is none."""
     holder = _read_holder(folder)
     if holder is not None and holder.host == socket.gethostname() and _is_free(folder / ".lock"):
         return None
@@ -85,7 +85,7 @@ def live_holder(folder: Path) -> Holder | None:
 
 
 def _is_free(lock: Path) -> bool:
-    """Tell whether no process of this host holds the lock. The process number cannot tell: numbers are reused."""
+    """Return whether no process on this host holds the lock; process ids are reused and would not show it."""
     try:
         with lock.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Observers of a run: the display of the command line, the file that `evolve status` reads, or none."""
+"""Observers of a run: the protocol, their fan-out, and the progress file that `evolve status` reads."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _WRITE_EVERY_S = 1.0
 
 
 class Observer(Protocol):
-    """A listener to a run. The driver calls it from its own thread, so it must return quickly."""
+    """A listener to a run. The driver waits for each call, so it must return quickly."""
 
     def recorded(self, event: Event, tree: FamilyTree, at: str) -> None:
-        """Take an event that was written to the journal.
+        """Show or store an event that was written to the journal.
 
         Args:
             event: The event.
-            tree: The family tree with the event.
+            tree: The family tree after the event.
             at: The UTC time of the event in ISO format, as in the journal.
         """
 
     def working(self, call_id: str, words: str, done: int, total: int) -> None:
-        """Take note that a call has finished `done` of `total` units of the work that `words` name."""
+        """Show or store the progress of a call: `done` of `total` units of the work that `words` names."""
 
     def note(self, words: str) -> None:
-        """Take a message for the user that is not an event."""
+        """Show a message to the user that is not an event."""
 
 
 class Silent:
@@ -54,7 +54,7 @@ class Silent:
 
 
 class Observers:
-    """Several observers as one. One that raises an error is logged and dropped; the run continues without it."""
+    """Several observers as one. An observer that raises an error is logged and dropped, and the run continues."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = list(observers)
@@ -71,10 +71,10 @@ class Observers:
         """Pass the message on to all observers."""
         self._notify(lambda observer: observer.note(words))
 
-    def _notify(self, tell: Callable[[Observer], None]) -> None:
+    def _notify(self, call: Callable[[Observer], None]) -> None:
         for observer in tuple(self._observers):
             try:
-                tell(observer)
+                call(observer)
             except Exception:  # noqa: BLE001 - an observer must never end a run
                 _LOG.exception("observer %s failed and is dropped; the run continues", type(observer).__name__)
                 self._observers = [other for other in self._observers if other is not observer]
@@ -82,13 +82,13 @@ class Observers:
 
 @dataclass(frozen=True)
 class StepProgress:
-    """The progress of the present step.
+    """The progress of the current step.
 
     Attributes:
         step: The id of its call.
-        words: The work that is under way.
-        done: Units of that work that are finished.
-        total: All units; 0 where their number is not known.
+        words: Name of the current work.
+        done: Number of finished units of that work.
+        total: Number of all units; 0 if unknown.
         at: The UTC time of the report in ISO format.
     """
 
@@ -100,13 +100,13 @@ class StepProgress:
 
 
 class ProgressFile:
-    """An observer that keeps the progress of the present step in a small JSON file, for other processes to read.
+    """An observer that writes the progress of the current step to a JSON file, for other processes.
 
-    The file is replaced atomically, at once for a new step and then at most once a second. An OSError is ignored: the
-    file only informs.
+    The file is replaced atomically: at once for a new step, then at most once a second. An OSError is ignored, because
+    no result depends on the file.
 
     Args:
-        path: The file. Its folder may appear later.
+        path: The file. Its folder may be made later.
     """
 
     def __init__(self, path: Path) -> None:
@@ -118,7 +118,7 @@ class ProgressFile:
         """Ignore the event."""
 
     def working(self, call_id: str, words: str, done: int, total: int) -> None:
-        """Write the progress, unless the file is recent."""
+        """Write the progress, unless it was written within the last second."""
         now = time.monotonic()
         if call_id == self._step and now - self._written < _WRITE_EVERY_S:
             return
@@ -139,9 +139,9 @@ class ProgressFile:
 
 
 def read_progress(path: Path) -> StepProgress | None:
-    """Return what a `ProgressFile` holds; None where the file is missing or not readable.
+    """Return the content of a `ProgressFile`; None if the file is missing or not readable.
 
-    The file of a driver that was killed stays, so ask the lock whether the run is being driven.
+    A driver that is killed leaves its file, so check the lock to see whether the run is being driven.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

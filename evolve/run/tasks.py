@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from evolve.config import Config, TaskConfig, scoring_settings
-from evolve.engines.protocols import TaskSpec
+from evolve.engines.protocols import BatchSize, EvaluateJob, TaskSpec
 
-__all__ = ["score_key", "task_specs"]
+__all__ = ["evaluate_job", "score_key", "task_specs"]
 
 
 def task_specs(config: Config) -> tuple[TaskSpec, ...]:
@@ -25,6 +26,42 @@ def task_specs(config: Config) -> tuple[TaskSpec, ...]:
             dataset=evaluation.datasets.get(task.task),
         )
         for task in evaluation.tasks
+    )
+
+
+def evaluate_job(
+    config: Config,
+    *,
+    checkpoint: Path,
+    tasks: Sequence[TaskSpec],
+    output: Path,
+    batch_size: BatchSize | None = None,
+    request_caches: Mapping[str, Path] | None = None,
+) -> EvaluateJob:
+    """Return the job that scores a checkpoint on some tasks with the settings of a configuration.
+
+    Args:
+        config: The configuration, with absolute paths.
+        checkpoint: Folder of the model.
+        tasks: The tasks to score it on.
+        output: An empty staging folder.
+        batch_size: Replaces the configured one.
+        request_caches: As in `EvaluateJob`.
+    """
+    evaluation = config.evaluation
+    return EvaluateJob(
+        checkpoint=checkpoint,
+        tasks=tuple(tasks),
+        output=output,
+        request_caches=request_caches or {},
+        model=evaluation.model,
+        model_args=evaluation.model_args,
+        batch_size=evaluation.batch_size if batch_size is None else batch_size,
+        seed=config.seed,
+        task_dirs=evaluation.task_dirs,
+        apply_chat_template=evaluation.apply_chat_template,
+        fewshot_as_multiturn=evaluation.fewshot_as_multiturn,
+        trust_remote_code=config.trust_remote_code,
     )
 
 

@@ -159,9 +159,7 @@ class _Verifier:
             parts = f"the files of {self.source}"
             if isinstance(self.source, AdapterSource):
                 parts = f"{self.source.model}, {self.source.adapter} or peft"
-            raise ModelError(
-                f"{missing} {parts} have changed since the run began; restore them, or start a new run"
-            )
+            raise ModelError(f"{missing} {parts} have changed since the run began; restore them, or start a new run")
         return self.preparer.make(self.name, model, key)
 
     def _locate(self, commits: Mapping[str, str | None], *, pickled: bool) -> LocatedModel:

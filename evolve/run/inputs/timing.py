@@ -7,11 +7,11 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evolve.engines.protocols import Engines, EvaluateJob, EvaluateResult, TaskSpec
+from evolve.engines.protocols import Engines, EvaluateResult, TaskSpec
 from evolve.run.executors import Call, Executor, run_call
 from evolve.run.inputs.check import Checked
 from evolve.run.inputs.locate import BASE
-from evolve.run.tasks import task_specs
+from evolve.run.tasks import evaluate_job, task_specs
 
 __all__ = ["Timing", "time_one_batch"]
 
@@ -49,26 +49,14 @@ def time_one_batch(checked: Checked, engines: Engines, executor: Executor) -> Ti
     Raises:
         EvolveError: The evaluation failed.
     """
-    config, evaluation = checked.config, checked.config.evaluation
+    config = checked.config
     models = checked.located.models
     name = next((n for n, m in models.items() if n != BASE and m.adapter is None and not m.pickled), None)
     if name is None:
         return None
     specs = [_shortened(spec) for spec in task_specs(config)]
     with tempfile.TemporaryDirectory(prefix="evolve-timing-") as output:
-        job = EvaluateJob(
-            checkpoint=models[name].path,
-            tasks=tuple(specs),
-            output=Path(output),
-            model=evaluation.model,
-            model_args=evaluation.model_args,
-            batch_size=evaluation.batch_size,
-            seed=config.seed,
-            task_dirs=evaluation.task_dirs,
-            apply_chat_template=evaluation.apply_chat_template,
-            fewshot_as_multiturn=evaluation.fewshot_as_multiturn,
-            trust_remote_code=config.trust_remote_code,
-        )
+        job = evaluate_job(config, checkpoint=models[name].path, tasks=specs, output=Path(output))
         result: EvaluateResult = run_call(executor, Call(f"time {name}", engines.evaluate, job, gpus=1))
     load = max(0.0, result.seconds - math.fsum(result.task_seconds.values()))
     needs = checked.needs

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from evolve.engines.protocols import BatchSize, EvaluateJob, EvaluateResult, task_folder
+from evolve.engines.protocols import BatchSize, EvaluateResult, task_folder
 from evolve.errors import EvaluationError
 from evolve.lineage import EvaluateStep, Event, FamilyTree, Model, ModelEvaluated
 from evolve.lineage.model import weighted_average
@@ -20,7 +20,7 @@ from evolve.run.executors import Call
 from evolve.run.steps.base import Begun, RunContext, StepInFlight
 from evolve.run.steps.repair import find_repair
 from evolve.run.store import ScoreRecord, ScoreStore
-from evolve.run.tasks import score_key, task_specs
+from evolve.run.tasks import evaluate_job, score_key, task_specs
 
 __all__ = ["batch_size", "begin_evaluation"]
 
@@ -96,22 +96,16 @@ class _Evaluation:
 
     def call(self, known: Records) -> Call:
         """Return the call that scores the model on the tasks without a cached score."""
-        context, config = self.context, self.context.folder.located_config(self.context.tree.config)
-        evaluation, specs = config.evaluation, task_specs(config)
-        tasks = tuple(spec for spec in specs if spec.task not in known)
-        job = EvaluateJob(
+        context = self.context
+        config = context.folder.located_config(context.tree.config)
+        tasks = [spec for spec in task_specs(config) if spec.task not in known]
+        job = evaluate_job(
+            config,
             checkpoint=context.folder.checkpoint_of(self.model),
             tasks=tasks,
             output=context.folder.staged(self._purpose),
-            request_caches={spec.task: self._request_cache(spec.task) for spec in tasks},
-            model=evaluation.model,
-            model_args=evaluation.model_args,
             batch_size=batch_size(context.tree),
-            seed=config.seed,
-            task_dirs=evaluation.task_dirs,
-            apply_chat_template=evaluation.apply_chat_template,
-            fewshot_as_multiturn=evaluation.fewshot_as_multiturn,
-            trust_remote_code=config.trust_remote_code,
+            request_caches={spec.task: self._request_cache(spec.task) for spec in tasks},
         )
         return Call(f"evaluate {self.model.name}", context.engines.evaluate, job, gpus=1)
 
