@@ -99,7 +99,7 @@ def write_family(folder: Path, name: str) -> Path:
 
 
 def evolve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a command of evolve, without the hub."""
+    """Run a command of evolve without the Hub."""
     settings = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "evolve", *map(str, arguments)]
     return subprocess.run(command, env=settings, capture_output=True, text=True, check=False)

@@ -12,7 +12,7 @@ Every part of a turn runs in a fresh process, so that its peak memory is its own
 starts. Files are read from the disk where the system permits to empty its page cache, else it is said that they were
 cached. Rates count bytes of weights: a pass reads each model once, a merge reads two models and writes one. A ratio
 tells how much of what plain reading and writing in the same turn allows is reached; the time that a merge takes at
-most is that of reading both parents and writing the child. The stages of a merge are told by its own reports.
+most is that of reading both parents and writing the child. The stages of a merge come from its progress reports.
 
     python benchmarks/mistral_shape.py mistral --layers 2 --turns 3 --json figures.json
 """

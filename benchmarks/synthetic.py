@@ -108,7 +108,7 @@ def _make(folder: Path, shape: Shape, number: int, added: int) -> None:
     special = dict(zip(("unk_token", "bos_token", "eos_token"), _SPECIAL, strict=True))
     _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **special})
     _write_weights(folder, shape.tensors(shape.rows + added), _pool(number))
-    _write_json(folder / "config.json", shape.config(shape.rows + added))  # last: what has it is whole
+    _write_json(folder / "config.json", shape.config(shape.rows + added))  # last: it marks a complete model
 
 
 def _pool(number: int) -> memoryview:

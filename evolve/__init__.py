@@ -1,4 +1,4 @@
-"""evolve: breeds better language models out of fine-tuned ones, generation after generation.
+"""evolve: merges fine-tuned language models into better ones, generation after generation.
 
 Top-k Greedy Merging with Model Kinship (arXiv 2410.12613) on mergekit, lm-eval and networkx.
 """

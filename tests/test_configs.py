@@ -97,7 +97,7 @@ def test_offline_lists_what_comes_from_the_hub_as_not_checked(name: str, checked
     tasks = [task.task for task in load_config(path_of(name)).evaluation.tasks]
     assert not_checked(output) == [
         *(f"{source}: {UNREACHABLE}" for source in sources),
-        *(f"the data of {task}, which come from the hub" for task in tasks),
+        *(f"the data of {task}, which come from the Hub" for task in tasks),
     ]
     assert "disk: unknown without the models" in output
     assert "parsed by mergekit" in output

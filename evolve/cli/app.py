@@ -245,6 +245,6 @@ def nursery(
     ] = None,
 ) -> None:
     """Train a tiny family to try evolve with: a base model, three specialists and small benchmarks."""
-    from evolve.cli.rearing import build_family
+    from evolve.cli.building import build_family
 
     build_family(directory, seed)

@@ -93,7 +93,7 @@ def _data(folders: Mapping[str, Path], result: KinshipResult, metrics: Sequence[
 
 
 def _means(result: KinshipResult, metrics: Sequence[str]) -> dict[str, float]:
-    """Return the kinship of the whole set: the mean over its pairs."""
+    """Return the kinship of a set of models: the mean over its pairs."""
     return {metric: fsum(getattr(pair, metric) for pair in result.pairs) / len(result.pairs) for metric in metrics}
 
 

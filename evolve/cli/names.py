@@ -21,7 +21,7 @@ def find_run(name: str) -> Path:
 
     Args:
         name: The path of the folder, or the name of a run in `runs/`. A folder of the working directory with a journal
-            comes first. Where there is no such run, the path is returned as it is.
+            comes first. If there is no such run, the path is returned unchanged.
     """
     path = Path(name)
     in_runs = RUNS / path

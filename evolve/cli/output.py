@@ -1,6 +1,6 @@
 """Printing of results and errors, safe for any width, any encoding and any control character.
 
-On a terminal lines are wrapped at words. A word that is longer than a line (a path, a command) stays whole, so that it
+On a terminal lines are wrapped at words. A word that is longer than a line (a path, a command) is not broken, so that it
 can be copied. Without a terminal no line is wrapped.
 """
 

@@ -79,7 +79,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """Return the whole configuration as YAML, with every default."""
+    """Return the complete configuration as YAML, with every default."""
     data = config.model_dump(mode="json")
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
 

@@ -37,7 +37,7 @@ class Setting:
 
     @property
     def key(self) -> str:
-        """The whole key, joined by dots."""
+        """The complete key, joined by dots."""
         return f"{self.section}.{self.name}" if self.section else self.name
 
 

@@ -135,7 +135,7 @@ _SECTION = "a mapping; if it is left out, its keys have their defaults"
 
 
 class Config(Section):
-    """The whole configuration of a run."""
+    """The complete configuration of a run."""
 
     name: Name = Field(
         "run",

@@ -37,7 +37,7 @@ def inspect_models(job: InspectModelsJob, report: Report) -> Mapping[str, ModelF
 
 
 def _refuse_custom_code(name: str, folder: Path) -> None:
-    """Raise if transformers has no classes of its own for a model and its tokenizer."""
+    """Raise ModelError if transformers has no built-in classes for a model and its tokenizer."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 

@@ -1,12 +1,12 @@
-"""What an engine is asked and what it answers.
+"""Jobs, results and protocols of the engines.
 
-A job is a frozen, picklable record of everything that the work needs, except the device: whoever runs the job gives
-that. An engine is a callable of one job and a `Report`, and of a device if it computes on one; it returns the result.
-Engines run in a worker process and may import torch. This module imports nothing heavy, so that the driver can write
-jobs and read results.
+A job is a frozen, picklable record of everything that the work needs except the device, which the executor chooses. An
+engine is a callable of one job and a `Report`, and of a device if it computes on one; it returns the result. Engines
+run in a worker process and may import torch. This module imports nothing heavy, so that the driver can write jobs and
+read results.
 
-An engine that makes files writes them into the folder `output` of its job, which exists and is empty, and nowhere
-else. The caller syncs that folder and renames it into place.
+An engine writes files only into the folder `output` of its job, which exists and is empty. The caller syncs that
+folder and renames it into place.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ BatchSize = int | Literal["auto"]
 
 
 class Report(Protocol):
-    """Reports progress; an engine calls it from its own process, as often as it likes."""
+    """A listener to progress; an engine calls it in its own process, as often as it likes."""
 
     def __call__(self, words: str, done: int, total: int) -> None:
-        """Report `done` of `total` units of the work that `words` name."""
+        """Report `done` of `total` units of the work that `words` names."""
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoints
@@ -61,7 +61,7 @@ class Report(Protocol):
 
 @dataclass(frozen=True)
 class AdapterJob:
-    """One adapter to be merged into its model.
+    """The merge of one adapter into its model.
 
     Attributes:
         model: Checkpoint folder of the model.
@@ -79,10 +79,10 @@ class AdapterJob:
 
 @dataclass(frozen=True)
 class ConversionJob:
-    """One model whose pickled weights are to be converted to safetensors.
+    """The conversion of one model's pickled weights to safetensors.
 
     Attributes:
-        model: Its checkpoint folder.
+        model: Checkpoint folder of the model.
         output: An empty staging folder for the checkpoint.
     """
 
@@ -98,7 +98,7 @@ class MergeJob:
     """One merge.
 
     Attributes:
-        recipe: Complete mergekit YAML, with absolute paths of the parents, as it is kept in the run folder.
+        recipe: Complete mergekit YAML with absolute paths of the parents.
         parents: Checkpoint folders of the parents, the first being mergekit's `base_model`.
         output: An empty staging folder for the checkpoint.
     """
@@ -111,7 +111,7 @@ class MergeJob:
 
 @dataclass(frozen=True)
 class MergeResult:
-    """A verified checkpoint: it loads, its tensors are those of its configuration, and all are finite.
+    """A verified checkpoint: it loads, its tensors match its configuration, and all numbers are finite.
 
     Attributes:
         bytes: Size of all files together.
@@ -125,10 +125,10 @@ class MergeResult:
 
 
 class Merger(Protocol):
-    """Merges; raises `MergeError` where the recipe or its outcome is unusable."""
+    """An engine that merges; it raises `MergeError` if the recipe or the child is unusable."""
 
     def __call__(self, job: MergeJob, report: Report, device: str = "auto") -> MergeResult:
-        """Merge on a torch device; `auto` is CUDA where there is one."""
+        """Merge on a torch device; `auto` is CUDA if available."""
 
 
 # ------------------------------------------------------------------------------------------------------ evaluation
@@ -136,15 +136,15 @@ class Merger(Protocol):
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One benchmark task and the one metric of it that counts.
+    """One benchmark task with the metric that is its score.
 
     Attributes:
         task: Name of an lm-eval task or group.
         metric: lm-eval's metric key with its filter, for example `exact_match,strict-match`.
-        num_fewshot: Number of examples in the prompt; None leaves it to the task.
-        limit: Evaluate the first so many documents only; None: all.
-        generation_kwargs: Entries that override those of the task's own `generation_kwargs`.
-        dataset: Folder with `<split>.jsonl` or `<split>.parquet` files that replace the task's own data set.
+        num_fewshot: Number of examples in the prompt; None: the task's default.
+        limit: The most documents to evaluate; None: all.
+        generation_kwargs: Entries that override the task's `generation_kwargs`.
+        dataset: Folder with `<split>.jsonl` or `<split>.parquet` files that replace the task's data set.
     """
 
     task: str
@@ -156,7 +156,7 @@ class TaskSpec:
 
 
 def task_folder(task: str) -> str:
-    """Return the name of the folder that an evaluation keeps a task's results in."""
+    """Return the name of the folder with a task's results."""
     return task.replace("/", "_")
 
 
@@ -164,18 +164,19 @@ def task_folder(task: str) -> str:
 class EvaluateJob:
     """One evaluation of one checkpoint on some tasks.
 
-    Each task is scored by a call of lm-eval of its own, so that its score does not depend on the other tasks.
+    Each task is scored by a separate call of lm-eval, so that its score does not depend on the other tasks.
 
     Attributes:
         checkpoint: Absolute folder of the model.
-        tasks: The tasks, each with its metric; one model object serves them all.
+        tasks: The tasks; all are scored with one loaded model.
         output: An empty staging folder. lm-eval's results (`results.json`) and samples (`samples_<task>.jsonl`) of
             each task go into the folder `task_folder(<task>)` in it.
-        request_caches: By task: path stem of lm-eval's request cache for exactly this model and this task's settings.
-            An interrupted evaluation resumes from it; the caller deletes it after success. A task without one has none.
+        request_caches: Path stem of lm-eval's request cache by task, for exactly this model and the task's settings. An
+            interrupted evaluation resumes from it; the caller deletes it after success. A task without a path has no
+            cache.
         model: Name of the lm-eval model class.
-        model_args: Arguments of that class apart from `pretrained`.
-        seed: Seeds lm-eval's few-shot sampler and its generators.
+        model_args: Arguments of that class except `pretrained`.
+        seed: Seed of lm-eval's few-shot sampler and generators.
     """
 
     checkpoint: Path
@@ -194,7 +195,7 @@ class EvaluateJob:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """Value of one metric as lm-eval gives it, with its standard error (None where lm-eval has none)."""
+    """Value of one metric from lm-eval, with its standard error (None if lm-eval gives none)."""
 
     metric: str
     value: float
@@ -204,7 +205,12 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """Scores by task name, all of them finite; `seconds` is the wall time of each task without loading the model."""
+    """Finite scores by task name.
+
+    Attributes:
+        seconds: Wall time of the evaluation.
+        task_seconds: Wall time of each task, without loading the model.
+    """
 
     scores: Mapping[str, TaskScore]
     seconds: float
@@ -213,10 +219,10 @@ class EvaluateResult:
 
 
 class Evaluator(Protocol):
-    """Scores a checkpoint; raises `EvaluationError` where a score is missing or not finite."""
+    """An engine that scores a checkpoint; it raises `EvaluationError` if a score is missing or not finite."""
 
     def __call__(self, job: EvaluateJob, report: Report, device: str = "auto") -> EvaluateResult:
-        """Evaluate on a torch device; `auto` is CUDA where there is one."""
+        """Evaluate on a torch device; `auto` is CUDA if available."""
 
 
 # --------------------------------------------------------------------------------------------------------- kinship
@@ -224,7 +230,7 @@ class Evaluator(Protocol):
 
 @dataclass(frozen=True)
 class KinshipJob:
-    """The kinships of some pairs of models over one base, measured in one pass over the files.
+    """The measurement of the kinships of some pairs of models over one base, in one pass over the files.
 
     Attributes:
         base: Checkpoint folder of the base model.
@@ -245,7 +251,7 @@ class PairKinship:
         pcc: Pearson correlation of the deltas, -1..1.
         cs: Cosine similarity of the deltas, -1..1, with its sign.
         ed: Euclidean distance of the deltas, >= 0.
-        parameters: Number of scalar parameters compared.
+        parameters: Number of compared scalar parameters.
         left_out: Rows of tensors that were not compared, as `(tensor, rows, share of the base's parameters)`.
     """
 
@@ -268,10 +274,13 @@ class KinshipResult:
 
 
 class KinshipMeter(Protocol):
-    """Measures kinships; raises `KinshipError` where one is undefined, `ModelError` where files are unusable."""
+    """An engine that measures kinships.
+
+    It raises `KinshipError` if a kinship is undefined, and `ModelError` if files are unusable.
+    """
 
     def __call__(self, job: KinshipJob, report: Report, device: str = "auto") -> KinshipResult:
-        """Measure on a torch device; `auto` is CUDA where there is one."""
+        """Measure on a torch device; `auto` is CUDA if available."""
 
 
 # ------------------------------------------------------------------------------------------------------ inspection
@@ -279,11 +288,11 @@ class KinshipMeter(Protocol):
 
 @dataclass(frozen=True)
 class InspectModelsJob:
-    """What only transformers can tell of models, and torch of the device; no weights are read.
+    """The inspection of models with transformers and of the device with torch; no weights are read.
 
     Attributes:
-        models: Checkpoint folders, by the key of the configuration that names each.
-        device: As configured; must be there.
+        models: Checkpoint folders by the configuration key of each model.
+        device: The configured device.
     """
 
     models: Mapping[str, Path]
@@ -293,17 +302,20 @@ class InspectModelsJob:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What is known of a model's architecture.
+    """Facts about a model's architecture.
 
     Attributes:
-        layers: Number of layers, as transformers' configuration class gives it; None where it gives none.
+        layers: Number of layers from transformers' configuration class; None if it gives none.
     """
 
     layers: int | None
 
 
 class ModelInspector(Protocol):
-    """Inspects models; raises `ModelError` where one needs code of its own, `ConfigError` where there is no device."""
+    """An engine that inspects models.
+
+    It raises `ModelError` if a model needs custom code, and `ConfigError` if the device does not exist.
+    """
 
     def __call__(self, job: InspectModelsJob, report: Report) -> Mapping[str, ModelFacts]:
         """Return the facts by the keys of the job."""
@@ -311,12 +323,11 @@ class ModelInspector(Protocol):
 
 @dataclass(frozen=True)
 class RehearseJob:
-    """Merges to be planned by mergekit without reading weights.
+    """The rehearsal of merges: mergekit plans them without reading weights.
 
     Attributes:
-        recipes: By name of the template: complete mergekit YAML of each merge to be planned.
-        plan: Whether the models of the recipes are there, so that mergekit can plan the merges; otherwise the recipes
-            are only parsed.
+        recipes: Complete mergekit YAML of each merge, by name of the template.
+        plan: Whether to plan the merges, which needs their models; otherwise the recipes are only parsed.
     """
 
     recipes: Mapping[str, tuple[str, ...]]
@@ -326,12 +337,12 @@ class RehearseJob:
 
 @dataclass(frozen=True)
 class FilterMatch:
-    """How many tensors a filter of a recipe's parameter applies to.
+    """The number of tensors that a filter of a recipe matches.
 
     Attributes:
         parameter: mergekit's name of the parameter, for example `t`.
-        filter: The text that a tensor's name has to contain.
-        tensors: Number of tensors of the merge whose names do.
+        filter: The string that the name of a matching tensor contains.
+        tensors: Number of matching tensors of the merge.
     """
 
     parameter: str
@@ -340,20 +351,20 @@ class FilterMatch:
 
 
 class RecipeRehearser(Protocol):
-    """Rehearses merges; raises `RecipeError` with the template's name where mergekit could not carry one out."""
+    """An engine that rehearses merges; it raises `RecipeError` with the template's name if mergekit rejects one."""
 
     def __call__(self, job: RehearseJob, report: Report) -> Mapping[str, tuple[FilterMatch, ...]]:
-        """Return the matches of each template's filters, counted for its first recipe; none if not planned."""
+        """Return the matches of each template's filters for its first recipe; none if `plan` is false."""
 
 
 @dataclass(frozen=True)
 class InspectTasksJob:
-    """The tasks and the model class of an evaluation, to be checked without a model.
+    """The inspection of an evaluation's tasks and model class, without a model.
 
     Attributes:
         tasks: The tasks of the evaluation.
         model: Name of the lm-eval model class.
-        batch_size: As configured; `auto` suits only some model classes.
+        batch_size: The configured batch size; only some model classes support `auto`.
     """
 
     tasks: tuple[TaskSpec, ...]
@@ -364,13 +375,13 @@ class InspectTasksJob:
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What is known of a task before it runs.
+    """Facts about a task before it runs.
 
     Attributes:
-        documents: Number of documents that will be scored; None where the data is still on the hub.
-        output_type: lm-eval's word, for example `multiple_choice` or `generate_until`.
-        higher_is_better: Direction of the chosen metric.
-        needs_hub: Whether its data comes from the hub.
+        documents: Number of documents that will be scored; None if the data are not downloaded yet.
+        output_type: lm-eval's name, for example `multiple_choice` or `generate_until`.
+        higher_is_better: Direction of the configured metric.
+        needs_hub: Whether the data come from the Hub.
     """
 
     documents: int | None
@@ -380,7 +391,7 @@ class TaskFacts:
 
 
 class TaskInspector(Protocol):
-    """Checks tasks; raises `TaskError` with the fix."""
+    """An engine that checks tasks; it raises `TaskError` with the fix."""
 
     def __call__(self, job: InspectTasksJob, report: Report) -> Mapping[str, TaskFacts]:
         """Return the facts by task name."""
@@ -391,7 +402,7 @@ class TaskInspector(Protocol):
 
 @dataclass(frozen=True)
 class Engines:
-    """The engines of a run; each must be picklable, hence a module-level function."""
+    """The engines of a run; each is picklable, hence a module-level function."""
 
     merge: Merger
     evaluate: Evaluator

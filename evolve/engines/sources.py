@@ -164,7 +164,7 @@ def _hub_errors(name: str, revision: str | None, *, asked: bool = True) -> Itera
 
 
 def _connection_errors() -> tuple[type[Exception], ...]:
-    """Return what the Hub's client raises where a connection fails; its HTTP library has a class of its own."""
+    """Return the errors that the Hub's client raises if a connection fails, including those of its HTTP library."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return (OSError, RuntimeError, *(kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception)))

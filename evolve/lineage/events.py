@@ -102,12 +102,12 @@ class FoundationEntry(_Record):
     """A foundation model or the base model: its source and its content.
 
     Attributes:
-        source: The folder or hub id, as the configuration gives it.
-        revision: The commit of a hub id; null for a folder.
+        source: The configured folder or Hub id.
+        revision: The commit of a Hub id; null for a folder.
         path: Folder of the checkpoint, absolute or relative to the run folder.
         identity: SHA-256 over the contents of its files.
         bytes: Total size of its files.
-        prepared: How the checkpoint was prepared; null where it is used as it is, and in schema 1.
+        prepared: How the checkpoint was prepared; null if it needed no preparation, and in schema 1.
     """
 
     name: str
@@ -133,7 +133,7 @@ class RunStarted(_Record):
     """The first event of every journal.
 
     Attributes:
-        config: The whole configuration, with every default.
+        config: The complete configuration, with every default.
         recipes: Text of each recipe template. A later edit of a template file does not change this run.
         data: SHA-256 of each local file that evaluations read.
         root: Absolute path of the run folder when the run began; null in schema 1.

@@ -34,7 +34,7 @@ def shortfalls(
         One sentence per reason; empty if the family is accepted.
 
     Raises:
-        ValueError: There are no specialists, one of them has no task of its own or no score on it, their tasks
+        ValueError: There are no specialists, one of them has no own task or no score on it, their tasks
             differ, or a merge has an unknown parent.
     """
     _check(specialists, own_task, merges)

@@ -1,6 +1,6 @@
 """The run folder: all files of a run.
 
-The journal is the only record of the run. All other files can be rebuilt from it and from the foundations.
+The journal is the only record of the run. All other files can be rebuilt from it and from the models.
 """
 
 from __future__ import annotations

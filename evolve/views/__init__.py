@@ -2,7 +2,7 @@
 
 A view takes a `FamilyTree` and returns a rich renderable, text or JSON values; it reads no files. Importing this
 package is cheap: each view is imported at its first use. Print a renderable with `console.print(view, crop=False)`, so
-that a word longer than a line is left whole.
+that a word longer than a line is not broken.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The status of a run and a comparison of runs as JSON values, for scripts.
 
-Averages, their standard errors and differences are in 0..1; times are in seconds where the key says so.
+Averages, their standard errors and differences are in 0..1; keys that end in `seconds` are times in seconds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def status_data(tree: FamilyTree, *, progress: Progress | None = None) -> dict[s
     """Return the content of `status_view` as JSON values; null where something is not known (yet).
 
     Args:
-        tree: The tree as it is now.
+        tree: The current tree.
         progress: How far the present step is, where known.
     """
     strategy = tree.config.strategy

@@ -19,13 +19,13 @@ _RIGHT = (False, False, True, True, True)
 
 @dataclass(frozen=True)
 class Row:
-    """The texts of one model.
+    """The printed parts of one model.
 
     Attributes:
         marks: `MARKS` columns wide.
         numbers: Name, average, merge gain, difference to the better parent, kinship of the parents.
         parents: Empty for a foundation.
-        tasks: One text a task.
+        tasks: One part for each task.
         reason: Why it failed; empty for others.
     """
 
@@ -40,7 +40,7 @@ class Layout:
     """Columns that all models share.
 
     Parents and tasks stand beside the numbers if there is room for those of every model, else below. If the numbers do
-    not fit beside the names, each name has a line of its own. If they do not fit below either, each has its heading
+    not fit beside the names, each name has a line of its own. If they do not fit there either, each has its heading
     before it, and they are wrapped.
     """
 

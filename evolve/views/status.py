@@ -48,7 +48,7 @@ def status_view(
     """Return where the run stands.
 
     Args:
-        tree: The tree as it is now.
+        tree: The current tree.
         folder: The run folder, as the user would type it.
         running: The process that drives the run, in words; None if there is none.
         progress: How far its present step is, where known.

@@ -1,6 +1,6 @@
 """What the terminal views share: marks, styles, wrapping at words, facts and tables.
 
-A word that is longer than the line is left whole, so that a path or a name can always be copied. For this, print a view
+A word that is longer than the line is not broken, so that a path or a name can always be copied. For this, print a view
 with `console.print(view, crop=False)`. Text from outside (names, reasons, paths) is never parsed as rich's markup.
 """
 
@@ -100,7 +100,7 @@ def _ascii(segment: Segment) -> Segment:
 
 
 def wrap_words(text: Text, width: int) -> list[Text]:
-    """Return the lines of a text, broken between words only; a word longer than the width is left whole.
+    """Return the lines of a text, broken between words only; a word longer than the width is not broken.
 
     A text with `no_wrap`, such as a command to copy, keeps its own lines.
     """

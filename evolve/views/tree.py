@@ -33,7 +33,7 @@ _BRANCH, _LAST, _PAST, _BELOW = "├── ", "└── ", "│   ", "    "
 
 
 def tree_view(tree: FamilyTree) -> RenderableType:
-    """Return the whole family: its generations, and in each the models in the order planned, with their parents."""
+    """Return the complete family: its generations, and in each the models in the order planned, with their parents."""
     return View(_Family(tree))
 
 

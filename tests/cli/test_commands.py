@@ -98,7 +98,7 @@ def test_the_example_in_the_help_is_a_valid_call(name, command, monkeypatch):
     for module, function in (
         *(("driving", f) for f in ("run_config", "resume_run", "check_config")),
         *(("looking", f) for f in ("show_status", "show_tree", "show_model", "show_comparison")),
-        *(("measuring", "measure_kinship"), ("rearing", "build_family")),
+        *(("measuring", "measure_kinship"), ("building", "build_family")),
     ):
         monkeypatch.setattr(f"evolve.cli.{module}.{function}", lambda *_, **__: called.append(name))
     (example,) = re.findall(r"Example: evolve (.*?) *$", command(name, "--help").out, flags=re.MULTILINE)

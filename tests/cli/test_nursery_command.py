@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from evolve.cli import rearing
+from evolve.cli import building
 from evolve.config import Config, load_config
 from evolve.engines.protocols import EvaluateJob, EvaluateResult, MergeJob, TaskScore
 from evolve.nursery import OWN_TASK, Family
@@ -80,9 +80,9 @@ def executor(monkeypatch: pytest.MonkeyPatch, fake_family: Path, tmp_path: Path)
         return family(directory) if known else None
 
     executor = type("Executor", (_FakeExecutor,), {"jobs": []})
-    monkeypatch.setattr(rearing, "LocalExecutor", executor)
-    monkeypatch.setattr(rearing, "build", build)
-    monkeypatch.setattr(rearing, "load", load)
+    monkeypatch.setattr(building, "LocalExecutor", executor)
+    monkeypatch.setattr(building, "build", build)
+    monkeypatch.setattr(building, "load", load)
     return executor
 
 
@@ -161,5 +161,5 @@ def test_the_tasks_are_those_of_the_demo():
     raw = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
     demo: Config = load_config(ROOT / "configs" / "demo.yaml")
 
-    assert demo.evaluation.tasks == rearing.TASKS
+    assert demo.evaluation.tasks == building.TASKS
     assert list(raw["foundation_models"]) == list(OWN_TASK)

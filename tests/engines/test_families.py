@@ -111,10 +111,10 @@ def check_works(folder: Path, base: Path, parents: tuple[Path, Path], task) -> P
         assert 0 <= score.value <= 1
     models = {"one": parents[0], "other": parents[1], "child": child, "grandchild": grandchild}
     names = [("one", "other"), ("one", "child"), ("other", "child"), ("child", "grandchild"), ("other", "grandchild")]
-    related, *akin = measure(base, models, tuple(names))
+    first, *others = measure(base, models, tuple(names))
     assert abs(related.pcc) < 0.2  # two draws of noise
-    assert all(0.4 < pair.pcc < 1 for pair in akin)  # a child is between its parents
-    assert all(not pair.left_out and pair.parameters == related.parameters for pair in akin)
+    assert all(0.4 < pair.pcc < 1 for pair in others)  # a child is between its parents
+    assert all(not pair.left_out and pair.parameters == first.parameters for pair in others)
     return child
 
 
@@ -138,11 +138,11 @@ def test_types_and_shards(tmp_path, task, kind):
     assert score.stderr is not None
 
     models = {"one": one, "other": other, "child": child}
-    related, *akin = measure(base, models, (("one", "other"), ("one", "child"), ("other", "child")))
-    assert all(not pair.left_out and pair.parameters == related.parameters for pair in akin)
-    assert all(math.isfinite(value) for pair in akin for value in (pair.pcc, pair.cs, pair.ed))
+    first, *others = measure(base, models, (("one", "other"), ("one", "child"), ("other", "child")))
+    assert all(not pair.left_out and pair.parameters == first.parameters for pair in others)
+    assert all(math.isfinite(value) for pair in others for value in (pair.pcc, pair.cs, pair.ed))
     assert abs(related.pcc) < 0.2  # two draws of noise
-    assert all(0.4 < pair.pcc < 1 for pair in akin)  # the child is between its parents
+    assert all(0.4 < pair.pcc < 1 for pair in others)  # the child is between its parents
 
 
 @pytest.mark.parametrize("family", sorted(families.SETTINGS.keys() - REFUSED))

@@ -78,7 +78,7 @@ def differing_settings(layouts: Mapping[str, Layout]) -> dict[str, dict[str, Any
 
 
 def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the settings of the architecture, in one form whatever release of transformers wrote them."""
+    """Yield the settings of the architecture, in one form for all releases of transformers."""
     for key, value in config.items():
         if key == "text_config" and isinstance(value, Mapping):
             yield from _settings(value)

@@ -1,6 +1,6 @@
 """Experts in one tensor, as transformers 5 holds them in memory and mergekit writes them, seen as one tensor each.
 
-Released checkpoints of these families store a matrix of each expert as a tensor of its own. Transformers stacks them
+Released checkpoints of these families store each matrix of each expert as a separate tensor. Transformers stacks them
 while it loads a model: `gate_up_proj` has the rows of both input matrices of each expert, and `down_proj` its output
 matrix. Both forms hold the same numbers in the same order of rows.
 """

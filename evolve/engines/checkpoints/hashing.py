@@ -42,18 +42,18 @@ def hash_file(path: Path, advance: Callable[[int], None] | None = None) -> str:
 
     Args:
         path: The file. One in the Hub cache whose blob is named by its SHA-256 is not read.
-        advance: Is told the number of bytes done since its last call.
+        advance: Called with the number of bytes done since its last call.
     """
-    tell = advance or (lambda _: None)
+    advance = advance or (lambda _: None)
     blob = path.resolve()
     if path.is_symlink() and blob.parent.name == "blobs" and _BLOB.fullmatch(blob.name):
-        tell(blob.stat().st_size)
+        advance(blob.stat().st_size)
         return blob.name
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(CHUNK):
             digest.update(block)
-            tell(len(block))
+            advance(len(block))
     return digest.hexdigest()
 
 
@@ -64,7 +64,7 @@ def fingerprint(
     hash_of: Callable[[Path, Callable[[int], None]], str] = hash_file,
     report: Report | None = None,
 ) -> dict[str, FileStamp]:
-    """Return sizes and hashes of all files of a checkpoint that decide what the model says, sorted by name.
+    """Return sizes and hashes of all files of a checkpoint that affect the model's output, sorted by name.
 
     These are the weights, the configurations, the tokenizer's files, the chat templates and the model's own code.
     Hidden files, READMEs, and the same weights in other formats are left out.
@@ -72,8 +72,8 @@ def fingerprint(
     Args:
         folder: The checkpoint folder.
         weights: Names of the weight files; None: those of its safetensors.
-        hash_of: Hashes a file, and reports the bytes done to its second argument. Is called from several threads.
-        report: Is told the bytes done; possibly from another thread, but never from two at once.
+        hash_of: Hashes a file, and reports the bytes done to its second argument. Called from several threads.
+        report: Called with the bytes done; possibly from another thread, but never from two at once.
 
     Raises:
         ModelError: As `read_layout`.

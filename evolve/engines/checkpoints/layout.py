@@ -18,10 +18,10 @@ from evolve.errors import ModelError
 __all__ = ["Layout", "is_constant", "is_head", "read_config", "read_layout"]
 
 _CONSTANTS = ("inv_freq", "masked_bias", "cos_cached", "sin_cached")  # last part of the name
-_MASKED = ("attention", "attn")  # modules of which old exports store the causal mask as `bias`
+_MASKED = ("attention", "attn")  # modules whose causal mask is stored as `bias` in old exports
 _EMBEDDINGS = ("embed_tokens", "embed_in", "wte", "word_embeddings", "tok_embeddings")
 _HEADS = ("lm_head", "embed_out")
-_TIED_BY_DEFAULT = ("gemma", "gemma2", "gemma3", "gemma3_text", "gpt2")  # their config.json need not say it
+_TIED_BY_DEFAULT = ("gemma", "gemma2", "gemma3", "gemma3_text", "gpt2")  # their config.json may omit it
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Layout:
     def tied(self) -> bool:
         """Whether input and output embeddings are one tensor.
 
-        They are if the weights hold no output embeddings, or if the configuration says so. Some old exports then hold
+        They are if the weights hold no output embeddings, or if the configuration ties them. Some old exports then hold
         the tensor twice.
         """
         return self.ties_by_setting or not any(is_head(name) for name in self.tensors)

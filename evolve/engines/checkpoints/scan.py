@@ -43,7 +43,7 @@ def scan(path: Path, advance: Callable[[int], None], *, hashed: bool = True) -> 
 
     Args:
         path: The file.
-        advance: Is told the number of bytes done since its last call.
+        advance: Called with the number of bytes done since its last call.
         hashed: Whether the hash is needed. Without it, the pass ends at the first bad tensor and the hash is not valid.
 
     Raises:

@@ -45,7 +45,7 @@ def verify(folder: Path, *, trust_remote_code: bool, report: Report) -> dict[str
     Args:
         folder: The checkpoint folder.
         trust_remote_code: Whether code of the model may run.
-        report: Is told the number of bytes that were read.
+        report: Called with the number of bytes read.
 
     Returns:
         Size in bytes and SHA-256 of every file, by name relative to the folder, sorted by name.
@@ -59,11 +59,11 @@ def verify(folder: Path, *, trust_remote_code: bool, report: Report) -> dict[str
     layout = read_layout(folder)
     try:
         with quiet_transformers():
-            told = _load(folder, trust_remote_code=trust_remote_code)
+            info = _load(folder, trust_remote_code=trust_remote_code)
     except loading_errors() as error:
         words = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"{folder} does not load in transformers: {words}") from error
-    _refuse_faults(layout, told)
+    _refuse_faults(layout, info)
     return manifest(folder, report)
 
 
@@ -72,7 +72,7 @@ def manifest(folder: Path, report: Report) -> dict[str, tuple[int, str]]:
 
     Args:
         folder: The checkpoint folder.
-        report: Is told the number of bytes that were read; possibly from another thread, but never from two at once.
+        report: Called with the number of bytes read; possibly from another thread, but never from two at once.
 
     Returns:
         Size in bytes and SHA-256 of every file, by name relative to the folder, sorted by name.
@@ -108,22 +108,22 @@ def first_bad_tensor(folder: Path) -> str | None:
 
 
 def _load(folder: Path, *, trust_remote_code: bool) -> dict[str, Any]:
-    """Let transformers load the model and the tokenizer; return what it tells about the weights."""
+    """Load the model and the tokenizer with transformers; return its loading info about the weights."""
     from transformers import AutoConfig, AutoTokenizer
 
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     config = AutoConfig.from_pretrained(folder, **options)
-    told: dict[str, Any]
-    _, told = _model_class(config).from_pretrained(
+    info: dict[str, Any]
+    _, info = _model_class(config).from_pretrained(
         folder,
         config=config,
         device_map="meta",
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # so that they are told, with the others
+        ignore_mismatched_sizes=True,  # so that they are in the info, with the others
         **options,
     )
     AutoTokenizer.from_pretrained(folder, **options)
-    return told
+    return info
 
 
 def _model_class(config: Any) -> Any:
@@ -135,11 +135,11 @@ def _model_class(config: Any) -> Any:
     return transformers.AutoModelForCausalLM if known or own is None else own
 
 
-def _refuse_faults(layout: Layout, told: dict[str, Any]) -> None:
+def _refuse_faults(layout: Layout, info: dict[str, Any]) -> None:
     """Raise if a weight is missing, unexpected or of a wrong shape; constants that old exports store are not."""
-    constants = tuple(name for name, info in layout.tensors.items() if is_constant(info))
+    constants = tuple(name for name, tensor in layout.tensors.items() if is_constant(tensor))
     for kind, fault in _FAULTS.items():
-        names = sorted({str(entry[0]) if isinstance(entry, tuple) else str(entry) for entry in told.get(kind) or ()})
+        names = sorted({str(entry[0]) if isinstance(entry, tuple) else str(entry) for entry in info.get(kind) or ()})
         if kind == "unexpected_keys":
             names = [name for name in names if not name.endswith(constants)]  # transformers may add a prefix
         if names:

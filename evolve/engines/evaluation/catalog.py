@@ -49,7 +49,7 @@ class Definition:
 
 
 class Catalog:
-    """All tasks, groups and tags that a job can name: first those of its own folders, then lm-eval's."""
+    """All tasks, groups and tags that a job can name: first those of the job's folders, then lm-eval's."""
 
     def __init__(self, task_dirs: Sequence[Path] = ()) -> None:
         """Read the task files of the job's own folders.
@@ -70,7 +70,7 @@ class Catalog:
             return definition
         if members := self._tagged(name):
             raise TaskError(
-                f"evaluation: '{name}' is a tag of {len(members)} tasks and has no score of its own. "
+                f"evaluation: '{name}' is a tag of {len(members)} tasks and has no score itself. "
                 f"List its tasks ({_some(members)}) or a group that aggregates them."
             )
         near = difflib.get_close_matches(name, [*self._own, *_scan()], n=5, cutoff=0.6)
@@ -85,7 +85,7 @@ class Catalog:
         return _tagged(tag)
 
     def closure(self, group: Definition) -> list[Definition]:
-        """Return a group and all tasks and groups beneath it, each once, the group first."""
+        """Return a group and all its tasks and subgroups, each once, the group first."""
         found = {group.name: group}
         waiting = list(_members(group.config.get("task")))
         while waiting:

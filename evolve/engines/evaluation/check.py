@@ -22,18 +22,18 @@ _LOCAL_BUILDERS = {"arrow", "csv", "json", "pandas", "parquet", "text"}
 def inspect_tasks(job: InspectTasksJob, report: Report) -> dict[str, TaskFacts]:
     """Check the model class, and that each task exists, has its metric and, where its data are local, suits them.
 
-    Loads no model and sends no request to the hub. Renders the first document of local data with its few-shot
+    Loads no model and sends no request to the Hub. Renders the first document of local data with its few-shot
     examples.
 
     Args:
         job: The tasks and the model class.
-        report: Is told which task is checked.
+        report: Called with the name of the task that is being checked.
 
     Returns:
         Facts by task name.
 
     Raises:
-        TaskError: Something is wrong with a task, its metric, its data, the model class or its batch size.
+        TaskError: A task, its metric, its data, the model class or its batch size is invalid.
     """
     from evolve.engines.evaluation.catalog import Catalog
     from evolve.engines.evaluation.models import check_model_class

@@ -17,7 +17,7 @@ _SPLIT_KEYS = ("training_split", "validation_split", "test_split", "fewshot_spli
 
 
 def local_dataset(task: str, config: Mapping[str, Any], folder: Path, num_fewshot: int) -> dict[str, Any]:
-    """Return the entries of a task's YAML that make it read a folder instead of its own data set.
+    """Return the entries of a task's YAML that make it read a folder instead of its data set.
 
     A split that the task names but does not need for this number of few-shot examples may be missing; it is unset.
     The cache of the data set is keyed by the content of the files. `datasets` itself keys it by path and modification

@@ -34,7 +34,7 @@ def evaluate(job: EvaluateJob, report: Report, device: str = "auto") -> Evaluate
 
     Args:
         job: What to evaluate.
-        report: Is told of the progress; once the model is loaded, in documents of all tasks.
+        report: Called with the progress; once the model is loaded, in documents of all tasks.
         device: A torch device, or `auto`.
 
     Raises:

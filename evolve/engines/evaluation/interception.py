@@ -33,7 +33,7 @@ class Progress:
         """Start at nothing done.
 
         Args:
-            report: Is told of the progress, at most ten times a second within a list of requests.
+            report: Called with the progress, at most ten times a second within a list of requests.
             documents: Number of documents by task.
         """
         self._report = report
@@ -69,7 +69,7 @@ class Interception:
 
         Args:
             task: Name of the task.
-            progress: Is told how many requests are answered.
+            progress: Called with the number of answered requests.
             cache: Where answers are looked up and kept.
             instances: Returns all requests of the call, once lm-eval has built them.
         """
@@ -85,7 +85,7 @@ class Interception:
     def attached(self, lm: Any) -> Iterator[None]:
         """Route the requests of a model object through this one within a block.
 
-        Afterwards the model object holds no wrapper of its own methods, which would keep it alive as a cycle.
+        Afterwards the model object holds no wrapper of its methods; such a reference cycle would keep it in memory.
         """
         from lm_eval.api.model import CacheHook, CachingLM
 

@@ -39,8 +39,8 @@ class RequestCache:
     depend on what remains.) For the same reason an answer is returned only as often as it was computed: a request
     that occurs twice may be interrupted in between.
 
-    A file system without working locks cannot hold the file. Then the answers are kept in memory only, and the log
-    says so once.
+    A file system without working locks cannot hold the file. Then the answers are kept in memory only, and this is
+    logged once.
     """
 
     def __init__(self, path: Path, interval: float = 1.0) -> None:

@@ -20,9 +20,9 @@ class PlannedTask:
     """A task of a job, ready for lm-eval.
 
     Attributes:
-        spec: What the job says of the task.
+        spec: The specification from the job.
         definition: The task's or group's own file.
-        texts: Text of the generated files by file name; a group needs one for each task and group beneath it.
+        texts: Text of the generated files by file name; a group needs one for each of its tasks and subgroups.
         stamps: Path, size and modification time of the files that the task's own file may include or import.
     """
 

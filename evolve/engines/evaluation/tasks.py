@@ -92,7 +92,7 @@ class TaskLoader:
         self._state = state
 
     def build(self) -> list[Any]:
-        """Build the task or take the kept one; return it, or the tasks beneath it if it is a group."""
+        """Build the task or reuse the cached one; return it, or its tasks if it is a group."""
         return list(_leaves(self._item()))
 
     def count_documents(self) -> int:

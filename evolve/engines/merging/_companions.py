@@ -46,7 +46,7 @@ def complete(job: MergeJob, *, donor: Path, aligned: bool, seed: int | None) -> 
     Args:
         job: The merge, whose weights and tokenizer are in its output folder.
         donor: Folder of the model whose config.json mergekit copied.
-        aligned: Whether the child has a tokenizer of its own, so that its token ids may not be the donor's.
+        aligned: Whether the child has a new tokenizer, so that its token ids may differ from the donor's.
         seed: Seed of mergekit's random generators; None where the method draws no random numbers.
     """
     source = _copy_generation_config(job, donor)

@@ -16,7 +16,7 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_absolute(folders: Sequence[Path]) -> None:
-    """Raise MergeError unless all models are absolute paths of folders; mergekit looks for others on the hub."""
+    """Raise MergeError unless all models are absolute paths of folders; mergekit looks for others on the Hub."""
     for folder in folders:
         if not folder.is_absolute() or not folder.is_dir():
             raise MergeError(f"the recipe refers to {folder}, which is not the absolute path of a folder")
@@ -29,7 +29,7 @@ def failures(what: str) -> Iterator[None]:
     They raise RuntimeError for unsupported requests; ValueError (also pydantic's) and TypeError for tensors and
     configurations that do not fit; AssertionError, IndexError and KeyError for tokens or tensors that are missing;
     OSError and SafetensorError for files; ImportError where a package is missing. Other exceptions are bugs. A full
-    disk passes through as OSError, and a full device as it is.
+    disk passes through as OSError, and a full device unchanged.
 
     Args:
         what: The work, for the beginning of the message.

@@ -29,7 +29,7 @@ from evolve.engines.protocols import MergeJob, Report
 __all__ = ["Configuration", "Plan", "parse", "plan", "run"]
 
 _SHARD_BYTES = 1_000_000_000
-"""Size of a file of the child's weights. mergekit holds one whole file in memory, or two while it writes it."""
+"""Size of a file of the child's weights. mergekit holds one complete file in memory, or two while it writes it."""
 
 
 class Configuration(MergeConfiguration):  # type: ignore[misc]  # mergekit is untyped
@@ -93,7 +93,7 @@ def run(configuration: Configuration, job: MergeJob, *, device: str, seed: int |
     options = MergeOptions(
         device=device,
         copy_tokenizer=True,
-        write_model_card=False,  # mergekit's card looks up every parent on the hub
+        write_model_card=False,  # mergekit's card looks up every parent on the Hub
         quiet=True,
         random_seed=seed,
         trust_remote_code=job.trust_remote_code,
@@ -141,7 +141,7 @@ def _empty_caches() -> None:
     loaders = LoaderCache()
     loaders.flush_all()
     loaders.loaders.clear()
-    MergePlanner._model_arch.cache_clear()  # noqa: SLF001 - it holds whole planners
+    MergePlanner._model_arch.cache_clear()  # noqa: SLF001 - it holds complete planners
     infer_architecture_info.cache_clear()  # by path: it would describe a rewritten model by its old tensors
 
 

@@ -99,8 +99,8 @@ def _verified(job: MergeJob, models: Sequence[Path], report: Report) -> dict[str
 
 
 def _blame(bad: str, models: Sequence[Path]) -> str:
-    """Tell a merge that overflowed from one whose models held bad numbers."""
+    """Return whether a model held the bad numbers or the merge overflowed, as a message."""
     for folder in models:
         if (name := first_bad_tensor(folder)) is not None:
-            return f"{folder} holds numbers that are not finite, first in {name}; they spoil {bad} of the child"
+            return f"{folder} holds numbers that are not finite, first in {name}; they make {bad} of the child unusable"
     return f"the merge made numbers that are not finite in {bad}, while all its models are finite: try a wider dtype"

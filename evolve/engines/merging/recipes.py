@@ -47,7 +47,7 @@ class Template:
     Attributes:
         name: The name or path by which it was loaded.
         text: Mergekit YAML with placeholders.
-        placeholders: Names of the placeholders that the text uses.
+        placeholders: Names of the placeholders in the template.
     """
 
     name: str
@@ -91,7 +91,7 @@ def load_template(name_or_path: str, search: Sequence[Path] | None = None) -> Te
 
 
 def parse_template(name: str, text: str) -> Template:
-    """Return a template from its text, as `load_template` would read it.
+    """Parse the content of a template file.
 
     Raises:
         RecipeError: As `load_template`.
@@ -108,7 +108,7 @@ def render(
     dtype: str,
     tokenizer: TokenizerSource | None,
 ) -> str:
-    """Fill in a template; return the complete recipe of one child. Equal arguments give equal text.
+    """Fill in a template; return the complete recipe of one child. Equal arguments give equal recipes.
 
     Args:
         template: The template.
@@ -126,7 +126,7 @@ def render(
     for path in (*parents, base):
         if not path.is_absolute():
             raise RecipeError(
-                f"{path} is a relative path, which mergekit would look up on the hub: give an absolute path"
+                f"{path} is a relative path, which mergekit would look up on the Hub: give an absolute path"
             )
     if parents[0] == parents[1]:
         raise RecipeError(f"both parents are {parents[0]}: a merge needs two different models")

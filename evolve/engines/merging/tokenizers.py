@@ -27,7 +27,7 @@ def resolve_tokenizer(
 ) -> TokenizerSource | None:
     """Return what the recipe of a merge has to say about tokenizers.
 
-    It says nothing where all models have the same vocabulary: the plain merge copies the tokenizer as it is, and is
+    It says nothing where all models have the same vocabulary: the plain merge copies the tokenizer unchanged, and is
     some seconds faster. Otherwise `auto` becomes `union`, which loses no token that any parent was taught (above all
     an end-of-turn token). `base` gives all children the vocabulary of the base model, at the price of such tokens.
 

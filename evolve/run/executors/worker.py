@@ -140,7 +140,7 @@ def _origins(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Compare the type's name and the message, because torch is not imported and some allocators only have a message."""
+    """Compare the type's name and the message: torch is not imported, and some allocators only give a message."""
     if isinstance(error, EvolveError):
         return False
     words = str(error).lower()

@@ -26,8 +26,7 @@ class Timing:
         model: Name of the foundation that was scored.
         documents: Number of scored documents of all tasks together.
         load_seconds: Time until the first task began: loading the model and the engines.
-        evaluation_seconds: Estimate for one model on all documents; None if the number of documents of a task is unknown
-            because its data are not downloaded yet.
+        evaluation_seconds: Estimate for one model on all documents; None if the data of a task are not downloaded yet.
         evaluations: The most evaluations that the run can need, including the foundations'.
     """
 

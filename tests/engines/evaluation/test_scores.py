@@ -25,8 +25,8 @@ from evolve.errors import TaskError
 
 from . import _world
 
-# `python -m lm_eval run` once per list of arguments, each in a process of its own. They are forked after the imports,
-# and lm-eval's index of its own 14,000 files is left out: both only save time, as the tasks are given by path.
+# `python -m lm_eval run` once per list of arguments, each in a separate process. They are forked after the imports,
+# and lm-eval's index of its 14,000 files is left out: both only save time, as the tasks are given by path.
 COMMANDS = """
 import json, os, sys
 import lm_eval.evaluator, lm_eval.models.huggingface

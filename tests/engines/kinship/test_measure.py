@@ -263,9 +263,9 @@ def test_quantized_weights_are_refused(lab, family):
 
 
 def test_unrelated_models_share_nothing(lab, family):
-    lab.model("stranger", {"transformer.h.0.weight": torch.ones(3)})
-    with pytest.raises(KinshipError, match="a and stranger share no parameter"):
-        lab.measure("a", "stranger")
+    lab.model("other", {"transformer.h.0.weight": torch.ones(3)})
+    with pytest.raises(KinshipError, match="a and other share no parameter"):
+        lab.measure("a", "other")
 
 
 def test_unknown_names_and_devices_are_refused(lab, family):

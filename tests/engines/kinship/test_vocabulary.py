@@ -15,7 +15,7 @@ def words(n):
 
 
 def resized(tools, rows, seed, *, embed=EMBED, head=HEAD):
-    """A model over a base of 12 rows, with so many rows: fewer, or more of its own."""
+    """Write a model with the given number of rows over a base of 12 rows."""
     base = tools.random_weights({embed: (12, 4), UP: (3, 3), head: (12, 4)})
     weights = tools.jitter(base, seed) if seed else base
     own = torch.full((max(0, rows - 12), 4), 9.0)
