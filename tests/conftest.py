@@ -1,4 +1,4 @@
-"""Fixtures that several parts share: a family that is real but hardly trained, and the command as a user calls it."""
+"""Shared fixtures: a tiny, barely trained family, and the command in a separate process."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ TASKS = [
 ]
 
 _CACHE = tempfile.TemporaryDirectory(prefix="evolve-test-cache-")
-os.environ["EVOLVE_CACHE_DIR"] = _CACHE.name  # no test reads or writes the user's own cache
+os.environ["EVOLVE_CACHE_DIR"] = _CACHE.name  # no test uses the user's cache
 
 Evolve = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
 def evolve() -> Evolve:
-    """Calls the command in a process of its own, offline and with one thread."""
+    """Return a function that runs the command in a separate process, offline and with one thread."""
 
     def call(*arguments: str | Path, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -52,7 +52,7 @@ def evolve() -> Evolve:
 
 @pytest.fixture(scope="session")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
-    """A base and three specialists of two layers, trained for a few steps: unlike one another, good at nothing."""
+    """Build a base and three specialists of two layers, trained for a few steps."""
     recipe = NurseryRecipe(
         vocabulary=512,
         hidden=32,
@@ -70,7 +70,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
 
 
 def write_config(path: Path, family: Family, **sections: object) -> Path:
-    """A configuration for the hardly trained family; `sections` replace whole top-level keys."""
+    """Write a configuration for a family; `sections` replace top-level keys."""
     config = {
         "name": path.stem,
         "base_model": str(family.base),

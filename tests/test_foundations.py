@@ -1,4 +1,4 @@
-"""Whole runs from foundations that are not plain folders of one vocabulary: hub ids, LoRA adapters, added tokens."""
+"""Complete runs from Hub ids, LoRA adapters, pickled weights and foundations with different vocabularies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECRET = "hf_thisIsNoTokenButMustNotBeWrittenAnywhere"
 
 
 def write(path: Path, family: Family, models: dict[str, Any], **sections: Any) -> Path:
-    """A configuration with one short task."""
+    """Write a configuration with one short task."""
     evaluation = {
         "tasks": [{"task": "winogrande", "metric": "acc,none", "num_fewshot": 1}],
         "datasets": {"winogrande": str(family.datasets["winogrande"])},
@@ -45,11 +45,11 @@ def tree_of(run: Path) -> dict[str, Any]:
     return tree
 
 
-# -------------------------------------------------------------------------------------------- the hub and adapters
+# -------------------------------------------------------------------------------------------- the Hub and adapters
 
 
-class World:
-    """A run whose base and foundations come from a hub cache, two of them being adapters."""
+class HubRun:
+    """A run with base and foundations from a Hub cache; two foundations are adapters."""
 
     def __init__(self, root: Path, family: Family, evolve: Evolve) -> None:
         self.root, self.family, self.evolve = root, family, evolve
@@ -75,134 +75,136 @@ class World:
     def cached(self) -> list[Path]:
         return sorted(path for path in (self.root / "runs" / ".adapters").glob("[!.]*"))
 
-    def go(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("HF_HUB_CACHE", str(self.hub.root))
             patch.setenv("HF_TOKEN", SECRET)
             return self.evolve(*arguments)
 
-    def breed(self, *overrides: str) -> subprocess.CompletedProcess[str]:
+    def start(self, *overrides: str) -> subprocess.CompletedProcess[str]:
         more = [part for override in overrides for part in ("--set", override)]
-        return self.go("run", self.config, "--run-dir", self.run, *more)
+        return self.command("run", self.config, "--run-dir", self.run, *more)
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, family: Family, evolve: Evolve) -> World:
-    return World(tmp_path_factory.mktemp("world"), family, evolve)
+def hub_run(tmp_path_factory: pytest.TempPathFactory, family: Family, evolve: Evolve) -> HubRun:
+    return HubRun(tmp_path_factory.mktemp("hub"), family, evolve)
 
 
 @pytest.fixture(scope="module")
-def bred(world: World) -> World:
-    done = world.breed()
+def finished(hub_run: HubRun) -> HubRun:
+    done = hub_run.start()
     assert done.returncode == 0, done.stderr
-    return world
+    return hub_run
 
 
-def test_check_merges_no_adapter(world: World) -> None:
-    done = world.go("check", world.config)
+def test_check_merges_no_adapter(hub_run: HubRun) -> None:
+    done = hub_run.command("check", hub_run.config)
     assert done.returncode == 0, done.stderr
-    assert f"one: {world.hub.root}" in done.stdout
-    assert f"with the adapter {world.adapter} at commit {FIRST}+" in done.stdout
-    assert done.stdout.splitlines()[-1] == f"Ready: evolve run {world.config}"
+    assert f"one: {hub_run.hub.root}" in done.stdout
+    assert f"with the adapter {hub_run.adapter} at commit {FIRST}+" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"Ready: evolve run {hub_run.config}"
 
 
-def test_the_journal_says_where_foundations_came_from(bred: World) -> None:
-    event = started(bred.run)
+def test_the_journal_has_the_sources_of_the_foundations(finished: HubRun) -> None:
+    event = started(finished.run)
     entries = {entry["name"]: entry for entry in event["foundations"]}
     assert event["base"]["revision"] == entries["facts"]["revision"] == FIRST
-    assert entries["facts"]["path"] == str(bred.hub.root / "models--nursery--facts" / "snapshots" / FIRST)
-    assert entries["one"]["source"] == f"nursery/base@v1+{bred.adapter}"
+    assert entries["facts"]["path"] == str(finished.hub.root / "models--nursery--facts" / "snapshots" / FIRST)
+    assert entries["one"]["source"] == f"nursery/base@v1+{finished.adapter}"
     assert entries["one"]["revision"] == f"{FIRST}+"
     assert entries["other"]["revision"] == f"{FIRST}+{FIRST}"
-    assert {entries["one"]["path"], entries["other"]["path"]} == {f"../.adapters/{path.name}" for path in bred.cached}
+    assert {entries["one"]["path"], entries["other"]["path"]} == {
+        f"../.adapters/{path.name}" for path in finished.cached
+    }
     assert entries["one"]["prepared"]["kind"] == "adapter"
     assert entries["one"]["prepared"]["parts"] == {"model": FIRST, "adapter": None}
     assert entries["other"]["prepared"]["parts"] == {"model": FIRST, "adapter": FIRST}
     assert entries["facts"]["prepared"] is None
     assert len({entry["identity"] for entry in entries.values()}) == 3
-    nodes = {node["id"]: node for node in tree_of(bred.run)["nodes"]}
+    nodes = {node["id"]: node for node in tree_of(finished.run)["nodes"]}
     assert len(nodes) == 6
     assert all(node["status"] == "evaluated" for node in nodes.values())
 
 
-def test_nothing_that_was_written_holds_the_token(bred: World) -> None:
-    written = [path for path in (bred.root / "runs").rglob("*") if path.is_file()]
+def test_no_written_file_has_the_token(finished: HubRun) -> None:
+    written = [path for path in (finished.root / "runs").rglob("*") if path.is_file()]
     assert len(written) > 20
     assert not [path for path in written if SECRET.encode() in path.read_bytes()]
 
 
-def test_another_run_takes_the_merged_adapters_as_they_are(bred: World) -> None:
-    before = {path: path.stat().st_mtime_ns for folder in bred.cached for path in folder.iterdir()}
-    done = bred.go("run", bred.config, "--run-dir", bred.run.with_name("again"))
+def test_another_run_reuses_the_merged_adapters(finished: HubRun) -> None:
+    before = {path: path.stat().st_mtime_ns for folder in finished.cached for path in folder.iterdir()}
+    done = finished.command("run", finished.config, "--run-dir", finished.run.with_name("again"))
     assert done.returncode == 0, done.stderr
-    assert {path: path.stat().st_mtime_ns for folder in bred.cached for path in folder.iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for folder in finished.cached for path in folder.iterdir()} == before
 
 
-def test_a_damaged_merge_is_not_trusted(bred: World) -> None:
-    folder = bred.cached[0]
+def test_a_damaged_merged_adapter_is_merged_again(finished: HubRun) -> None:
+    folder = finished.cached[0]
     weights = folder / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-8] + bytes(8))
-    done = bred.go("run", bred.config, "--run-dir", bred.run.with_name("third"))
+    original = weights.read_bytes()
+    weights.write_bytes(original[:-8] + bytes(8))
+    done = finished.command("run", finished.config, "--run-dir", finished.run.with_name("third"))
     assert done.returncode == 0, done.stderr
-    assert weights.read_bytes() == whole
+    assert weights.read_bytes() == original
 
 
-def test_a_run_goes_on_from_the_commits_that_it_began_with(bred: World) -> None:
-    """The branches have moved since, and the merged adapters are gone."""
+def test_a_run_resumes_with_the_commits_with_which_it_began(finished: HubRun) -> None:
+    """The branches have moved since, and the merged adapters are missing."""
     for name in ("base", "facts", "lora"):
-        bred.hub.add(f"nursery/{name}", bred.family.specialists["arithmetic"], SECOND, "main", "v1")
-    entries = started(bred.run)["foundations"]
-    before = tree_of(bred.run)
-    _cut_short(bred)
-    done = bred.breed()
+        finished.hub.add(f"nursery/{name}", finished.family.specialists["arithmetic"], SECOND, "main", "v1")
+    entries = started(finished.run)["foundations"]
+    before = tree_of(finished.run)
+    _cut_short(finished)
+    done = finished.start()
     assert done.returncode == 0, done.stderr
-    assert started(bred.run)["foundations"] == entries
-    assert {f"../.adapters/{path.name}" for path in bred.cached} == {e["path"] for e in entries if e["prepared"]}
-    for was, now in zip(before["nodes"], tree_of(bred.run)["nodes"], strict=True):
+    assert started(finished.run)["foundations"] == entries
+    assert {f"../.adapters/{path.name}" for path in finished.cached} == {e["path"] for e in entries if e["prepared"]}
+    for was, now in zip(before["nodes"], tree_of(finished.run)["nodes"], strict=True):
         assert [now[key] for key in ("id", "identity", "average")] == [
             was[key] for key in ("id", "identity", "average")
         ]
 
 
-def _cut_short(bred: World) -> None:
-    """Leave the run as a driver that was killed after its first merge, and the cache empty."""
-    lines = (bred.run / "journal.jsonl").read_bytes().splitlines(keepends=True)
+def _cut_short(finished: HubRun) -> None:
+    """Leave the run as if it was killed after its first merge, with an empty cache."""
+    lines = (finished.run / "journal.jsonl").read_bytes().splitlines(keepends=True)
     merged = next(number for number, line in enumerate(lines) if json.loads(line)["event"]["type"] == "model_merged")
-    (bred.run / "journal.jsonl").write_bytes(b"".join(lines[: merged + 1]))
-    shutil.rmtree(bred.run / "models")
-    shutil.rmtree(bred.root / "runs" / ".adapters")
+    (finished.run / "journal.jsonl").write_bytes(b"".join(lines[: merged + 1]))
+    shutil.rmtree(finished.run / "models")
+    shutil.rmtree(finished.root / "runs" / ".adapters")
 
 
-def test_an_adapter_that_has_changed_since_is_refused(bred: World) -> None:
-    config = bred.adapter / "adapter_config.json"
+def test_a_changed_adapter_is_refused(finished: HubRun) -> None:
+    config = finished.adapter / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 13}))
-    _cut_short(bred)
-    journal = (bred.run / "journal.jsonl").read_bytes()
-    done = bred.breed()
+    _cut_short(finished)
+    journal = (finished.run / "journal.jsonl").read_bytes()
+    done = finished.start()
     assert done.returncode == 2
     assert "the merged adapter of one is missing, and" in done.stderr
-    assert "are not what they were when the run began; restore them, or start a new run" in done.stderr
-    assert (bred.run / "journal.jsonl").read_bytes() == journal
+    assert "have changed since the run began; restore them, or start a new run" in done.stderr
+    assert (finished.run / "journal.jsonl").read_bytes() == journal
 
 
-def test_an_adapter_of_another_model_is_refused_before_the_work(
-    world: World, family: Family, tmp_path: Path, evolve: Evolve
+def test_an_adapter_of_another_model_is_refused_before_the_run(
+    hub_run: HubRun, family: Family, tmp_path: Path, evolve: Evolve
 ) -> None:
-    stranger = families.adapt(tmp_path / "lora", families.save(tmp_path / "wide", hidden_size=64))
-    models = {"a": str(family.specialists["facts"]), "b": {"model": str(family.base), "adapter": str(stranger)}}
+    other = families.adapt(tmp_path / "lora", families.save(tmp_path / "wide", hidden_size=64))
+    models = {"a": str(family.specialists["facts"]), "b": {"model": str(family.base), "adapter": str(other)}}
     config = write(tmp_path / "config.yaml", family, models)
     for command in ("check", "run"):
         done = evolve(command, config)
         assert done.returncode == 2
-        assert f"foundation_models.b = {stranger} does not fit {family.base}: " in done.stderr
+        assert f"foundation_models.b = {other} does not fit {family.base}: " in done.stderr
 
 
 # ---------------------------------------------------------------------------------------------------- pickled weights
 
 
-class Pickled:
-    """A run whose base and two foundations have pickled weights, those of one in shards and from the hub."""
+class PickledRun:
+    """A run whose base and two foundations have pickled weights; one foundation is sharded and from the Hub."""
 
     def __init__(self, root: Path, family: Family, evolve: Evolve) -> None:
         from transformers import AutoModelForCausalLM
@@ -231,7 +233,7 @@ class Pickled:
     def cached(self) -> set[str]:
         return {f"../.converted/{path.name}" for path in (self.root / "runs" / ".converted").glob("[!.]*")}
 
-    def go(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("HF_HUB_CACHE", str(self.hub.root))
             return self.evolve(*arguments)
@@ -245,36 +247,36 @@ class Pickled:
 
 
 @pytest.fixture(scope="module")
-def pickled(tmp_path_factory: pytest.TempPathFactory, family: Family, evolve: Evolve) -> Pickled:
-    return Pickled(tmp_path_factory.mktemp("pickled"), family, evolve)
+def pickled(tmp_path_factory: pytest.TempPathFactory, family: Family, evolve: Evolve) -> PickledRun:
+    return PickledRun(tmp_path_factory.mktemp("pickled"), family, evolve)
 
 
 @pytest.fixture(scope="module")
-def converted(pickled: Pickled) -> Pickled:
-    done = pickled.go("run", pickled.config, "--run-dir", pickled.run)
+def converted(pickled: PickledRun) -> PickledRun:
+    done = pickled.command("run", pickled.config, "--run-dir", pickled.run)
     assert done.returncode == 0, done.stderr
     return pickled
 
 
-def test_check_converts_no_weights(pickled: Pickled) -> None:
-    done = pickled.go("check", pickled.config)
+def test_check_converts_no_weights(pickled: PickledRun) -> None:
+    done = pickled.command("check", pickled.config)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("pickled weights that the run converts") == 3
-    assert "not checked: the pickled weights of one, which only the run opens" in done.stdout
+    assert "not checked: the pickled weights of one, which only the run reads" in done.stdout
     assert "recipe slerp-gradient: parsed by mergekit" in done.stdout
     assert done.stdout.splitlines()[-1] == f"Ready: evolve run {pickled.config}"
     assert not pickled.cached
 
 
-def test_pickled_weights_are_refused_unless_allowed(pickled: Pickled) -> None:
-    done = pickled.go("run", pickled.config, "--run-dir", pickled.run, "--set", "allow_pickled_weights=false")
+def test_pickled_weights_are_refused_unless_allowed(pickled: PickledRun) -> None:
+    done = pickled.command("run", pickled.config, "--run-dir", pickled.run, "--set", "allow_pickled_weights=false")
     assert done.returncode == 2
     assert "base_model: " in done.stderr or "foundation_models.facts" in done.stderr
     assert "set allow_pickled_weights: true" in done.stderr
     assert not pickled.run.exists()
 
 
-def test_converted_weights_are_those_of_the_models(converted: Pickled) -> None:
+def test_converted_weights_equal_the_originals(converted: PickledRun) -> None:
     import torch
 
     event = started(converted.run)
@@ -291,10 +293,10 @@ def test_converted_weights_are_those_of_the_models(converted: Pickled) -> None:
     assert all(node["status"] == "evaluated" for node in nodes)
 
 
-def test_a_run_goes_on_from_pickled_weights_when_the_converted_ones_are_gone(converted: Pickled) -> None:
+def test_a_run_converts_pickled_weights_again_if_the_converted_ones_are_missing(converted: PickledRun) -> None:
     before, entries, cached = tree_of(converted.run), started(converted.run), converted.cached
     converted.cut_short()
-    done = converted.go("resume", converted.run)
+    done = converted.command("resume", converted.run)
     assert done.returncode == 0, done.stderr
     assert started(converted.run) == entries
     assert converted.cached == cached
@@ -304,16 +306,16 @@ def test_a_run_goes_on_from_pickled_weights_when_the_converted_ones_are_gone(con
         ]
 
 
-def test_pickled_weights_that_have_changed_since_are_refused(converted: Pickled) -> None:
+def test_changed_pickled_weights_are_refused(converted: PickledRun) -> None:
     converted.cut_short()
     config = converted.one / "config.json"
     config.write_text(config.read_text() + "\n")
-    done = converted.go("resume", converted.run)
+    done = converted.command("resume", converted.run)
     assert done.returncode == 2
     missing = "the converted copy of one is missing, and"
-    assert f"{missing} the files of {converted.one} are not what they were" in done.stderr
+    assert f"{missing} the files of {converted.one} have changed" in done.stderr
     (converted.one / "pytorch_model.bin").unlink()
-    done = converted.go("resume", converted.run)
+    done = converted.command("resume", converted.run)
     assert done.returncode == 2
     assert f"{missing} {converted.one} has no weights" in done.stderr
 
@@ -322,7 +324,7 @@ def test_pickled_weights_that_have_changed_since_are_refused(converted: Pickled)
 
 
 def with_tokens(folder: Path, model: Path, tokens: list[str]) -> Path:
-    """A copy of a model that was taught more tokens, with a row for each."""
+    """Write a copy of a model with more tokens, and a row for each."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -352,14 +354,14 @@ for folder in sys.argv[1:]:
 """
 
 
-def test_foundations_of_three_vocabularies(tmp_path: Path, family: Family, evolve: Evolve) -> None:
+def test_foundations_with_three_vocabularies(tmp_path: Path, family: Family, evolve: Evolve) -> None:
     """V, V + 1 and V + 2 rows, like Mistral-Instruct, MetaMath and OpenChat; the second row of the last is padding."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         facts = with_tokens(tmp_path / "facts", family.specialists["facts"], ["[PAD]"])
         chat = with_tokens(tmp_path / "chat", family.specialists["coreference"], ["<|end|>", "<|pad_0|>"])
     models = {"plain": str(family.specialists["arithmetic"]), "math": str(facts), "chat": str(chat)}
-    # more than three: the children of generation 1 enter S, whatever their scores, and the run goes on
+    # with 5 places among the best models, children of generation 1 always enter, and the run continues
     several = {"top_k": 5, "pairs_per_generation": 2}
     strategy = {"name": "kinship", "max_generations": 5, "stop_at_kinship": None} | several
     config = write(tmp_path / "config.yaml", family, models, strategy=strategy)
@@ -394,7 +396,7 @@ def _check_left_out(run: Path, tree: dict[str, Any]) -> None:
 
 
 def _check_children(run: Path, children: list[str], nodes: dict[str, Any]) -> None:
-    """Each child loads without a warning, speaks, and knows the tokens of both its parents."""
+    """Assert that each child loads without a warning, generates, and has the tokens of both its parents."""
     folders = [str(run / nodes[name]["checkpoint"]) for name in children]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -410,7 +412,7 @@ def _check_children(run: Path, children: list[str], nodes: dict[str, Any]) -> No
         recipe = yaml.safe_load((run / nodes[name]["recipe"]).read_text())
         assert ("tokenizer" in recipe or "tokenizer_source" in recipe) == _mixed(name, nodes)
         if "chat" in ancestors:
-            assert int(last) >= 512  # the end of a turn is one token
+            assert int(last) >= 512  # <|end|> is one token
 
 
 def _foundations(name: str, nodes: dict[str, Any]) -> frozenset[str]:
@@ -419,6 +421,6 @@ def _foundations(name: str, nodes: dict[str, Any]) -> frozenset[str]:
 
 
 def _mixed(name: str, nodes: dict[str, Any]) -> bool:
-    """Whether the parents count different tokens."""
+    """Return whether the parents have different tokens."""
     kinds = {_foundations(parent, nodes) - {"plain"} for parent in nodes[name]["parents"]}
     return len(kinds) > 1

@@ -1,4 +1,4 @@
-"""`evolve run` whole, on real engines, held against an independent recomputation of everything it decided."""
+"""A complete `evolve run` on real engines, compared with an independent computation of all its decisions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from evolve.nursery import Family
-from runs import portrait
+from runs import tree_without_times
 from tests.conftest import TASKS, Evolve, write_config
 
 METRIC = "pcc"
@@ -99,7 +99,7 @@ def test_kinships_are_those_of_the_weights(tree: nx.DiGraph, run: Path, family: 
             assert node["kinship"] == {metric: expected[metric] for metric in ("pcc", "cs", "ed")}
 
 
-def test_the_children_are_those_that_the_algorithm_asks_for(tree: nx.DiGraph) -> None:
+def test_the_children_are_those_of_the_algorithm(tree: nx.DiGraph) -> None:
     kinships = {frozenset((k["a"], k["b"])): k[METRIC] for k in tree.graph["kinships"]}
     merged: set[frozenset[str]] = set()
     last = max(node["generation"] for node in tree.nodes.values())
@@ -124,7 +124,7 @@ def test_the_children_are_those_that_the_algorithm_asks_for(tree: nx.DiGraph) ->
         merged |= pairs | set(explored)
 
 
-def test_the_run_stopped_for_its_reason(tree: nx.DiGraph) -> None:
+def test_the_reason_of_the_stop_is_right(tree: nx.DiGraph) -> None:
     last = max(node["generation"] for node in tree.nodes.values())
     stop = tree.graph["stop"]
     assert stop["generation"] == last
@@ -134,7 +134,7 @@ def test_the_run_stopped_for_its_reason(tree: nx.DiGraph) -> None:
     assert tree.graph["best"] == tree.graph["top"][0]
 
 
-def test_the_run_folder_holds_what_it_should(tree: nx.DiGraph, run: Path) -> None:
+def test_the_run_folder_has_all_files(tree: nx.DiGraph, run: Path) -> None:
     for name, node in tree.nodes.items():
         assert {path.name for path in (run / "evals" / name).iterdir()} == set(node["scores"])
         for task in node["scores"]:
@@ -149,7 +149,7 @@ def test_the_run_folder_holds_what_it_should(tree: nx.DiGraph, run: Path) -> Non
     assert not any(path for path in (run / "staging").iterdir())
 
 
-def test_mergekit_reads_every_recipe_as_it_stands(tree: nx.DiGraph, run: Path) -> None:
+def test_mergekit_reads_every_recipe(tree: nx.DiGraph, run: Path) -> None:
     from mergekit.config import MergeConfiguration
 
     children = {name: node for name, node in tree.nodes.items() if node["kind"] != "foundation"}
@@ -161,7 +161,7 @@ def test_mergekit_reads_every_recipe_as_it_stands(tree: nx.DiGraph, run: Path) -
         assert {model.model.path for model in read.referenced_models()} == {first, second}
 
 
-def test_mergekit_yaml_makes_the_child_of_its_recipe(tree: nx.DiGraph, run: Path, tmp_path: Path) -> None:
+def test_mergekit_yaml_makes_the_same_child_from_its_recipe(tree: nx.DiGraph, run: Path, tmp_path: Path) -> None:
     youngest = max(tree.nodes, key=lambda name: (tree.nodes[name]["generation"], name))
     recipe, child = (run / tree.nodes[youngest][key] for key in ("recipe", "checkpoint"))
     command = [Path(sys.executable).with_name("mergekit-yaml"), recipe, tmp_path / "out"]
@@ -171,14 +171,14 @@ def test_mergekit_yaml_makes_the_child_of_its_recipe(tree: nx.DiGraph, run: Path
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (child / "model.safetensors").read_bytes()
 
 
-def test_elsewhere_and_with_another_hash_seed_it_comes_to_the_same(
+def test_other_paths_and_another_hash_seed_give_the_same_result(
     run: Path, family: Family, evolve: Evolve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONHASHSEED", "4711" if os.environ.get("PYTHONHASHSEED") != "4711" else "0")
-    config = write_config(tmp_path / "whole.yaml", _moved(family, tmp_path / "another-family"))
+    config = write_config(tmp_path / "whole.yaml", _copied(family, tmp_path / "another-family"))
     done = evolve("run", config, "--run-dir", tmp_path / "another-run")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert _placeless(tmp_path / "another-run") == _placeless(run)
+    assert _without_paths(tmp_path / "another-run") == _without_paths(run)
     children = sorted(path.name for path in (run / "models").iterdir())
     for child in children:
         ours, theirs = (
@@ -190,36 +190,36 @@ def test_elsewhere_and_with_another_hash_seed_it_comes_to_the_same(
     assert known <= {path.name for path in (run.parent / ".scores").iterdir()}
 
 
-def _moved(family: Family, place: Path) -> Family:
-    """A copy of a family."""
+def _copied(family: Family, place: Path) -> Family:
+    """Copy a family to another folder."""
     shutil.copytree(family.directory, place)
 
-    def there(paths: dict[str, Path]) -> dict[str, Path]:
+    def moved(paths: dict[str, Path]) -> dict[str, Path]:
         return {name: place / path.relative_to(family.directory) for name, path in paths.items()}
 
     return replace(
         family,
         directory=place,
         base=place / family.base.relative_to(family.directory),
-        specialists=there(family.specialists),
-        datasets=there(family.datasets),
+        specialists=moved(family.specialists),
+        datasets=moved(family.datasets),
     )
 
 
-def _placeless(run: Path) -> dict[str, Any]:
-    """The family tree without times and paths; sizes go as well, since the model cards give paths."""
-    data = portrait(run)
+def _without_paths(run: Path) -> dict[str, Any]:
+    """Return the family tree without times, paths and sizes, since the model cards contain paths."""
+    data = tree_without_times(run)
     for node in data["nodes"]:
         assert not node["reused"]
         del node["checkpoint"], node["bytes"]
     return data
 
 
-def test_a_finished_run_is_shown_and_not_run_again(run: Path, evolve: Evolve) -> None:
+def test_a_finished_run_is_not_run_again(run: Path, evolve: Evolve) -> None:
     before = (run / "journal.jsonl").read_bytes()
     again = evolve("resume", run)
     assert again.returncode == 0
-    assert "finished already" in again.stdout
+    assert "has finished already" in again.stdout
     assert (run / "journal.jsonl").read_bytes() == before
 
 
@@ -232,7 +232,7 @@ def test_scores_are_shared_with_a_run_beside_it(run: Path, family: Family, evolv
     assert all(node["reused"] for node in data["nodes"])
 
 
-def test_check_says_what_the_run_will_ask_for(run: Path, evolve: Evolve) -> None:
+def test_check_ends_with_the_command_to_run(run: Path, evolve: Evolve) -> None:
     done = evolve("check", run.parent / "whole.yaml")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("Ready: evolve run ")

@@ -1,7 +1,7 @@
 """Printing of results and errors, safe for any width, any encoding and any control character.
 
-On a terminal lines are wrapped at words. A word that is longer than a line (a path, a command) is not broken, so that it
-can be copied. Without a terminal no line is wrapped.
+On a terminal lines are wrapped at words. A word that is longer than a line (a path, a command) is not broken, so that
+it can be copied. Without a terminal no line is wrapped.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def moment(at: str | None) -> str:
 
 
 def size(count: int | None) -> str:
-    """Return a number of bytes in decimal units, as the model hub does: `14.5 GB`."""
+    """Return a number of bytes in decimal units, as the Hub does: `14.5 GB`."""
     if count is None:
         return UNKNOWN
     if count < 1000:

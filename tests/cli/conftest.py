@@ -37,7 +37,7 @@ Command = Callable[..., Answer]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Calls `evolve` in this process, with a width that no message exceeds."""
+    """Return a function that calls `evolve` in this process, with a width that no message exceeds."""
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments: str | Path) -> Answer:
@@ -53,7 +53,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture
 def fake_family(tmp_path: Path) -> Path:
-    """The configuration of a base model and the foundations A, B and C, in a folder of the test."""
+    """Write a family of a base model and the foundations A, B and C; return its configuration."""
     return write_family(tmp_path / "family")
 
 
@@ -74,7 +74,7 @@ def inline() -> Inline:
 
 
 def do_run(config: Path, run: Path, *overrides: str) -> Path:
-    """Do a whole run of a configuration with fake engines, in this process."""
+    """Complete a run with fake engines in this process."""
     session = Session(FAKE, Silent(), executors=Inline.executors)
     session.run(load_config(config, overrides), run)
     return run
@@ -82,14 +82,14 @@ def do_run(config: Path, run: Path, *overrides: str) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, to be read only."""
+    """Return a finished run that no test changes."""
     folder = tmp_path_factory.mktemp("finished_run")
     return do_run(write_family(folder / "family"), folder / "run")
 
 
 @pytest.fixture
 def run_copy(finished_run: Path, tmp_path: Path) -> Path:
-    """A copy of a finished run, to be changed."""
+    """Return a copy of a finished run that the test may change."""
     shutil.copytree(finished_run, tmp_path / "run")
     return tmp_path / "run"
 
@@ -99,24 +99,24 @@ def _refuse(job: Any, report: Report, device: str = "auto") -> Any:
 
 
 CHECKS_ONLY = replace(FAKE, merge=_refuse, evaluate=_refuse, measure=_refuse)
-"""Fake engines that check, and that fail the test when work begins."""
+"""Fake engines that check inputs and fail the test if a merge, an evaluation or a measurement begins."""
 
 
 @pytest.fixture
 def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails the test when a worker starts."""
+    """Fail the test if a worker starts."""
     monkeypatch.setattr(LocalExecutor, "submit", lambda *_: pytest.fail("a worker was started"))
 
 
 @pytest.fixture
 def no_work(no_engine: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the commands check with fake engines, and fails the test when a worker starts or work begins."""
+    """Let the commands check inputs with fake engines; fail the test if a worker starts or a step begins."""
     monkeypatch.setattr(driving, "REAL", CHECKS_ONLY)
     monkeypatch.setattr(driving, "Session", partial(Session, executors=InlineExecutor))
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Return mode, time of change and content of everything in a folder, by path."""
+    """Return mode, modification time and content of all files and folders in a folder, by path."""
     found = {}
     for path in [folder, *folder.rglob("*")]:
         state = path.lstat()
@@ -127,8 +127,8 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int, bytes]]:
 
 @pytest.fixture
 def refused(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Calls a command that must be refused, and returns its message, which must contain some words."""
-    monkeypatch.chdir(tmp_path)  # so that files made in the working directory are noticed
+    """Return a function that calls a command, asserts that it is refused, and returns its message."""
+    monkeypatch.chdir(tmp_path)  # so that files in the working directory are detected
 
     def refused(*arguments: str | Path, words: tuple[str, ...], lines: int = 1) -> str:
         before = snapshot(tmp_path)

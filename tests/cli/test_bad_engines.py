@@ -1,4 +1,4 @@
-"""Tasks and recipes that lm-eval or mergekit refuse: one message with file, key, value and fix, no files left.
+"""Tasks and recipes that lm-eval or mergekit refuse: one message with file, key, value and fix, and no new files.
 
 All cases share one worker, because loading the engines takes seconds. Two cases at the end start the real command.
 """
@@ -39,7 +39,7 @@ def worker() -> Iterator[LocalExecutor]:
 def run(
     refused: Refused, family: Family, worker: LocalExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., str]:
-    """Calls `evolve run` with some sections of the configuration replaced."""
+    """Return a function that calls `evolve run` with some sections of the configuration replaced."""
     monkeypatch.setattr(driving, "Session", partial(Session, executors=lambda progress, device: worker))
 
     def run(words: tuple[str, ...], **sections: Any) -> str:
@@ -62,7 +62,7 @@ TASK_CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
             "Did you mean: winogrande",
         ),
     ),
-    "a task that resembles no other": (_scored("zzzqqq"), ("{task: zzzqqq,", "no task or group", "`lm-eval ls tasks`")),
+    "a task with no similar name": (_scored("zzzqqq"), ("{task: zzzqqq,", "no task or group", "`lm-eval ls tasks`")),
     "an unknown second task": (
         {"tasks": [{"task": "winogrande"}, {"task": "hellaswagg"}]},
         ("evaluation.tasks.1 = {task: hellaswagg,", "Did you mean: hellaswag"),
@@ -134,11 +134,11 @@ DATA = {
 }
 
 
-@pytest.mark.parametrize(("spoil", "words"), DATA.values(), ids=DATA)
-def test_data_that_does_not_fit_its_task(run, tmp_path, spoil, words):
+@pytest.mark.parametrize(("damage", "words"), DATA.values(), ids=DATA)
+def test_data_that_does_not_fit_its_task(run, tmp_path, damage, words):
     folder = tmp_path / "data"
     folder.mkdir()
-    spoil(folder)
+    damage(folder)
 
     run(
         ("evaluation.tasks.0 = {task: truthfulqa_mc2, ", "'truthfulqa_mc2'", *words),
@@ -146,7 +146,7 @@ def test_data_that_does_not_fit_its_task(run, tmp_path, spoil, words):
     )
 
 
-WHOLE = """merge_method: slerp
+COMPLETE = """merge_method: slerp
 base_model: {{ parent_1 }}
 slices:
   - sources:
@@ -169,7 +169,7 @@ RECIPES = {
 @pytest.mark.parametrize(("change", "words"), RECIPES.values(), ids=RECIPES)
 def test_a_recipe_that_mergekit_would_misread(run, tmp_path, change, words):
     recipe = tmp_path / "mine-recipe.yaml"
-    recipe.write_text(WHOLE.replace(*change))
+    recipe.write_text(COMPLETE.replace(*change))
 
     run((f"merge.recipe = {recipe}: ", *words), merge={"recipe": "./mine-recipe.yaml"}, evaluation={"tasks": TASKS[2:]})
 
@@ -180,7 +180,7 @@ def test_the_real_command(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     recipe = tmp_path / "mine-recipe.yaml"
-    recipe.write_text(WHOLE.replace("slerp", "slurp"))
+    recipe.write_text(COMPLETE.replace("slerp", "slurp"))
     sections: dict[str, object] = {
         "task": {"evaluation": _scored("winogrnde")},
         "recipe": {"merge": {"recipe": str(recipe)}},

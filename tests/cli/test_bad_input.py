@@ -1,4 +1,4 @@
-"""A wrong configuration or recipe: one message with file, key, value and fix, and no files left."""
+"""A wrong configuration or recipe: one message with file, key, value and fix, and no new files."""
 
 from __future__ import annotations
 
@@ -181,26 +181,26 @@ def test_a_model_that_is_neither_folder_nor_hub_id(refused, fake_family, tmp_pat
 
 # -------------------------------------------------------------------------------------------------------- the recipe
 
-WHOLE = """merge_method: slerp
+COMPLETE = """merge_method: slerp
 base_model: {{ parent_1 }}
 models: [{model: {{ parent_1 }}}, {model: {{ parent_2 }}}]
 dtype: {{ dtype }}
 parameters: {t: 0.5}
 """
 RECIPES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "no second parent": (WHOLE.replace("parent_2", "parent_1"), ("{{ parent_2 }}", "would not be a merge of both")),
+    "no second parent": (COMPLETE.replace("parent_2", "parent_1"), ("{{ parent_2 }}", "would not be a merge of both")),
     "an unknown placeholder": (
-        WHOLE.replace("{{ dtype }}", "{{ dtyp }}"),
+        COMPLETE.replace("{{ dtype }}", "{{ dtyp }}"),
         ("unknown placeholder 'dtyp'", "did you mean dtype?"),
     ),
-    "a syntax error": (WHOLE.replace("{{ dtype }}", "{{ dtype }"), ("line 4",)),
+    "a syntax error": (COMPLETE.replace("{{ dtype }}", "{{ dtype }"), ("line 4",)),
     "a parent in quotes": (
-        WHOLE.replace("{{ parent_2 }}", "'{{ parent_2 }}'"),
+        COMPLETE.replace("{{ parent_2 }}", "'{{ parent_2 }}'"),
         ("{{ parent_2 }}", "write it unquoted"),
     ),
-    "not YAML when filled in": (WHOLE + "parameters: [\n", ("not valid YAML once filled in",)),
+    "not YAML when filled in": (COMPLETE + "parameters: [\n", ("not valid YAML once filled in",)),
     "a list": ("- {{ parent_1 }}\n- {{ parent_2 }}\n", ("is not a YAML mapping",)),
-    "a division by zero": (WHOLE.replace("0.5", "{{ 1 / 0 }}"), ("cannot be filled in",)),
+    "a division by zero": (COMPLETE.replace("0.5", "{{ 1 / 0 }}"), ("cannot be filled in",)),
 }
 
 

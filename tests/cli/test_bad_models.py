@@ -1,4 +1,4 @@
-"""A wrong model folder: one message with file, key, folder and fix, and no files left."""
+"""A wrong model folder: one message with file, key, folder and fix, and no new files."""
 
 from __future__ import annotations
 

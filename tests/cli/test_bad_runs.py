@@ -77,7 +77,7 @@ def test_a_folder_that_is_not_a_run(refused, tmp_path, name):
     refused(*_reader(name, tmp_path / "no"), words=(f"{tmp_path}/no: ", "no such folder", "give the folder of a run"))
     refused(*_reader(name, tmp_path / "file"), words=(f"{tmp_path}/file: ", "is a file", "give the folder of a run"))
     refused(
-        *_reader(name, tmp_path / "empty"), words=(f"{tmp_path}/empty: ", "holds no run", "give the folder of a run")
+        *_reader(name, tmp_path / "empty"), words=(f"{tmp_path}/empty: ", "is not a run", "give the folder of a run")
     )
     refused(*_reader(name, tmp_path / "begun"), words=(f"{tmp_path}/begun: ", "not begun", "evolve run CONFIG"))
 

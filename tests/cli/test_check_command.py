@@ -1,4 +1,4 @@
-"""`evolve check`: what it finds, what it lists as missing, as a problem or a warning, and its last line."""
+"""`evolve check`: findings, missing models, problems, warnings and the last line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def change(fake_family: Path) -> Change:
 
 @pytest.fixture
 def check(command, no_work, fake_family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs `evolve check` with fake engines on the fake family."""
+    """Return a function that runs `evolve check` with fake engines on the fake family."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return partial(command, "check", fake_family)

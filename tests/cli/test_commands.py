@@ -1,4 +1,4 @@
-"""The commands that read runs: fast to load, with text and JSON, in pipes and without Unicode."""
+"""The commands that read runs: fast imports, text and JSON, pipes and terminals without Unicode."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEAVY = {
     *("torch", "transformers", "mergekit", "lm_eval", "datasets", "peft", "tokenizers", "safetensors"),
     *("numpy", "scipy", "pandas", "huggingface_hub", "accelerate", "matplotlib"),
 }
-COMMANDS = {  # with a pattern of their arguments in the line of usage
+COMMANDS = {  # with a pattern of the arguments in the usage line
     **dict.fromkeys(("run", "check"), r"\{?CONFIG"),
     **dict.fromkeys(("resume", "status", "tree"), r"\{?RUN"),
     "show": r"\{?RUN\}? \{?MODEL",
@@ -74,22 +74,22 @@ def test_commands_that_read_runs_load_no_heavy_package(finished_run, arguments):
 
 def test_version_and_help_of_all_commands(command):
     assert command("--version").out == f"evolve {package.__version__}\n"
-    told = command("--help").out
-    assert all(f" {name} " in told for name in COMMANDS)
-    assert all(f" {panel} " in told for panel in ("Runs", "Results", "Tools"))
+    answer = command("--help").out
+    assert all(f" {name} " in answer for name in COMMANDS)
+    assert all(f" {panel} " in answer for panel in ("Runs", "Results", "Tools"))
     alone = command()
     assert alone.code == 2
     assert not alone.err
-    assert alone.out.strip() == told.strip()
+    assert alone.out.strip() == answer.strip()
 
 
 @pytest.mark.parametrize(("name", "arguments"), COMMANDS.items())
 def test_help_of_a_command_has_readable_arguments_and_one_example(command, name, arguments):
-    told = command(name, "--help")
+    answer = command(name, "--help")
 
-    assert told.code == 0
-    assert [line for line in told.out.splitlines() if re.search(rf"Usage: .* {name} \[OPTIONS\] {arguments}", line)]
-    assert told.out.count("Example: ") == told.out.count(f"Example: evolve {name} ") == 1
+    assert answer.code == 0
+    assert [line for line in answer.out.splitlines() if re.search(rf"Usage: .* {name} \[OPTIONS\] {arguments}", line)]
+    assert answer.out.count("Example: ") == answer.out.count(f"Example: evolve {name} ") == 1
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -137,15 +137,15 @@ def test_networkx_reads_the_tree(command, finished_run):
 
 
 def test_the_tree_as_text(command, finished_run):
-    told = command("tree", finished_run).out
-    assert all(name in told for name in ("A", "model-1-1", "model-2-exp"))
-    assert "\x1b" not in told
+    answer = command("tree", finished_run).out
+    assert all(name in answer for name in ("A", "model-1-1", "model-2-exp"))
+    assert "\x1b" not in answer
 
 
 def test_one_model(command, finished_run):
-    told = command("show", finished_run, "model-1-1").out
-    assert "model-1-1" in told
-    assert "alpha" in told
+    answer = command("show", finished_run, "model-1-1").out
+    assert "model-1-1" in answer
+    assert "alpha" in answer
 
     node = json.loads(command("show", finished_run, "model-1-1", "--json").out)
     assert node["id"] == "model-1-1"
@@ -153,9 +153,9 @@ def test_one_model(command, finished_run):
 
 
 def test_status_of_a_finished_run(command, finished_run):
-    told = command("status", finished_run)
-    assert "stopped: " in told.out
-    assert f"in {finished_run}" in told.out
+    answer = command("status", finished_run)
+    assert "stopped: " in answer.out
+    assert f"in {finished_run}" in answer.out
 
     data = json.loads(command("status", finished_run, "--json").out)
     assert data["running"] is None
@@ -169,9 +169,9 @@ def test_status_of_a_running_and_of_an_interrupted_run(command, run_copy):
         assert f"running: process {os.getpid()} on " in command("status", run_copy).out
         assert str(os.getpid()) in json.loads(command("status", run_copy, "--json").out)["running"]
 
-    told = command("status", run_copy).out
-    assert "interrupted" in told
-    assert f"evolve resume {run_copy}" in told
+    answer = command("status", run_copy).out
+    assert "interrupted" in answer
+    assert f"evolve resume {run_copy}" in answer
     assert json.loads(command("status", run_copy, "--json").out)["running"] is None
 
 
@@ -191,24 +191,24 @@ def test_status_of_a_real_running_run(command, fake_family, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
-    told = command("status", run).out
+    answer = command("status", run).out
     progress = json.loads(command("status", run, "--json").out)["progress"]
     refused = command("resume", run)
     driver.send_signal(signal.SIGTERM)
     out, err = driver.communicate(timeout=30)
 
-    assert f"running: process {driver.pid} on " in told
+    assert f"running: process {driver.pid} on " in answer
     assert refused.code == 2
     assert f"is being driven by process {driver.pid} on " in refused.err
     assert driver.returncode == 143
     assert err.startswith("evolve: interrupted by SIGTERM; nothing is lost, ")
     assert f"`evolve resume {run}`" in err
     assert "model-1-1: merged in 0.2 s" in out
-    assert "evaluate model-1-1" in told
+    assert "evaluate model-1-1" in answer
     assert progress["step"] == "evaluate model-1-1"
-    told = command("status", run)
-    assert f"evolve resume {run}" in told.out
-    assert "running: process" not in told.out
+    answer = command("status", run)
+    assert f"evolve resume {run}" in answer.out
+    assert "running: process" not in answer.out
     assert json.loads(command("status", run, "--json").out)["progress"] is None
 
 
@@ -216,10 +216,10 @@ def test_comparison_of_two_runs(command, finished_run, tmp_path):
     config = write_family(tmp_path / "family", seed=1)
     other = do_run(config, tmp_path / "greedy", "name=other", "strategy.name=greedy")
 
-    told = command("compare", finished_run, other)
-    assert told.code == 0
-    assert str(other) in told.out
-    assert "greedy" in told.out
+    answer = command("compare", finished_run, other)
+    assert answer.code == 0
+    assert str(other) in answer.out
+    assert "greedy" in answer.out
 
     data = json.loads(command("compare", finished_run, other, "--json").out)
     assert str(finished_run) in json.dumps(data)
@@ -290,10 +290,10 @@ def test_a_finished_run_does_no_work_when_resumed(command, finished_run, monkeyp
     monkeypatch.setattr(Display, "show_position", lambda self, tree: shown.append(tree.generation))
     before = (finished_run / "journal.jsonl").read_bytes()
 
-    told = command("resume", finished_run)
+    answer = command("resume", finished_run)
 
-    assert told.code == 0
-    assert told.out.startswith(f"The run in {finished_run} ")
+    assert answer.code == 0
+    assert answer.out.startswith(f"The run in {finished_run} ")
     assert shown == [3]
     assert (finished_run / "journal.jsonl").read_bytes() == before
 

@@ -43,7 +43,7 @@ def _text(console: Console) -> str:
 
 @pytest.fixture
 def watched(fake_family, tmp_path, inline):
-    """Does a whole run with fake engines and a display."""
+    """Return a function that completes a run with fake engines and a display."""
 
     def watched(watching: Display) -> None:
         with watching:
@@ -54,7 +54,7 @@ def watched(fake_family, tmp_path, inline):
     return watched
 
 
-def test_bars_of_run_generation_and_step_below_the_events(watched, monkeypatch):
+def test_bars_of_run_generation_and_step_are_below_the_events(watched, monkeypatch):
     console = _console()
     bars = Bars(console)
     shown: list[str] = []
@@ -150,14 +150,14 @@ def test_a_long_step_prints_one_line_a_minute_in_a_pipe(monkeypatch):
     now[0] = 500.0
     plain.working("evaluate A", "loading", 0, 0)
 
-    told = [line.partition(" ")[2] for line in _text(console).splitlines()]
-    assert told == ["evaluate A: scoring, 60 of 200", "evaluate A: scoring, 120 of 200", "evaluate A: loading"]
+    printed = [line.partition(" ")[2] for line in _text(console).splitlines()]
+    assert printed == ["evaluate A: scoring, 60 of 200", "evaluate A: scoring, 120 of 200", "evaluate A: loading"]
 
 
 def test_control_characters_of_an_engine_do_not_reach_the_terminal():
     console = _console(terminal=False)
-    Display(console).note("A: failed: \x1b[2Jgone\x07[red]not markup[/red]")
-    assert _written(console).rstrip().endswith("A: failed: gone [red]not markup[/red]")
+    Display(console).note("A: failed: \x1b[2Jcleared\x07[red]not markup[/red]")
+    assert _written(console).rstrip().endswith("A: failed: cleared [red]not markup[/red]")
 
 
 def test_only_a_terminal_gets_bars(monkeypatch):
@@ -192,7 +192,7 @@ def test_ctrl_c_does_not_disturb_the_terminal(fake_family, tmp_path, times):
     assert "generation 1 of 4" in CONTROL.sub("", seen)
     assert "Traceback" not in seen
     if times == 1:
-        last = " ".join(seen.split("stopping at the next safe moment")[-1].split())  # without the line breaks
+        last = " ".join(seen.split("stopping at the next safe point")[-1].split())  # without the line breaks
         assert "evolve: interrupted by SIGINT; nothing is lost, " in last
         assert f"`evolve resume {tmp_path / 'run'}`" in last
 

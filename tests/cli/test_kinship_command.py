@@ -18,7 +18,7 @@ from evolve.run.executors import Done
 
 
 class _Measured:
-    """Stands in for a worker: answers at once, with rows of the embedding left out."""
+    """A fake executor with fixed results, in which rows of the embedding are left out."""
 
     def __init__(self, progress: Callable[..., None], device: str) -> None:
         self._progress = progress
@@ -99,7 +99,7 @@ def test_progress_is_not_mixed_into_the_json(command, models, monkeypatch):
 
 
 @pytest.mark.usefixtures("measured")
-def test_models_have_the_shortest_labels_that_tell_them_apart(command, models):
+def test_models_have_the_shortest_unique_labels(command, models):
     shutil.copytree(models / "A", models / "more" / "A")
     shutil.copytree(models / "A", models / "most" / "more" / "A")
 

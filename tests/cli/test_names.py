@@ -13,8 +13,8 @@ from evolve.cli.names import complete_runs, find_run
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with the runs `demo` and `other` in `runs/`."""
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a working directory with the runs `demo` and `other` in `runs/`."""
     for name in ("demo", "other"):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "journal.jsonl").touch()
@@ -23,22 +23,22 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_name_stands_for_a_run_in_runs(workplace):
+def test_a_name_means_a_run_in_runs(directory):
     assert find_run("demo") == Path("runs/demo")
     assert find_run("runs/demo") == Path("runs/demo")
     assert find_run("nursery") == Path("runs/nursery")  # so that a message names this folder
 
 
-def test_a_folder_with_a_journal_in_the_working_directory_comes_first(workplace):
-    (workplace / "demo").mkdir()
+def test_a_folder_with_a_journal_in_the_working_directory_comes_first(directory):
+    (directory / "demo").mkdir()
     assert find_run("demo") == Path("runs/demo")
 
-    (workplace / "demo" / "journal.jsonl").touch()
+    (directory / "demo" / "journal.jsonl").touch()
     assert find_run("demo") == Path("demo")
 
 
 @pytest.mark.parametrize("name", ["no", "./demo/x", "x/demo", "/demo", "..", "."])
-def test_other_paths_are_not_changed(workplace, name):
+def test_other_paths_are_not_changed(directory, name):
     assert find_run(name) == Path(name)
 
 
@@ -67,7 +67,7 @@ def test_every_command_finds_a_run_by_name(command, finished_run, tmp_path, monk
         ("runs/o", ["runs/other"]),
     ],
 )
-def test_completion_of_runs(workplace, incomplete, runs):
+def test_completion_of_runs(directory, incomplete, runs):
     assert list(complete_runs(incomplete)) == runs
 
 

@@ -1,4 +1,4 @@
-"""`evolve nursery`: it builds and examines a family, keeps a complete one and refuses a bad one; training is faked."""
+"""`evolve nursery`: builds and checks a family, keeps a complete one and refuses a bad one; training is faked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class _FakeExecutor:
-    """Builds the family in this process, merges nothing, and returns fixed scores."""
+    """An executor that builds the family in this process, merges nothing and returns fixed scores."""
 
     jobs: list[Any]
     merge_score = 0.62
@@ -30,7 +30,7 @@ class _FakeExecutor:
 
     def submit(self, call: Call) -> None:
         self.jobs.append(call.job)
-        assert call.gpus == isinstance(call.job, MergeJob | EvaluateJob), "engines get a device, the training none"
+        assert call.gpus == isinstance(call.job, MergeJob | EvaluateJob), "engines get a device, training does not"
         self._call = call
 
     def wait(self, timeout: float) -> Done:
@@ -58,7 +58,7 @@ class _FakeExecutor:
 
 @pytest.fixture
 def executor(monkeypatch: pytest.MonkeyPatch, fake_family: Path, tmp_path: Path) -> type[_FakeExecutor]:
-    """A nursery without training; the manifest is the seed alone."""
+    """Replace training by a copy of the fake family; its manifest is the seed."""
 
     def build(directory: Path, *, seed: int, on_progress: object) -> Family:
         directory.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def executor(monkeypatch: pytest.MonkeyPatch, fake_family: Path, tmp_path: Path)
     return executor
 
 
-def test_a_family_is_built_and_examined(command, executor, tmp_path):
+def test_a_family_is_built_and_checked(command, executor, tmp_path):
     answer = command("nursery", tmp_path / "nursery")
 
     assert answer.code == 0

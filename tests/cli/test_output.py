@@ -24,7 +24,7 @@ from evolve.views.text import Facts, View
 
 WIDTHS = [1, 7, 20, 40, 79, 80, 200]
 LONG = "/a/very/long/path/of/a/model/that/no/narrow/terminal/shows/in/one/line/config.yaml"
-MESSAGE = f"evolve: {LONG}: strategy.top_k = 1: it must be a whole number of at least 2; 日本語 の 名前 is no number"
+MESSAGE = f"evolve: {LONG}: strategy.top_k = 1: it must be a whole number of at least 2; 日本語 の 名前 is not a number"
 
 
 class _Terminal(io.StringIO):
@@ -74,7 +74,7 @@ def test_control_characters_are_not_printed(capsys):
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("make", [Text, lambda text: Facts([("folder", text)])], ids=["text", "facts"])
-def test_a_view_keeps_its_longest_word_whole(width, make, monkeypatch):
+def test_a_view_does_not_break_its_longest_word(width, make, monkeypatch):
     file = _Terminal()
     monkeypatch.setattr(output, "Console", lambda: Console(file=file, width=width))
 

@@ -1,4 +1,4 @@
-"""The calls that the tests of the executors make."""
+"""Functions that the tests of the executors call."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def sleep(job: float, report: Report) -> None:
     time.sleep(job)
 
 
-def tell_device(job: None, report: Report, device: str = "none") -> tuple[str, str | None, bool]:
-    """Return the device, the cards that are visible, and whether torch was imported before this call."""
+def return_device(job: None, report: Report, device: str = "none") -> tuple[str, str | None, bool]:
+    """Return the device, the visible GPUs, and whether torch was imported before this call."""
     return device, os.environ.get("CUDA_VISIBLE_DEVICES"), "torch" in sys.modules
 
 
 def host_only(job: str, report: Report) -> str:
-    """Take no device: a TypeError where one is given."""
+    """Return the job; a TypeError results if a device is given."""
     return job
 
 
@@ -47,11 +47,11 @@ def raise_lookup_error(job: None, report: Report) -> None:
 
 
 class OutOfMemoryError(RuntimeError):
-    """Has the name of torch's error."""
+    """An error with the name of torch's error."""
 
 
 class SafetensorError(Exception):
-    """Has the name of the error of safetensors."""
+    """An error with the name of the error of safetensors."""
 
 
 def raise_(job: str, report: Report) -> None:

@@ -1,4 +1,4 @@
-"""Runs with fake engines: a family, drivers that may be killed, and what is left of a run to compare."""
+"""Fixtures for runs with fake engines: a family, drivers that tests can kill, and an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MEMORY = Path("/dev/shm")
 
 
 def _fast_folder(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
-    """In memory where that is large enough: what syncing costs is not what these tests are about."""
+    """Yield a folder in memory if it is large enough, because syncing to a disk is slow."""
     if not _MEMORY.is_dir() or shutil.disk_usage(_MEMORY).free < 2**29:
         yield factory.mktemp(name)
         return
@@ -31,7 +31,7 @@ def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield from _fast_folder(tmp_path_factory, "session")
 
 
@@ -43,15 +43,15 @@ def drivers() -> Iterator[Drivers]:
 
 
 @pytest.fixture(scope="session")
-def config(place: Path) -> Path:
-    """A configuration; nobody changes it or its models."""
-    return write_family(place / "family")
+def config(session_folder: Path) -> Path:
+    """Return a configuration that no test changes, like its models."""
+    return write_family(session_folder / "family")
 
 
 @pytest.fixture(scope="session")
-def reference(place: Path, drivers: Drivers, config: Path) -> Reference:
-    """The uninterrupted run."""
-    folder = place / "reference"
+def reference(session_folder: Path, drivers: Drivers, config: Path) -> Reference:
+    """Return the uninterrupted run."""
+    folder = session_folder / "reference"
     folder.mkdir()
     ended = drivers(folder / "run", config, EVOLVE_FAKE_TALLY=folder / "tally")
     assert ended.code == 0, ended.message

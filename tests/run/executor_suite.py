@@ -1,4 +1,4 @@
-"""The conformance suite of executors: the test class of each executor inherits it and says how one is made."""
+"""The conformance suite of executors; the test class of each executor inherits it and gives the code to make one."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import pytest
 from evolve.errors import DiskError, MergeError, RunError
 from evolve.run.executors import Call, Done, Executor, Failed, Outcome, run_call
 
-Heard = list[tuple[str, str, int, int]]
+Reports = list[tuple[str, str, int, int]]
 
 
 def wait(executor: Executor, seconds: float = 30.0) -> Outcome:
-    """Return the next outcome; fail where none comes in time."""
+    """Return the next outcome; fail if none comes in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         outcome = executor.wait(0.1)
@@ -39,7 +39,7 @@ def failure(executor: Executor, call: Call) -> Failed:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; a zombie does not."""
+    """Return whether a process is running; a zombie is not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -47,7 +47,7 @@ def is_alive(pid: int) -> bool:
 
 
 def ends(pid: int, seconds: float = 10.0) -> bool:
-    """Wait for the end of a process and tell whether it came in time."""
+    """Wait for the end of a process; return whether it ended in time."""
     end = time.monotonic() + seconds
     while is_alive(pid) and time.monotonic() < end:
         time.sleep(0.02)
@@ -55,25 +55,25 @@ def ends(pid: int, seconds: float = 10.0) -> bool:
 
 
 class ExecutorSuite:
-    """Conformance of one executor; `make` is code that makes it from the variables `progress` and `device`."""
+    """Conformance tests of an executor; `make` is code that makes it from the variables `progress` and `device`."""
 
     make: str
 
     @pytest.fixture
-    def heard(self) -> Heard:
+    def reports(self) -> Reports:
         return []
 
     @pytest.fixture
-    def executor(self, heard: Heard) -> Iterator[Executor]:
-        executor = self._made(lambda *report: heard.append(report))
+    def executor(self, reports: Reports) -> Iterator[Executor]:
+        executor = self._make_executor(lambda *report: reports.append(report))
         yield executor
         executor.close()
 
-    def _made(self, progress: Any, device: str = "auto") -> Executor:
+    def _make_executor(self, progress: Any, device: str = "auto") -> Executor:
         scope: dict[str, Any] = {"progress": progress, "device": device}
         exec(self.make, scope)
-        made: Executor = scope["executor"]
-        return made
+        executor: Executor = scope["executor"]
+        return executor
 
     def test_results_are_paired_by_id(self, executor: Executor) -> None:
         outcomes: dict[str, Outcome] = {}
@@ -103,21 +103,21 @@ class ExecutorSuite:
 
     def test_a_host_call_gets_no_device(self, executor: Executor) -> None:
         assert run_call(executor, Call("a", calls.host_only, "done")) == "done"
-        assert run_call(executor, Call("b", calls.tell_device, None))[0] == "none"
+        assert run_call(executor, Call("b", calls.return_device, None))[0] == "none"
 
     @pytest.mark.parametrize(
-        ("device", "given", "cards"), [("cuda:1", "cuda", "1"), ("cuda:0", "cuda", "0"), ("auto", "auto", None)]
+        ("device", "given", "visible"), [("cuda:1", "cuda", "1"), ("cuda:0", "cuda", "0"), ("auto", "auto", None)]
     )
-    def test_a_device_call_sees_only_its_card(
-        self, device: str, given: str, cards: str | None, monkeypatch: pytest.MonkeyPatch
+    def test_a_device_call_sees_only_its_gpu(
+        self, device: str, given: str, visible: str | None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        executor = self._made(lambda *_: None, device)
+        executor = self._make_executor(lambda *_: None, device)
         try:
-            found = run_call(executor, Call("a", calls.tell_device, None, gpus=1))
+            found = run_call(executor, Call("a", calls.return_device, None, gpus=1))
         finally:
             executor.close()
-        assert found == (given, cards, False), "device, CUDA_VISIBLE_DEVICES, and whether torch was imported before"
+        assert found == (given, visible, False), "device, CUDA_VISIBLE_DEVICES, and whether torch was imported before"
 
     def test_run_call_raises_the_error_of_the_call(self, executor: Executor) -> None:
         with pytest.raises(MergeError, match=r"\Atoo wide\Z"):
@@ -133,7 +133,7 @@ class ExecutorSuite:
             run_call(executor, Call("d", calls.exit_with, 3))
         assert not hasattr(caught.value, "__notes__")
 
-    def test_an_error_of_evolve_arrives_with_its_type_and_message(self, executor: Executor) -> None:
+    def test_an_error_of_evolve_keeps_its_type_and_message(self, executor: Executor) -> None:
         failed = failure(executor, Call("a", calls.refuse, "too wide"))
         assert (failed.cause, failed.reason) == ("error", "too wide")
         assert type(failed.error) is MergeError
@@ -144,7 +144,7 @@ class ExecutorSuite:
         assert "in raise_lookup_error" in failed.trace
 
     @pytest.mark.parametrize(
-        ("way", "cause"),
+        ("error", "cause"),
         [
             ("MemoryError", "memory"),
             ("torch", "memory"),
@@ -158,8 +158,8 @@ class ExecutorSuite:
             ("EACCES", "bug"),
         ],
     )
-    def test_causes_are_distinguished(self, executor: Executor, way: str, cause: str) -> None:
-        assert failure(executor, Call("a", calls.raise_, way)).cause == cause
+    def test_causes_are_distinguished(self, executor: Executor, error: str, cause: str) -> None:
+        assert failure(executor, Call("a", calls.raise_, error)).cause == cause
 
     def test_a_dead_worker_costs_only_its_call(self, executor: Executor) -> None:
         failed = failure(executor, Call("a", calls.kill_self, signal.SIGKILL))
@@ -180,16 +180,18 @@ class ExecutorSuite:
         outcome = wait(executor)
         assert outcome == Done("b", 8) or (isinstance(outcome, Failed) and outcome.cause == "died")
 
-    def test_a_death_is_noticed_while_children_hold_the_pipe(self, executor: Executor, tmp_path: Path) -> None:
+    def test_the_death_of_a_worker_is_detected_while_its_children_hold_the_pipe(
+        self, executor: Executor, tmp_path: Path
+    ) -> None:
         failed = failure(executor, Call("a", calls.die_with_child, tmp_path / "pid"))
         assert failed.cause == "died"
         assert ends(int((tmp_path / "pid").read_text()))
 
-    def test_progress_is_reported(self, executor: Executor, heard: Heard) -> None:
+    def test_progress_is_reported(self, executor: Executor, reports: Reports) -> None:
         executor.submit(Call("a", calls.count, 50))
         assert isinstance(wait(executor), Done)
-        assert heard[-1] == ("a", "counting", 50, 50)
-        assert len(heard) <= 50
+        assert reports[-1] == ("a", "counting", 50, 50)
+        assert len(reports) <= 50
 
     def test_output_of_workers_goes_to_the_log(self, executor: Executor, tmp_path: Path, capfd: Any) -> None:
         executor.redirect(tmp_path / "log", tmp_path)

@@ -1,4 +1,4 @@
-"""Damage to checkpoints is noticed, and no file is read twice for it."""
+"""Damage to checkpoints is detected, and a file is read only once for it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def guard(tmp_path: Path) -> CheckpointGuard:
     return CheckpointGuard(HashCache(tmp_path / "hashes.json"))
 
 
-def test_a_whole_checkpoint(folder: Path, guard: CheckpointGuard) -> None:
+def test_an_intact_checkpoint_has_no_damage(folder: Path, guard: CheckpointGuard) -> None:
     assert guard.damage(folder, "identity") is None
     manifest = Manifest.read(folder, "identity")
     assert manifest is not None
@@ -39,18 +39,21 @@ def test_a_whole_checkpoint(folder: Path, guard: CheckpointGuard) -> None:
 
 def test_each_damage_is_described(folder: Path, guard: CheckpointGuard) -> None:
     weights = folder / "model.safetensors"
-    whole, times = weights.read_bytes(), weights.stat()
+    original, times = weights.read_bytes(), weights.stat()
     assert guard.damage(folder, "identity") is None
-    assert guard.damage(folder, "another") == "the checkpoint has no manifest that fits"
-    weights.write_bytes(whole[:-1])
-    assert guard.damage(folder, "identity") == f"model.safetensors has {len(whole) - 1} bytes instead of {len(whole)}"
-    weights.write_bytes(b"X" + whole[1:])
-    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a copy that keeps times would
+    assert guard.damage(folder, "another") == "the checkpoint has no valid manifest"
+    weights.write_bytes(original[:-1])
+    assert (
+        guard.damage(folder, "identity")
+        == f"model.safetensors has {len(original) - 1} bytes instead of {len(original)}"
+    )
+    weights.write_bytes(b"X" + original[1:])
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))  # like a copy that keeps times
     assert guard.damage(folder, "identity") == "the contents of model.safetensors have changed"
     weights.unlink()
     assert guard.damage(folder, "identity") == "model.safetensors is missing"
     (folder / "evolve.json").write_text("{")
-    assert guard.damage(folder, "identity") == "the checkpoint has no manifest that fits"
+    assert guard.damage(folder, "identity") == "the checkpoint has no valid manifest"
     assert guard.damage(folder.with_name("none"), "identity") == "the checkpoint is missing"
 
 

@@ -1,4 +1,4 @@
-"""The command on run folders: exit codes, messages, and what is left behind."""
+"""The command on run folders: exit codes, messages and remaining files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from drive import Drivers
 from executor_suite import is_alive
 from fakes import write_family
 
-from runs import Reference, events, files, start, tallied
+from runs import Reference, calls_begun, events, files, start
 
 Raw = dict[str, Any]
 
 
-def _edited(config: Path, how: Callable[[Raw], Any]) -> None:
+def _edit(config: Path, change: Callable[[Raw], Any]) -> None:
     raw = yaml.safe_load(config.read_text())
-    how(raw)
+    change(raw)
     config.write_text(yaml.safe_dump(raw, sort_keys=False))
 
 
@@ -37,10 +37,12 @@ BAD: dict[str, tuple[Callable[[Raw], Any], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_ends_before_any_engine_and_leaves_nothing(case: str, tmp_path: Path, drivers: Drivers) -> None:
+def test_bad_input_is_refused_before_any_engine_runs_and_leaves_no_files(
+    case: str, tmp_path: Path, drivers: Drivers
+) -> None:
     config = write_family(tmp_path / "family")
-    how, word = BAD[case]
-    _edited(config, how)
+    change, word = BAD[case]
+    _edit(config, change)
     done = drivers.command(
         "run", config, "--run-dir", tmp_path / "runs" / "x", EVOLVE_FAKE=f"inspect:*:fill={tmp_path}/engine"
     )
@@ -50,7 +52,7 @@ def test_bad_input_ends_before_any_engine_and_leaves_nothing(case: str, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["family"]
 
 
-def test_what_the_engines_refuse_leaves_nothing_either(tmp_path: Path, drivers: Drivers, config: Path) -> None:
+def test_a_failed_check_by_the_engines_leaves_no_files(tmp_path: Path, drivers: Drivers, config: Path) -> None:
     done = drivers.command("run", config, "--run-dir", tmp_path / "runs" / "x", EVOLVE_FAKE="inspect:*:refuse")
     assert done.returncode == 1
     done = drivers.command("run", config, "--run-dir", tmp_path / "runs" / "x", EVOLVE_FAKE="inspect:*:kill")
@@ -59,10 +61,10 @@ def test_what_the_engines_refuse_leaves_nothing_either(tmp_path: Path, drivers: 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_listed_twice_leaves_nothing(tmp_path: Path, drivers: Drivers) -> None:
+def test_a_model_listed_twice_is_refused_and_leaves_no_files(tmp_path: Path, drivers: Drivers) -> None:
     config = write_family(tmp_path / "family")
     shutil.copytree(config.parent / "A", config.parent / "A-copy")
-    _edited(config, lambda raw: raw["foundation_models"].update(D="./A-copy"))
+    _edit(config, lambda raw: raw["foundation_models"].update(D="./A-copy"))
     done = drivers.command("run", config, "--run-dir", tmp_path / "runs" / "x")
     assert done.returncode == 2
     assert "foundation_models.D: has the same files as A" in done.stderr
@@ -70,17 +72,19 @@ def test_a_model_listed_twice_leaves_nothing(tmp_path: Path, drivers: Drivers) -
 
 
 @pytest.mark.parametrize("command", ["tree", "show", "status", "resume", "run"])
-@pytest.mark.parametrize("what", ["none", "file", "other", "read-only"])
-def test_folders_that_are_no_runs(command: str, what: str, tmp_path: Path, drivers: Drivers, config: Path) -> None:
+@pytest.mark.parametrize("kind", ["missing", "file", "not a run", "read-only"])
+def test_folders_that_are_not_runs_are_refused(
+    command: str, kind: str, tmp_path: Path, drivers: Drivers, config: Path
+) -> None:
     path = tmp_path / "folder"
-    if what == "file":
+    if kind == "file":
         path.write_text("")
-    elif what == "other":
+    elif kind == "not a run":
         path.mkdir()
         (path / "thesis.tex").write_text("")
-    elif what == "read-only":
-        path = Path("/proc/evolve")  # not even root may write there
-    if command == "run" and what == "none":
+    elif kind == "read-only":
+        path = Path("/proc/evolve")  # root cannot write there either
+    if command == "run" and kind == "missing":
         return
     arguments = {"run": ["run", config, "--run-dir", path], "show": ["show", path, "A"]}.get(command, [command, path])
     before = sorted(tmp_path.rglob("*"))
@@ -91,9 +95,7 @@ def test_folders_that_are_no_runs(command: str, what: str, tmp_path: Path, drive
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_finished_run_is_shown_without_an_engine(
-    tmp_path: Path, reference: Reference, drivers: Drivers, config: Path
-) -> None:
+def test_a_finished_run_starts_no_engine(tmp_path: Path, reference: Reference, drivers: Drivers, config: Path) -> None:
     before, tally = files(reference.run), tmp_path / "tally"
     for arguments in (["run", config, "--run-dir", reference.run], ["resume", reference.run]):
         done = drivers.command(*arguments, EVOLVE_FAKE="inspect:*:kill", EVOLVE_FAKE_TALLY=tally)
@@ -105,8 +107,8 @@ def test_a_finished_run_is_shown_without_an_engine(
 
 
 def test_a_run_whose_children_all_failed_exits_with_1(tmp_path: Path, drivers: Drivers, config: Path) -> None:
-    wishes = ",".join(f"merge:model-1-{n}:refuse" for n in (1, 2, 3))
-    done = drivers.command("run", config, "--run-dir", tmp_path / "run", EVOLVE_FAKE=wishes)
+    faults = ",".join(f"merge:model-1-{n}:refuse" for n in (1, 2, 3))
+    done = drivers.command("run", config, "--run-dir", tmp_path / "run", EVOLVE_FAKE=faults)
     assert done.returncode == 1
     assert "every child of generation 1 failed: model-1-1 is refused" in done.stderr
 
@@ -122,7 +124,7 @@ def test_a_foundation_that_fails_exits_with_1_and_can_be_resumed(
     reference.check(run, retries=False)
 
 
-def test_the_configuration_may_be_given_again_or_not(
+def test_a_killed_run_resumes_with_and_without_its_configuration(
     tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
 ) -> None:
     for number, again in enumerate([["run", config, "--run-dir"], ["resume"]]):
@@ -172,12 +174,14 @@ def test_a_lock_of_another_host_needs_force(tmp_path: Path, drivers: Drivers, co
     assert drivers.command("resume", run, "--force").returncode == 0
 
 
-def test_looking_loads_no_torch(tmp_path: Path, drivers: Drivers, config: Path, reference: Reference) -> None:
-    """Nor does the driver of a run; a process of its own shows it."""
+def test_commands_that_read_runs_load_no_torch(
+    tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
+) -> None:
+    """Neither does the driver of a run; each command is a separate process."""
     drivers(tmp_path / "run", config, EVOLVE_FAULT="journal.after_fsync:20")
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
-    looking = [["status", reference.run], ["tree", reference.run], ["show", reference.run, "A"]]
-    for arguments in (*looking, ["resume", reference.run], ["resume", tmp_path / "run"]):
+    readers = [["status", reference.run], ["tree", reference.run], ["show", reference.run, "A"]]
+    for arguments in (*readers, ["resume", reference.run], ["resume", tmp_path / "run"]):
         process = start(*arguments, PYTHONPATH=tmp_path)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
@@ -195,17 +199,17 @@ def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("step", ["merge", "evaluate"])
-def test_the_first_signal_stops_at_a_safe_moment(
+def test_the_first_signal_stops_the_run_at_a_safe_point(
     *, step: str, number: signal.Signals, tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
 ) -> None:
-    """A merge is waited for and recorded, an evaluation is given up and begun again."""
+    """A merge is finished and recorded, an evaluation is abandoned and begun again on resume."""
     run, tally = tmp_path / "beside" / "run", tmp_path / "tally"
     seconds = "1" if step == "merge" else "60"
     process = start(
         "run", config, "--run-dir", run, EVOLVE_FAKE=f"{step}:model-1-2:sleep{seconds}", EVOLVE_FAKE_TALLY=tally
     )
-    _until(lambda: f"{step} model-1-2" in tallied(tally))
-    os.killpg(process.pid, number)  # as a terminal does it: to all that it started
+    _until(lambda: f"{step} model-1-2" in calls_begun(tally))
+    os.killpg(process.pid, number)  # like a terminal, to the whole process group
     out, err = process.communicate(timeout=30)
     assert process.returncode == 128 + number
     assert "press Ctrl-C again to stop now" in out
@@ -215,14 +219,16 @@ def test_the_first_signal_stops_at_a_safe_moment(
     merged = {event["model"] for event in events(run, "model_merged")}
     assert "model-1-2" in merged
     assert drivers.command("resume", run, EVOLVE_FAKE_TALLY=tally).returncode == 0
-    assert tallied(tally)[f"{step} model-1-2"] == (1 if step == "merge" else 2)
+    assert calls_begun(tally)[f"{step} model-1-2"] == (1 if step == "merge" else 2)
     reference.check(run)
 
 
-def test_the_second_signal_stops_at_once(tmp_path: Path, drivers: Drivers, config: Path, reference: Reference) -> None:
+def test_the_second_signal_stops_the_run_at_once(
+    tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
+) -> None:
     run, tally = tmp_path / "beside" / "run", tmp_path / "tally"
     process = start("run", config, "--run-dir", run, EVOLVE_FAKE="merge:model-1-2:sleep60", EVOLVE_FAKE_TALLY=tally)
-    _until(lambda: "merge model-1-2" in tallied(tally))
+    _until(lambda: "merge model-1-2" in calls_begun(tally))
     workers = _children(process.pid)
     assert workers
     os.killpg(process.pid, signal.SIGINT)
@@ -239,7 +245,7 @@ def test_the_second_signal_stops_at_once(tmp_path: Path, drivers: Drivers, confi
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_before_the_run_begins_leaves_nothing(number: signal.Signals, tmp_path: Path, config: Path) -> None:
+def test_a_signal_before_the_run_begins_leaves_no_files(number: signal.Signals, tmp_path: Path, config: Path) -> None:
     process = start("run", config, "--run-dir", tmp_path / "run", EVOLVE_FAKE="inspect:*:sleep60")
     _until(lambda: len(_children(process.pid)) > 1)  # the tracker of multiprocessing, and the worker
     time.sleep(0.5)  # by then the driver waits for it

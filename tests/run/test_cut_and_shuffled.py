@@ -1,4 +1,4 @@
-"""Wherever the journal is cut, and in whichever order outcomes come: the tree is the same."""
+"""The result does not depend on where the journal was cut, nor on the order of outcomes."""
 
 from __future__ import annotations
 
@@ -10,40 +10,47 @@ from drive import Drivers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runs import Reference, journal, tallied
+from runs import Reference, calls_begun, journal
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_journal_cut_anywhere_comes_to_the_same(
+def test_a_journal_cut_anywhere_gives_the_same_result(
     *,
     data: st.DataObject,
     tmp_path_factory: pytest.TempPathFactory,
-    place: Path,
+    session_folder: Path,
     drivers: Drivers,
     config: Path,
     reference: Reference,
 ) -> None:
-    whole = (reference.run / "journal.jsonl").read_bytes()
-    length = data.draw(st.integers(0, len(whole)))
-    copy = place / "cut" / "run"
+    complete = (reference.run / "journal.jsonl").read_bytes()
+    length = data.draw(st.integers(0, len(complete)))
+    copy = session_folder / "cut" / "run"
     shutil.rmtree(copy.parent, ignore_errors=True)
     shutil.copytree(reference.run, copy)
     shutil.copytree(reference.run.parent / ".scores", copy.parent / ".scores")
-    (copy / "journal.jsonl").write_bytes(whole[:length])
+    (copy / "journal.jsonl").write_bytes(complete[:length])
     tally = copy.parent / "tally"
     ended = drivers(copy, config, EVOLVE_FAKE_TALLY=tally)
     assert ended.code == 0, ended.message
-    assert not [work for work in tallied(tally) if not work.startswith("measure")]  # all else is in place
+    assert not [work for work in calls_begun(tally) if not work.startswith("measure")]  # all other work is finished
     reference.check(copy)
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(capacity=st.integers(2, 5), seed=st.integers(0, 2**16), kill=st.none() | st.integers(20, 400))
-def test_outcomes_in_any_order_come_to_the_same(
-    *, capacity: int, seed: int, kill: int | None, place: Path, drivers: Drivers, config: Path, reference: Reference
+def test_outcomes_in_any_order_give_the_same_result(
+    *,
+    capacity: int,
+    seed: int,
+    kill: int | None,
+    session_folder: Path,
+    drivers: Drivers,
+    config: Path,
+    reference: Reference,
 ) -> None:
-    run = place / "order" / "run"
+    run = session_folder / "order" / "run"
     shutil.rmtree(run.parent, ignore_errors=True)
     run.parent.mkdir()
     if kill is not None:

@@ -1,4 +1,4 @@
-"""A disk that is full, shown on a small real one: the run stops, says so, and goes on when there is room."""
+"""Full disks, tested on a small real file system: the run stops with a message and resumes when there is room."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from evolve.errors import DiskError
 from evolve.lineage import ModelFailed
 from evolve.run.durable import explained
 from evolve.run.journal import Journal, read_journal
-from runs import Reference, events, in_place, tallied
+from runs import Reference, calls_begun, events, finished_work
 
 
 class Disk:
-    """A file system in memory, of a size that can be changed."""
+    """A file system in memory with a variable size."""
 
     def __init__(self, place: Path, size: str) -> None:
         self.place = place
@@ -46,12 +46,14 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    made = Disk(tmp_path / "disk", "80m")
-    yield made
-    made.unmount()
+    disk = Disk(tmp_path / "disk", "80m")
+    yield disk
+    disk.unmount()
 
 
-def test_a_shortage_is_noticed_before_a_merge(disk: Disk, drivers: Drivers, config: Path, reference: Reference) -> None:
+def test_a_lack_of_space_is_detected_before_a_merge(
+    disk: Disk, drivers: Drivers, config: Path, reference: Reference
+) -> None:
     run = disk.place / "run"
     disk.resize("1m")
     for _ in range(2):
@@ -70,13 +72,13 @@ def test_a_shortage_is_noticed_before_a_merge(disk: Disk, drivers: Drivers, conf
     "when",
     [
         "merge:model-1-2",  # the worker has begun to write the checkpoint
-        "evaluate:A",  # the driver has to put scores into place
+        "evaluate:A",  # the driver has to publish scores
         "evaluate:model-1-3",
         "measure:kinship",  # the driver has to append to the journal
         "measure:A-model-1-1",
     ],
 )
-def test_a_disk_that_fills_up_while_writing(
+def test_a_run_resumes_after_a_disk_filled_up_while_writing(
     *, when: str, tmp_path: Path, disk: Disk, drivers: Drivers, config: Path, reference: Reference
 ) -> None:
     run, tally = disk.place / "run", tmp_path / "tally"
@@ -88,14 +90,14 @@ def test_a_disk_that_fills_up_while_writing(
     assert not events(run, "model_failed")
     assert drivers(run).code == 1  # still full
     disk.clear()
-    done = in_place(run)
+    done = finished_work(run)
     tally.unlink()
     assert drivers(run, EVOLVE_FAKE_TALLY=tally).code == 0
-    assert not done & set(tallied(tally))
+    assert not done & set(calls_begun(tally))
     reference.check(run)
 
 
-def test_a_full_disk_at_the_start(disk: Disk, drivers: Drivers, config: Path, reference: Reference) -> None:
+def test_a_full_disk_at_the_start_is_an_error(disk: Disk, drivers: Drivers, config: Path, reference: Reference) -> None:
     disk.fill()
     ended = drivers(disk.place / "run", config)
     assert ended.code == 1
@@ -105,7 +107,7 @@ def test_a_full_disk_at_the_start(disk: Disk, drivers: Drivers, config: Path, re
     reference.check(disk.place / "run")
 
 
-def test_the_command_says_it_in_one_message(disk: Disk, drivers: Drivers, config: Path) -> None:
+def test_the_command_reports_a_full_disk_in_one_line(disk: Disk, drivers: Drivers, config: Path) -> None:
     run = disk.place / "run"
     done = drivers.command("run", config, "--run-dir", run, EVOLVE_FAKE=f"evaluate:B:fill={disk.place}/filler")
     assert done.returncode == 1
@@ -114,22 +116,22 @@ def test_the_command_says_it_in_one_message(disk: Disk, drivers: Drivers, config
     assert "No space left on device; make room" in done.stderr
 
 
-def test_the_journal_takes_all_of_an_event_or_nothing(disk: Disk) -> None:
+def test_an_event_is_written_completely_or_not_at_all(disk: Disk) -> None:
     path = disk.place / "journal.jsonl"
     event = ModelFailed(model="m", step="merge", reason="x" * 9000, attempts=1)  # more than a page of the disk
     with Journal(path) as journal:
         journal.append(event)
-        whole = path.read_bytes()
+        before = path.read_bytes()
         disk.fill(leave=4096)
         with pytest.raises(DiskError), explained(disk.place):
             journal.append(event)
-        assert path.read_bytes() == whole
+        assert path.read_bytes() == before
         disk.clear()
         journal.append(event)
     assert len(read_journal(path)) == 2
 
 
-def test_a_read_only_disk(disk: Disk, drivers: Drivers, config: Path) -> None:
+def test_a_read_only_disk_is_an_error(disk: Disk, drivers: Drivers, config: Path) -> None:
     run = disk.place / "run"
     assert drivers(run, config, EVOLVE_FAULT="journal.after_fsync:9").code == -9
     subprocess.run(["mount", "-o", "remount,ro", disk.place], check=True)

@@ -1,4 +1,4 @@
-"""Files and folders that are either complete or missing, and the system's errors in words."""
+"""Atomic files and folders, and messages for errors of the operating system."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_replace_writes_and_replaces(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_failed_replace_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_replace_leaves_only_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_text(tmp_path / "a", "old")
 
     def fail(descriptor: int) -> None:
@@ -78,7 +78,7 @@ def test_publish_replaces_an_existing_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["final"]
 
 
-def test_remove_deletes_files_folders_and_links_but_no_target_of_a_link(tmp_path: Path) -> None:
+def test_remove_deletes_a_link_and_not_its_target(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "folder")
@@ -86,7 +86,7 @@ def test_remove_deletes_files_folders_and_links_but_no_target_of_a_link(tmp_path
     assert (tmp_path / "folder" / "file").exists()
     remove(tmp_path / "folder" / "file")
     remove(tmp_path / "folder" / "file")
-    (tmp_path / f".folder.{os.getpid()}.gone").mkdir()  # left by a process with the same number
+    (tmp_path / f".folder.{os.getpid()}.gone").mkdir()  # left by a process with the same id
     (tmp_path / f".folder.{os.getpid()}.gone" / "old").write_text("")
     remove(tmp_path / "folder")
     assert not list(tmp_path.iterdir())
@@ -94,7 +94,7 @@ def test_remove_deletes_files_folders_and_links_but_no_target_of_a_link(tmp_path
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """A folder on another file system than `tmp_path`."""
+    """Yield a folder on another file system than `tmp_path`."""
     for place in ("/dev/shm", tempfile.gettempdir(), str(Path.cwd())):
         if Path(place).is_dir() and os.access(place, os.W_OK) and Path(place).stat().st_dev != tmp_path.stat().st_dev:
             with tempfile.TemporaryDirectory(prefix="evolve-elsewhere-", dir=place) as folder:
@@ -105,7 +105,7 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def staged(tmp_path: Path) -> Path:
-    """A staging folder with files at two depths and an empty folder."""
+    """Make a staging folder with files at two depths and an empty folder."""
     folder = tmp_path / "staging" / "x"
     (folder / "deep" / "empty").mkdir(parents=True)
     (folder / "a").write_text("one")
@@ -115,7 +115,7 @@ def staged(tmp_path: Path) -> Path:
 
 
 def _contents(folder: Path) -> dict[str, tuple[bytes, int] | None]:
-    """Return content and time of change of each file, and None for each folder, by relative path."""
+    """Return content and modification time of each file, and None for each folder, by relative path."""
     return {
         str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) if path.is_file() else None
         for path in folder.rglob("*")
@@ -149,30 +149,30 @@ def test_a_copy_to_another_file_system_is_synced_before_its_rename(
 @pytest.mark.parametrize(
     "point", [*CROSS_DEVICE_POINTS, "move.after_file:2", "publish.after_fsync", "publish.after_rename"]
 )
-def test_a_kill_during_a_move_leaves_all_or_nothing(point: str, staged: Path, elsewhere: Path) -> None:
+def test_a_kill_during_a_move_leaves_the_complete_folder_or_none(point: str, staged: Path, elsewhere: Path) -> None:
     expected, final = _contents(staged), elsewhere / "x"
     killed = subprocess.run(
         [sys.executable, "-c", _PUBLISH, staged, final], env={**os.environ, "EVOLVE_FAULT": point}, check=False
     )
     assert killed.returncode == -signal.SIGKILL
-    litter = [path for path in elsewhere.iterdir() if path != final]
+    leftovers = [path for path in elsewhere.iterdir() if path != final]
     if final.exists():
         assert _contents(final) == expected
-        assert not litter
+        assert not leftovers
         return
     assert _contents(staged) == expected
-    assert all(path.match(".x.*.moving") for path in litter)
-    for path in litter:
+    assert all(path.match(".x.*.moving") for path in leftovers)
+    for path in leftovers:
         remove(path)
     publish(staged, final)
     assert _contents(final) == expected
     assert [path.name for path in elsewhere.iterdir()] == ["x"]
 
 
-def test_litter_of_an_earlier_process_with_the_same_number_is_replaced(staged: Path, elsewhere: Path) -> None:
-    litter = elsewhere / f".x.{os.getpid()}.moving"
-    litter.mkdir()
-    (litter / "old").touch()
+def test_leftovers_of_an_earlier_process_with_the_same_id_are_replaced(staged: Path, elsewhere: Path) -> None:
+    leftovers = elsewhere / f".x.{os.getpid()}.moving"
+    leftovers.mkdir()
+    (leftovers / "old").touch()
     expected = _contents(staged)
     publish(staged, elsewhere / "x")
     assert _contents(elsewhere / "x") == expected
@@ -215,6 +215,6 @@ def test_an_error_of_the_system_names_the_file_and_the_command_to_resume(
     assert f"evolve resume {tmp_path}" in str(caught.value)
 
 
-def test_a_broken_pipe_passes(tmp_path: Path) -> None:
+def test_a_broken_pipe_is_raised_unchanged(tmp_path: Path) -> None:
     with pytest.raises(BrokenPipeError), explained(tmp_path):
         raise BrokenPipeError

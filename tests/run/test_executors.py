@@ -1,4 +1,4 @@
-"""Every executor under the conformance suite."""
+"""All executors pass the conformance suite."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ class TestLocalExecutor(ExecutorSuite):
 
     def test_a_call_for_several_gpus_is_refused(self, executor: Executor) -> None:
         with pytest.raises(ValueError, match="call a needs 2 GPUs"):
-            executor.submit(Call("a", calls.tell_device, None, gpus=2))
+            executor.submit(Call("a", calls.return_device, None, gpus=2))
         assert executor.wait(0.0) is None

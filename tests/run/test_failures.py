@@ -1,4 +1,4 @@
-"""What a failure costs: an attempt of one candidate, and never the run."""
+"""A failure costs an attempt of one candidate and does not end the run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 import yaml
 from drive import Drivers
 
-from runs import Reference, events, portrait, tallied
+from runs import Reference, calls_begun, events, tree_without_times
 
 
 def _nodes(run: Path) -> dict[str, dict[str, object]]:
-    return {node["id"]: node for node in portrait(run)["nodes"]}
+    return {node["id"]: node for node in tree_without_times(run)["nodes"]}
 
 
 def _config(config: Path, target: Path, **settings: object) -> Path:
-    """The same models and settings, but for some."""
+    """Write a copy of a configuration with some sections replaced."""
     raw = yaml.safe_load(config.read_text())
     raw["base_model"] = str(config.parent / "base")
     raw["foundation_models"] = {name: str(config.parent / name) for name in raw["foundation_models"]}
@@ -26,15 +26,15 @@ def _config(config: Path, target: Path, **settings: object) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["merge", "evaluate"])
-@pytest.mark.parametrize("what", ["bug", "memory"])
-def test_an_accident_costs_an_attempt(
-    *, kind: str, what: str, tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
+@pytest.mark.parametrize("error", ["bug", "memory"])
+def test_an_unexpected_error_costs_an_attempt(
+    *, kind: str, error: str, tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
 ) -> None:
     run = tmp_path / "run"
-    ended = drivers(run, config, EVOLVE_FAKE=f"{kind}:model-1-2:{what}:1:{tmp_path}/count")
+    ended = drivers(run, config, EVOLVE_FAKE=f"{kind}:model-1-2:{error}:1:{tmp_path}/count")
     assert ended.code == 0, ended.message
     (retried,) = events(run, "step_retried")
-    halved = 8 if (kind, what) == ("evaluate", "memory") else None
+    halved = 8 if (kind, error) == ("evaluate", "memory") else None
     assert (retried["model"], retried["step"], retried["attempt"]) == ("model-1-2", kind, 1)
     assert retried["batch_size"] == halved
     node = _nodes(run)["model-1-2"]
@@ -42,13 +42,15 @@ def test_an_accident_costs_an_attempt(
     assert node["batch_size"] == (halved or 16)
     assert len(node["retries"]) == 1
     (tmp_path / "count").unlink()
-    theirs = {n["id"]: n for n in reference.portrait["nodes"]}
+    theirs = {n["id"]: n for n in reference.tree["nodes"]}
     for name, ours in _nodes(run).items():
         assert ours["average"] == theirs[name]["average"]
 
 
-def test_batches_are_halved_until_they_fit_or_attempts_end(tmp_path: Path, drivers: Drivers, config: Path) -> None:
-    """Halving costs no attempt, and the batch that fits holds for all that follow."""
+def test_batches_are_halved_until_they_fit_or_no_attempt_is_left(
+    tmp_path: Path, drivers: Drivers, config: Path
+) -> None:
+    """Halving costs no attempt, and later evaluations use the smaller batch."""
     run = tmp_path / "run"
     drivers(run, config, EVOLVE_FAKE="evaluate:model-1-1:memory")
     assert [event["batch_size"] for event in events(run, "step_retried")] == [8, 4, 2, 1, None]
@@ -60,21 +62,21 @@ def test_batches_are_halved_until_they_fit_or_attempts_end(tmp_path: Path, drive
     assert {size for name, size in sizes.items() if name.startswith("model-")} == {1}
 
 
-def test_what_the_user_gave_is_no_fault_of_a_candidate(
+def test_a_changed_input_does_not_fail_the_candidate(
     tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
 ) -> None:
     run = tmp_path / "run"
     ended = drivers(run, config, EVOLVE_FAKE="evaluate:model-1-1:input")
     assert ended.code == 2
-    assert "the data of model-1-1 is gone" in ended.message
+    assert "the data of model-1-1 are missing" in ended.message
     assert not events(run, "model_failed")
     assert drivers(run, config).code == 0
-    theirs = {n["id"]: n["average"] for n in reference.portrait["nodes"]}
+    theirs = {n["id"]: n["average"] for n in reference.tree["nodes"]}
     assert {name: node["average"] for name, node in _nodes(run).items()} == theirs
 
 
 @pytest.mark.parametrize(
-    ("wish", "step", "reason", "attempts"),
+    ("fault", "step", "reason", "attempts"),
     [
         ("merge:model-1-1:bug", "merge", "LookupError: a bug about model-1-1", 2),
         ("evaluate:model-1-1:bug", "evaluate", "LookupError: a bug about model-1-1", 2),
@@ -88,16 +90,16 @@ def test_what_the_user_gave_is_no_fault_of_a_candidate(
         ),
     ],
 )
-def test_a_candidate_fails_for_good_and_the_generation_goes_on(
-    *, wish: str, step: str, reason: str, attempts: int, tmp_path: Path, drivers: Drivers, config: Path
+def test_a_candidate_fails_and_the_generation_continues(
+    *, fault: str, step: str, reason: str, attempts: int, tmp_path: Path, drivers: Drivers, config: Path
 ) -> None:
     run, tally = tmp_path / "run", tmp_path / "tally"
-    ended = drivers(run, config, EVOLVE_FAKE=wish, EVOLVE_FAKE_TALLY=tally)
+    ended = drivers(run, config, EVOLVE_FAKE=fault, EVOLVE_FAKE_TALLY=tally)
     assert ended.code == 0, ended.message
     (failed,) = events(run, "model_failed")
     assert (failed["model"], failed["step"], failed["attempts"]) == ("model-1-1", step, attempts)
     assert failed["reason"] == reason
-    assert tallied(tally)[f"{step} model-1-1"] == attempts
+    assert calls_begun(tally)[f"{step} model-1-1"] == attempts
     nodes = _nodes(run)
     assert nodes["model-1-1"]["status"] == "failed"
     assert nodes["model-1-2"]["status"] == nodes["model-1-3"]["status"] == "evaluated"
@@ -118,20 +120,22 @@ def test_an_average_that_overflows_fails_the_candidate(tmp_path: Path, drivers: 
 
 
 def test_a_run_whose_children_all_fail_stops(tmp_path: Path, drivers: Drivers, config: Path) -> None:
-    wishes = ",".join(f"merge:model-1-{n}:bug" for n in (1, 2, 3))
-    assert drivers(tmp_path / "run", config, EVOLVE_FAKE=wishes).message == "failed"
-    assert drivers(tmp_path / "run", config, EVOLVE_FAKE=wishes).message == "failed"
+    faults = ",".join(f"merge:model-1-{n}:bug" for n in (1, 2, 3))
+    assert drivers(tmp_path / "run", config, EVOLVE_FAKE=faults).message == "failed"
+    assert drivers(tmp_path / "run", config, EVOLVE_FAKE=faults).message == "failed"
 
 
-@pytest.mark.parametrize("wish", ["evaluate:B:refuse", "evaluate:B:bug", "score:B:nan"])
-def test_a_run_without_a_foundation_cannot_go_on_but_be_resumed(
-    wish: str, tmp_path: Path, drivers: Drivers, config: Path
+@pytest.mark.parametrize("fault", ["evaluate:B:refuse", "evaluate:B:bug", "score:B:nan"])
+def test_a_failed_foundation_ends_the_run_which_can_be_resumed(
+    fault: str, tmp_path: Path, drivers: Drivers, config: Path
 ) -> None:
     run = tmp_path / "run"
     for _ in range(2):
-        ended = drivers(run, config, EVOLVE_FAKE=wish)
+        ended = drivers(run, config, EVOLVE_FAKE=fault)
         assert ended.code == 1
-        assert {"refuse": "B is refused", "bug": "LookupError", "nan": "not valid"}[wish.split(":")[2]] in ended.message
+        assert {"refuse": "B is refused", "bug": "LookupError", "nan": "not valid"}[
+            fault.split(":")[2]
+        ] in ended.message
     assert not events(run, "model_failed")
     assert drivers(run, config).code == 0
 
@@ -146,7 +150,7 @@ def test_a_smaller_batch_may_be_given_when_a_foundation_does_not_fit(
     assert _nodes(run)["A"]["batch_size"] == 2
 
 
-def test_kinship_is_tried_again_and_then_ends_the_run(
+def test_a_failed_measurement_is_retried_once_and_then_ends_the_run(
     tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
 ) -> None:
     once, always = tmp_path / "once", tmp_path / "always"
@@ -159,28 +163,28 @@ def test_kinship_is_tried_again_and_then_ends_the_run(
     reference.check(always / "run")
 
 
-def test_accidents_far_apart_do_not_add_up(
+def test_separate_failed_measurements_are_not_added_up(
     tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
 ) -> None:
     run = tmp_path / "beside" / "run"
-    wishes = [f"measure:{pair}:bug:1:{tmp_path}/{pair}" for pair in ("A-B", "A-model-1-1")]
-    ended = drivers(run, config, EVOLVE_FAKE=",".join(wishes))
+    faults = [f"measure:{pair}:bug:1:{tmp_path}/{pair}" for pair in ("A-B", "A-model-1-1")]
+    ended = drivers(run, config, EVOLVE_FAKE=",".join(faults))
     assert ended.code == 0, ended.message
     assert len(list(tmp_path.glob("A-*"))) == 2
     reference.check(run)
 
 
-@pytest.mark.parametrize(("what", "words"), [("kill", "killed by SIGKILL"), ("exit3", "ended with exit code 3")])
-def test_a_worker_that_dies(
-    *, what: str, words: str, tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
+@pytest.mark.parametrize(("fault", "words"), [("kill", "killed by SIGKILL"), ("exit3", "ended with exit code 3")])
+def test_a_dead_worker_costs_an_attempt(
+    *, fault: str, words: str, tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
 ) -> None:
     run = tmp_path / "beside" / "run"
-    wishes = [
-        f"merge:model-1-1:{what}:1:{tmp_path}/a",
-        f"evaluate:model-1-2:{what}:1:{tmp_path}/b",
-        f"evaluate:model-1-3:{what}",
+    faults = [
+        f"merge:model-1-1:{fault}:1:{tmp_path}/a",
+        f"evaluate:model-1-2:{fault}:1:{tmp_path}/b",
+        f"evaluate:model-1-3:{fault}",
     ]
-    done = drivers.command("run", config, "--run-dir", run, EVOLVE_FAKE=",".join(wishes[:2]))
+    done = drivers.command("run", config, "--run-dir", run, EVOLVE_FAKE=",".join(faults[:2]))
     assert done.returncode == 0, done.stderr
     reference.check(run, retries=False)
     assert [(event["model"], event["step"]) for event in events(run, "step_retried")] == [
@@ -199,16 +203,16 @@ def test_a_worker_that_always_dies_fails_its_candidate(tmp_path: Path, drivers: 
     assert "killed by SIGKILL" in failed["reason"]
 
 
-@pytest.mark.parametrize("who", ["killdriver", "killboth"])
+@pytest.mark.parametrize("kill", ["killdriver", "killboth"])
 @pytest.mark.parametrize("step", ["merge:model-1-2", "evaluate:model-2-1", "evaluate:A"])
 def test_a_killed_driver_is_resumed(
-    *, who: str, step: str, tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
+    *, kill: str, step: str, tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
 ) -> None:
     run, tally = tmp_path / "beside" / "run", tmp_path / "tally"
-    killed = drivers.command("run", config, "--run-dir", run, EVOLVE_FAKE=f"{step}:{who}", EVOLVE_FAKE_TALLY=tally)
+    killed = drivers.command("run", config, "--run-dir", run, EVOLVE_FAKE=f"{step}:{kill}", EVOLVE_FAKE_TALLY=tally)
     assert killed.returncode == -signal.SIGKILL
     done = drivers.command("run", config, "--run-dir", run, EVOLVE_FAKE_TALLY=tally)
     assert done.returncode == 0, done.stderr
     reference.check(run)
-    again = {work for work, times in tallied(tally).items() if times > 1}
+    again = {work for work, times in calls_begun(tally).items() if times > 1}
     assert again == {step.replace(":", " ")}

@@ -1,4 +1,4 @@
-"""The driver is killed at every durable step: resumed, nothing is lost, done twice, half-written or left."""
+"""The driver is killed at each durable step; the resumed run loses and repeats nothing and leaves no extra files."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import pytest
 from drive import Drivers
 
 from evolve.run.faults import ANY, POINTS
-from runs import Reference, in_place, tallied
+from runs import Reference, calls_begun, finished_work
 
-_UNDISTURBED = [point for point in POINTS if point != "remove.after_rename"]
+_UNINTERRUPTED = [point for point in POINTS if point != "remove.after_rename"]
 
 
 def _resume(drivers: Drivers, run: Path, config: Path, reference: Reference) -> None:
-    """Resume, and check that what was in place is not done again."""
-    done, tally = in_place(run), run.parent / "tally-2"
+    """Resume, and check that finished work is not repeated."""
+    done, tally = finished_work(run), run.parent / "tally-2"
     ended = drivers(run, config, EVOLVE_FAKE_TALLY=tally)
     assert ended.code == 0, ended.message
-    assert not done & set(tallied(tally))
-    assert max(tallied(tally).values(), default=1) == 1
+    assert not done & set(calls_begun(tally))
+    assert max(calls_begun(tally).values(), default=1) == 1
     reference.check(run)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.35, 0.7, 1.0])
-@pytest.mark.parametrize("point", _UNDISTURBED)
-def test_killed_at(
+@pytest.mark.parametrize("point", _UNINTERRUPTED)
+def test_a_driver_killed_at_a_point_resumes(
     *, point: str, share: float, tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
 ) -> None:
     count = reference.passed[point]
@@ -39,7 +39,7 @@ def test_killed_at(
 
 
 @pytest.mark.parametrize("first", ["publish.before_fsync:1", "publish.after_fsync:10"])
-def test_killed_while_clearing_up_after_a_kill(
+def test_a_driver_killed_during_the_clean_up_after_a_kill_resumes(
     first: str, tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
 ) -> None:
     run = tmp_path / "run"
@@ -49,7 +49,9 @@ def test_killed_while_clearing_up_after_a_kill(
 
 
 @pytest.mark.slow
-def test_killed_at_every_single_point(tmp_path: Path, drivers: Drivers, config: Path, reference: Reference) -> None:
+def test_a_driver_killed_at_every_single_point_resumes(
+    tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
+) -> None:
     for nth in range(1, reference.passed[ANY] + 1):
         run = tmp_path / str(nth) / "run"
         run.parent.mkdir()
@@ -58,21 +60,21 @@ def test_killed_at_every_single_point(tmp_path: Path, drivers: Drivers, config: 
         shutil.rmtree(run.parent)
 
 
-def test_the_points_are_passed(reference: Reference, tmp_path: Path, drivers: Drivers, config: Path) -> None:
-    assert set(reference.passed) == {*_UNDISTURBED, ANY}
+def test_a_run_passes_all_points(reference: Reference, tmp_path: Path, drivers: Drivers, config: Path) -> None:
+    assert set(reference.passed) == {*_UNINTERRUPTED, ANY}
     assert drivers(tmp_path / "run", config, EVOLVE_FAULT="publish.before_fsync:1").code == -signal.SIGKILL
     assert "remove.after_rename" in drivers(tmp_path / "run", config).passed
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_killed_again_and_again(
+def test_a_driver_killed_repeatedly_resumes(
     seed: int, tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
 ) -> None:
     run, draw, tally = tmp_path / "run", random.Random(seed), tmp_path / "tally"
     for _ in range(300):
-        done = in_place(run)
+        done = finished_work(run)
         ended = drivers(run, config, EVOLVE_FAULT=f"{ANY}:{draw.randint(5, 90)}", EVOLVE_FAKE_TALLY=tally)
-        assert not done & set(tallied(tally))
+        assert not done & set(calls_begun(tally))
         tally.unlink(missing_ok=True)
         if ended.code == 0:
             break

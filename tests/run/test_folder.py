@@ -1,4 +1,4 @@
-"""The run folder: what may become one, and what is refused."""
+"""The run folder: usable and refused paths."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def test_a_new_folder_is_not_made_before_it_is_needed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", [".lock", "driver.json", "progress.json", ".driver.json.77.tmp", ".progress.json.77.tmp", "journal.jsonl"]
 )
-def test_what_a_killed_start_leaves_is_no_obstacle(tmp_path: Path, name: str) -> None:
+def test_files_of_a_killed_start_are_accepted(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("")
     RunFolder.prepare(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "models", ".git"])
-def test_what_is_no_run_is_left_alone(tmp_path: Path, name: str) -> None:
+def test_a_folder_with_other_files_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(RunFolderError, match=f"is not empty and is not a run .*{name}.*--run-dir"):
         RunFolder.prepare(tmp_path)
 
 
-def test_files_where_folders_should_be(tmp_path: Path) -> None:
+def test_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="is a file"):
         RunFolder.prepare(tmp_path / "file")
@@ -44,7 +44,7 @@ def test_files_where_folders_should_be(tmp_path: Path) -> None:
         RunFolder.open(tmp_path / "file")
 
 
-def test_what_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(RunFolderError, match=r"not writable.*--run-dir"):
         RunFolder.prepare(tmp_path / "new")
@@ -54,10 +54,10 @@ def test_what_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         RunFolder(tmp_path / ("x" * 300)).create()
 
 
-def test_looking_at_what_is_no_run(tmp_path: Path) -> None:
+def test_opening_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="there is no such folder"):
         RunFolder.open(tmp_path / "none")
-    with pytest.raises(RunFolderError, match="has no journal"):
+    with pytest.raises(RunFolderError, match=r"is not a run \(journal\.jsonl is missing\)"):
         RunFolder.open(tmp_path)
     (tmp_path / "journal.jsonl").write_text('{"seq"')
     assert not RunFolder.open(tmp_path).has_begun()

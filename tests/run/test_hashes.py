@@ -1,4 +1,4 @@
-"""The cache of file hashes: each file is read once, and again only after a change."""
+"""The cache of file hashes: a file is read once, and again after a change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from evolve.run.hashes import HashCache
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files that were read, in order."""
+    """Return the list of the files that were read, in order."""
     found: list[Path] = []
 
     def counting(path: Path, advance: object) -> str:
@@ -30,7 +30,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A file that was written long enough ago."""
+    """Return a file that was written long enough ago to be cached."""
     path = tmp_path / "file"
     path.write_bytes(b"contents")
     time.sleep(0.06)
@@ -45,7 +45,7 @@ def test_a_file_is_read_once_by_all_processes(file: Path, tmp_path: Path, read: 
     assert read == [file]
 
 
-def test_progress_is_told_of_cached_files_too(file: Path, tmp_path: Path) -> None:
+def test_progress_includes_cached_files(file: Path, tmp_path: Path) -> None:
     cache = HashCache(tmp_path / "hashes.json")
     for _ in range(2):
         sizes: list[int] = []
@@ -53,22 +53,22 @@ def test_progress_is_told_of_cached_files_too(file: Path, tmp_path: Path) -> Non
         assert sum(sizes) == len(b"contents")
 
 
-@pytest.mark.parametrize("how", ["contents", "times kept", "replaced"])
-def test_a_changed_file_is_read_again(how: str, file: Path, tmp_path: Path, read: list[Path]) -> None:
+@pytest.mark.parametrize("change", ["contents", "times kept", "replaced"])
+def test_a_changed_file_is_read_again(change: str, file: Path, tmp_path: Path, read: list[Path]) -> None:
     cache, times = HashCache(tmp_path / "hashes.json"), file.stat()
     cache.hash_of(file)
-    if how == "replaced":
+    if change == "replaced":
         (tmp_path / "other").write_bytes(b"CONTENTS")
         (tmp_path / "other").replace(file)
     else:
         file.write_bytes(b"CONTENTS")
-    if how == "times kept":
+    if change == "times kept":
         os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert cache.hash_of(file) == hashlib.sha256(b"CONTENTS").hexdigest()
     assert len(read) == 2
 
 
-def test_a_file_that_may_still_change_within_a_tick_of_the_clock_is_not_cached(
+def test_a_file_that_could_change_within_the_same_tick_of_the_clock_is_not_cached(
     tmp_path: Path, read: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, cache = tmp_path / "new", HashCache(tmp_path / "hashes.json")
@@ -79,14 +79,14 @@ def test_a_file_that_may_still_change_within_a_tick_of_the_clock_is_not_cached(
     assert read == [path, path]
 
 
-def test_hashes_that_were_verified_are_taken_as_known(file: Path, tmp_path: Path, read: list[Path]) -> None:
+def test_verified_hashes_are_cached(file: Path, tmp_path: Path, read: list[Path]) -> None:
     cache = HashCache(tmp_path / "hashes.json")
     cache.learn({file: "0" * 64})
     assert cache.hash_of(file) == "0" * 64
     assert not read
 
 
-def test_two_processes_keep_each_others_hashes(file: Path, tmp_path: Path, read: list[Path]) -> None:
+def test_two_processes_keep_the_hashes_of_both(file: Path, tmp_path: Path, read: list[Path]) -> None:
     second = tmp_path / "second"
     second.write_bytes(b"more")
     time.sleep(0.06)
@@ -106,7 +106,7 @@ def test_a_damaged_cache_is_rebuilt(text: str, file: Path, tmp_path: Path) -> No
     assert hashlib.sha256(b"contents").hexdigest() in json.loads((tmp_path / "hashes.json").read_text()).values()
 
 
-def test_a_cache_that_cannot_be_written_costs_only_time(file: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_ignored(file: Path, tmp_path: Path) -> None:
     (tmp_path / "folder").write_text("a file where the folder should be")
     assert HashCache(tmp_path / "folder" / "hashes.json").hash_of(file) == hashlib.sha256(b"contents").hexdigest()
 

@@ -13,7 +13,7 @@ from evolve.run.interrupts import Interrupted, Interrupts
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_first_signal_is_raised_only_where_work_may_be_abandoned(number: signal.Signals, code: int) -> None:
+def test_the_first_signal_is_raised_only_if_work_may_be_abandoned(number: signal.Signals, code: int) -> None:
     called: list[str] = []
     before = signal.getsignal(number)
     with Interrupts(lambda: called.append("first"), lambda: called.append("second")) as interrupts:

@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "journal.jsonl"
 
 
-def test_events_come_back_in_order_with_their_times(path: Path) -> None:
+def test_events_are_read_in_order_with_their_times(path: Path) -> None:
     assert _events(path) == [_event(number) for number in range(1, 6)]
     with Journal(path) as journal:
         assert journal.entries == read_journal(path)
@@ -60,32 +60,32 @@ def test_a_time_that_is_not_a_string_is_damage(path: Path) -> None:
 
 @pytest.mark.parametrize("torn", [b"{", b'{"seq": 6, "at": "2026', b"\x00\x00\x00", b"\xff"])
 def test_an_incomplete_last_line_is_ignored_and_cut_off_before_the_next_append(path: Path, torn: bytes) -> None:
-    whole = path.read_bytes()
-    path.write_bytes(whole + torn)
+    before = path.read_bytes()
+    path.write_bytes(before + torn)
     assert len(read_journal(path)) == 5
-    assert path.read_bytes() == whole + torn  # a reader changes nothing
+    assert path.read_bytes() == before + torn  # a reader changes nothing
     with Journal(path) as journal:
-        assert path.read_bytes() == whole
+        assert path.read_bytes() == before
         journal.append(_event(6))
     assert _events(path)[5] == _event(6)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_damaged_byte_is_noticed_and_its_line_named(path: Path, data: st.DataObject) -> None:
-    whole = path.read_bytes()
-    place = data.draw(st.integers(0, len(whole) - 2))
-    value = data.draw(st.integers(0, 255).filter(lambda value: value != whole[place]))
+def test_a_damaged_byte_is_detected_and_its_line_named(path: Path, data: st.DataObject) -> None:
+    before = path.read_bytes()
+    position = data.draw(st.integers(0, len(before) - 2))
+    value = data.draw(st.integers(0, 255).filter(lambda value: value != before[position]))
     damaged = path.with_name("damaged.jsonl")
-    damaged.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
-    line = whole[:place].count(b"\n") + 1
+    damaged.write_bytes(before[:position] + bytes([value]) + before[position + 1 :])
+    line = before[:position].count(b"\n") + 1
     if line == 5 and value == ord("\n"):
         return  # the rest is an incomplete last line
     with pytest.raises(RunFolderError, match=rf"damaged\.jsonl: line {line} "):
         read_journal(damaged)
 
 
-def test_a_missing_or_repeated_line_is_noticed(path: Path) -> None:
+def test_a_missing_or_repeated_line_is_detected(path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     for wrong in (lines[:2] + lines[3:], lines[:2] + lines[1:], lines[1:], [b"\n", *lines]):
         path.write_bytes(b"".join(wrong))
@@ -94,7 +94,7 @@ def test_a_missing_or_repeated_line_is_noticed(path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", [b"[" * 100_000, b"5", b"null", b'"text"', b"{}", b'{"seq": 1, "event": {}}'])
-def test_a_line_that_is_not_an_entry_is_noticed(path: Path, line: bytes) -> None:
+def test_a_line_that_is_not_an_entry_is_detected(path: Path, line: bytes) -> None:
     path.write_bytes(line + b"\n")
     with pytest.raises(RunFolderError, match="line 1 is damaged"):
         read_journal(path)
@@ -110,7 +110,7 @@ def test_a_journal_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         Journal(path)
 
 
-def test_a_journal_that_is_missing_or_cannot_be_read(tmp_path: Path) -> None:
+def test_a_missing_or_unreadable_journal_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="is missing; give the folder of a run"):
         read_journal(tmp_path / "journal.jsonl")
     (tmp_path / "folder").mkdir()
@@ -135,8 +135,8 @@ def test_the_tree_gets_each_event_with_its_time(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("written", [0, 1, 40])
-def test_a_full_disk_leaves_the_journal_as_it_was(path: Path, written: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = path.read_bytes()
+def test_a_full_disk_leaves_the_journal_unchanged(path: Path, written: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = path.read_bytes()
     with Journal(path) as journal:
         file = journal._file
 
@@ -151,7 +151,7 @@ def test_a_full_disk_leaves_the_journal_as_it_was(path: Path, written: int, monk
         with pytest.raises(OSError, match="No space left") as caught:
             journal.append(_event(6))
         assert caught.value.errno == errno.ENOSPC
-        assert path.read_bytes() == whole
+        assert path.read_bytes() == before
         monkeypatch.setattr(journal, "_file", file)
         journal.append(_event(6))
     assert len(read_journal(path)) == 6
@@ -166,7 +166,7 @@ def test_each_event_is_synced_before_append_returns(path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("version", range(1, SCHEMA + 1))
-def test_journals_of_all_versions_stay_readable(version: int) -> None:
+def test_journals_of_all_versions_are_readable(version: int) -> None:
     path = GOLDEN / f"journal-{version}.jsonl"
     entries = read_journal(path)
     tree, events = tree_of(entries, path), [entry.event for entry in entries]

@@ -1,4 +1,4 @@
-"""The lock of a run folder: one driver at a time, and a second one is told who holds it."""
+"""The lock of a run folder: one driver at a time, and a message that names the holder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _write_holder(folder: Path, host: str, pid: int) -> None:
     (folder / "driver.json").write_text(json.dumps({"host": host, "pid": pid, "started": "2026-01-01T00:00:00+00:00"}))
 
 
-def test_a_second_driver_is_refused_and_told_who_holds_the_lock(tmp_path: Path, other: subprocess.Popen[str]) -> None:
+def test_a_second_driver_is_refused_with_the_name_of_the_holder(tmp_path: Path, other: subprocess.Popen[str]) -> None:
     started = json.loads((tmp_path / "driver.json").read_text())["started"]
     with pytest.raises(RunFolderError) as caught, driver_lock(tmp_path, force=True):
         pass

@@ -1,4 +1,4 @@
-"""Observers: a failing one is dropped, and the progress file shows the present step."""
+"""Observers: a failing one is dropped, and the progress file shows the current step."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ AT = "2026-01-01T00:00:00.000+00:00"
 
 
 class Recorder:
-    """Keeps everything that it is told."""
+    """An observer that keeps all its calls."""
 
     def __init__(self) -> None:
-        self.told: list[Any] = []
+        self.calls: list[Any] = []
 
     def recorded(self, event: Event, tree: FamilyTree, at: str) -> None:
-        self.told.append((event, tree, at))
+        self.calls.append((event, tree, at))
 
     def working(self, call_id: str, words: str, done: int, total: int) -> None:
-        self.told.append((call_id, words, done, total))
+        self.calls.append((call_id, words, done, total))
 
     def note(self, words: str) -> None:
-        self.told.append(words)
+        self.calls.append(words)
 
 
 class Failing(Silent):
-    """Raises an error at every note, and counts its calls."""
+    """An observer that raises an error at each note and counts its calls."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -45,13 +45,13 @@ class Failing(Silent):
         raise self.error
 
 
-def test_all_observers_are_told_everything() -> None:
+def test_all_observers_get_all_calls() -> None:
     first, second, tree = Recorder(), Recorder(), FamilyTree()
     observers = Observers(first, Silent(), second)
     observers.recorded(EVENT, tree, AT)
     observers.working("merge a", "merging", 1, 2)
     observers.note("words")
-    assert first.told == second.told == [(EVENT, tree, AT), ("merge a", "merging", 1, 2), "words"]
+    assert first.calls == second.calls == [(EVENT, tree, AT), ("merge a", "merging", 1, 2), "words"]
 
 
 @pytest.mark.parametrize("error", [LookupError("a bug"), BrokenPipeError(), OSError(28, "No space left on device")])
@@ -62,7 +62,7 @@ def test_a_failing_observer_is_logged_once_and_dropped(error: Exception, caplog:
         observers.note("one")
         observers.note("two")
     assert failing.calls == 1
-    assert healthy.told == ["one", "two"]
+    assert healthy.calls == ["one", "two"]
     (record,) = caplog.records
     assert record.name == "evolve.run"
     assert "observer Failing" in record.getMessage()
@@ -71,13 +71,13 @@ def test_a_failing_observer_is_logged_once_and_dropped(error: Exception, caplog:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
-def test_an_interrupt_or_exit_passes(error: BaseException) -> None:
+def test_an_interrupt_or_exit_is_raised(error: BaseException) -> None:
     with pytest.raises(type(error)):
         Observers(Failing(error)).note("words")
 
 
 class Clock:
-    """A clock that the test moves."""
+    """A clock that the test sets."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
@@ -89,7 +89,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def test_the_progress_file_shows_the_present_step(tmp_path: Path, clock: Clock) -> None:
+def test_the_progress_file_shows_the_current_step(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "progress.json"
     assert read_progress(path) is None
     observer = ProgressFile(path)
@@ -124,7 +124,7 @@ def test_the_progress_file_is_written_once_a_second_and_for_each_new_step(tmp_pa
     assert shown() == ("b", 0)
 
 
-def test_a_progress_file_that_cannot_be_written_is_no_error(tmp_path: Path, clock: Clock) -> None:
+def test_a_progress_file_that_cannot_be_written_is_ignored(tmp_path: Path, clock: Clock) -> None:
     observer = ProgressFile(tmp_path / "later" / "progress.json")
     observer.working("a", "scoring", 1, 9)
     observer.close()
@@ -138,6 +138,6 @@ def test_a_progress_file_that_cannot_be_written_is_no_error(tmp_path: Path, cloc
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"step": "a"}', '{"done": []}', "\xff", "[" * 100_000])
-def test_a_damaged_progress_file_is_none(tmp_path: Path, text: str) -> None:
+def test_a_damaged_progress_file_counts_as_missing(tmp_path: Path, text: str) -> None:
     (tmp_path / "progress.json").write_bytes(text.encode("latin-1"))
     assert read_progress(tmp_path / "progress.json") is None

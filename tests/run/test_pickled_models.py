@@ -1,4 +1,4 @@
-"""Runs of models with pickled weights, with fake engines: what is made, made again, shared and refused."""
+"""Runs of models with pickled weights: conversion, sharing, repair and refusal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from evolve.run.session import Session
 
 
 class Case:
-    """A family whose base and foundation B are pickled."""
+    """A family with a pickled base and a pickled foundation B."""
 
     def __init__(self, root: Path) -> None:
         self.config, self.run = write_family(root / "family"), root / "runs" / "run"
@@ -33,8 +33,8 @@ class Case:
         (self.family / name / "model.safetensors").unlink(missing_ok=True)
         torch.save(weights, self.family / name / "pytorch_model.bin")
 
-    def go(self, run: Path | None = None) -> dict[str, str]:
-        """Run; gives the folders of base and foundations."""
+    def start(self, run: Path | None = None) -> dict[str, str]:
+        """Run; return the folders of the base and the foundations."""
         config = load_config(self.config, ["allow_pickled_weights=true", "strategy.max_generations=1"])
         Session(FAKE, Silent(), executors=InlineExecutor).run(config, run or self.run)
         event = self.started(run or self.run)
@@ -45,7 +45,7 @@ class Case:
     def started(run: Path) -> dict:
         return json.loads((run / "journal.jsonl").read_text().splitlines()[0])["event"]
 
-    def made(self) -> list[Path]:
+    def converted(self) -> list[Path]:
         return sorted(self.cache.glob("[!.]*"))
 
 
@@ -54,32 +54,32 @@ def case(tmp_path: Path) -> Case:
     return Case(tmp_path)
 
 
-def test_runs_beside_one_another_share_what_is_converted(case: Case) -> None:
-    paths = case.go()
-    assert {paths["base_model"], paths["B"]} == {str(path) for path in case.made()}
+def test_runs_in_one_folder_share_converted_models(case: Case) -> None:
+    paths = case.start()
+    assert {paths["base_model"], paths["B"]} == {str(path) for path in case.converted()}
     assert paths["A"] == str(case.family / "A")
     assert case.started(case.run)["base"]["source"] == str(case.family / "base")
-    before = {path: path.stat().st_mtime_ns for folder in case.made() for path in folder.iterdir()}
-    assert case.go(case.run.with_name("again")) == paths
-    assert {path: path.stat().st_mtime_ns for folder in case.made() for path in folder.iterdir()} == before
+    before = {path: path.stat().st_mtime_ns for folder in case.converted() for path in folder.iterdir()}
+    assert case.start(case.run.with_name("again")) == paths
+    assert {path: path.stat().st_mtime_ns for folder in case.converted() for path in folder.iterdir()} == before
 
 
-def test_what_is_gone_or_cut_is_made_again(case: Case) -> None:
-    case.go()
-    first, second = case.made()
-    whole = (second / "model.safetensors").read_bytes()
+def test_a_missing_or_truncated_conversion_is_repeated(case: Case) -> None:
+    case.start()
+    first, second = case.converted()
+    original = (second / "model.safetensors").read_bytes()
     for _ in range(2):
         shutil.rmtree(first)
-        (second / "model.safetensors").write_bytes(whole[:-1])
+        (second / "model.safetensors").write_bytes(original[:-1])
         lines = (case.run / "journal.jsonl").read_bytes().splitlines(keepends=True)
         (case.run / "journal.jsonl").write_bytes(b"".join(lines[:3]))
         Session(FAKE, Silent(), executors=InlineExecutor).resume(case.run)
-        assert case.made() == [first, second]
-        assert (second / "model.safetensors").read_bytes() == whole
+        assert case.converted() == [first, second]
+        assert (second / "model.safetensors").read_bytes() == original
 
 
-def test_the_originals_may_go_once_they_are_converted(case: Case) -> None:
-    case.go()
+def test_converted_models_do_not_need_their_originals(case: Case) -> None:
+    case.start()
     shutil.rmtree(case.family / "B")
     lines = (case.run / "journal.jsonl").read_bytes().splitlines(keepends=True)
     (case.run / "journal.jsonl").write_bytes(b"".join(lines[:3]))
@@ -90,28 +90,28 @@ def test_the_originals_may_go_once_they_are_converted(case: Case) -> None:
         Session(FAKE, Silent(), executors=InlineExecutor).resume(case.run)
 
 
-def test_weights_that_cannot_be_converted_leave_no_run(case: Case) -> None:
+def test_weights_that_cannot_be_converted_are_refused_and_leave_no_run(case: Case) -> None:
     torch.save({"model.layers.0.mlp.weight": torch.full((4, 6), torch.nan)}, case.family / "B" / "pytorch_model.bin")
     with pytest.raises(
         ModelError, match=r"^foundation_models\.B: .*/B holds numbers that are not finite, first in model"
     ):
-        case.go()
+        case.start()
     assert not case.run.exists()
     torch.save({"model.layers.0.mlp.weight": torch.ones(6, 4)}, case.family / "B" / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"^foundation_models\.B: .* differ in the shape of model\.layers"):
-        case.go()
+        case.start()
     torch.save({"other": torch.ones(6, 4)}, case.family / "base" / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"^foundation_models\.A: .* differ in their tensors: only .* has "):
-        case.go()
+        case.start()
     assert not case.run.exists()
 
 
-def test_a_model_and_its_pickled_twin_are_refused(case: Case) -> None:
+def test_a_model_and_its_pickled_copy_are_refused(case: Case) -> None:
     weights = load_file(case.family / "A" / "model.safetensors")
     save_file(weights, case.family / "A" / "model.safetensors", metadata={"format": "pt"})
     case.pickle("B", of="A")
     with pytest.raises(ModelError, match=r"^foundation_models\.B: has the same files as A \("):
-        case.go()
+        case.start()
     case.pickle("C", of="A")
     with pytest.raises(ModelError, match=r"^foundation_models\.C: has the same files as B \("):
-        case.go()
+        case.start()

@@ -1,4 +1,4 @@
-"""Driver and worker are killed while mergekit and lm-eval are at work: resumed, the run comes to the same."""
+"""Driver and worker are killed while mergekit and lm-eval work; the resumed run has the same result."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ import pytest
 
 from evolve.nursery import Family
 from evolve.run.folder import RunFolder
-from runs import Reference, environment, events, in_place
+from runs import Reference, environment, events, finished_work
 from tests.conftest import TASKS, write_config
 
 PATIENCE_S = 120.0
-ITEMS, CHOICES = 12, 24  # of gsm8k, which are generated one at a time; and of winogrande, two to an item
+ITEMS, CHOICES = 12, 24  # requests of gsm8k, generated one at a time, and of winogrande, two per item
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 def _evolve(*arguments: str | Path, **env: str) -> subprocess.Popen[str]:
-    """The command with its real engines, as the leader of a process group."""
+    """Start the command with its real engines as the leader of a process group."""
     return subprocess.Popen(
         [sys.executable, "-m", "evolve", *map(str, arguments)],
         env=environment(**OFFLINE, **env),
@@ -39,7 +39,7 @@ def _evolve(*arguments: str | Path, **env: str) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, family: Family) -> Path:
-    """Three foundations, their three children, and nothing after."""
+    """Write a configuration with three foundations and one generation."""
     winogrande, gsm8k, _ = TASKS
     evaluation = {
         "tasks": [winogrande, gsm8k | {"generation_kwargs": {"max_gen_toks": 32}}],
@@ -74,57 +74,59 @@ def _evaluated(run: Path) -> list[str]:
     return [event["model"] for event in events(run, "model_evaluated")]
 
 
-def _merge_without_its_event(run: Path) -> bool:
+def _merge_without_event(run: Path) -> bool:
     return (run / "models" / "model-1-1" / "model.safetensors").exists() and not _merged(run)
 
 
-def _event_that_the_tree_has_not(run: Path) -> bool:
+def _event_missing_in_the_tree(run: Path) -> bool:
     return "model-1-1" in _evaluated(run) and "model-1-1" not in _evaluated_in_tree(run)
 
 
-def _evaluation_that_is_half_shared(run: Path) -> bool:
+def _partly_shared_evaluation(run: Path) -> bool:
     begun = [path for path in (run.parent / ".scores").iterdir() if path.name.startswith(".")]
     return len(list(run.glob("evals/*"))) == 2 and len(_evaluated(run)) == len(begun) == 1
 
 
-def _file_that_is_not_renamed(run: Path) -> bool:
+def _file_not_renamed(run: Path) -> bool:
     return len(list(run.rglob(".*.tmp"))) == 1 and 0 < len(_evaluated(run)) < 6
 
 
 def _evaluated_in_tree(run: Path) -> set[str]:
-    data = Reference.of(run, run.parent / "no-tally").portrait
+    data = Reference.of(run, run.parent / "no-tally").tree
     return {node["id"] for node in data["nodes"] if node["status"] == "evaluated"}
 
 
 @pytest.mark.parametrize(
-    ("fault", "as_meant"),
+    ("fault", "is_expected_state"),
     [
-        ("store.before_rename:3", _evaluation_that_is_half_shared),
-        ("publish.after_rename:10", _merge_without_its_event),
-        ("replace.after_fsync:17", _file_that_is_not_renamed),
-        ("journal.after_write:10", _event_that_the_tree_has_not),
+        ("store.before_rename:3", _partly_shared_evaluation),
+        ("publish.after_rename:10", _merge_without_event),
+        ("replace.after_fsync:17", _file_not_renamed),
+        ("journal.after_write:10", _event_missing_in_the_tree),
     ],
     ids=["store", "merge", "file", "journal"],
 )
-def test_killed_between_two_steps(fault: str, as_meant, tmp_path: Path, config: Path, reference: Reference) -> None:
+def test_a_driver_killed_between_two_steps_resumes(
+    fault: str, is_expected_state, tmp_path: Path, config: Path, reference: Reference
+) -> None:
     run = tmp_path / "run"
     killed = _evolve("run", config, "--run-dir", run, EVOLVE_FAULT=fault)
     _, err = killed.communicate(timeout=PATIENCE_S)
     assert killed.returncode == -signal.SIGKILL, err
-    assert as_meant(run), f"{fault} is another moment than it was; count anew"
+    assert is_expected_state(run), f"{fault} is no longer the intended point; count again"
     _resume(run, reference)
 
 
 def _resume(run: Path, reference: Reference) -> str:
-    """Resume, and check that all comes to the same and nothing finished is done again; what the log says of it."""
-    before, stamps, said = in_place(run), _stamps(run), (run / "run.log").stat().st_size
+    """Resume, check that the result is the same and no work is repeated, and return the new part of the log."""
+    before, stamps, said = finished_work(run), _stamps(run), (run / "run.log").stat().st_size
     process = _evolve("resume", run)
     _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err
     _check(run, reference)
     assert stamps.items() <= _stamps(run).items()
     log = (run / "run.log").read_text()[said:]
-    to_do = [work.split()[0] for work in in_place(run) - before]
+    to_do = [work.split()[0] for work in finished_work(run) - before]
     assert len(_answers(log, "generate_until")) == to_do.count("evaluate")
     return log
 
@@ -132,30 +134,30 @@ def _resume(run: Path, reference: Reference) -> str:
 def _check(run: Path, reference: Reference, *, retries: bool = True) -> None:
     reference.check(run, retries=retries)
     folder = RunFolder.open(run)
-    assert folder.is_complete(folder.read_tree())  # the journal says what the files say
+    assert folder.is_complete(folder.read_tree())  # the journal and the files agree
 
 
 def _stamps(run: Path) -> dict[Path, tuple[int, int]]:
-    """Which files the finished merges and evaluations consist of, and when they were written."""
+    """Return inode and modification time of each file of the finished merges and evaluations."""
     files = (path for folder in ("models", "evals") for path in run.glob(f"{folder}/[!.]*/*"))
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
 def _answers(log: str, kind: str) -> list[tuple[int, int]]:
-    """Of each list of requests that the model was given: how many there were, and how many were answered before."""
+    """Return the numbers of requests and of cached answers for each list of requests in a log."""
     found = re.findall(rf"\b{kind}: (\d+) requests, (\d+) of them cached", log)
-    return [(int(all_of_them), int(before)) for all_of_them, before in found]
+    return [(int(requests), int(cached)) for requests, cached in found]
 
 
-# ---------------------------------------------------------------------------------------- in the midst of an evaluation
+# ------------------------------------------------------------------------------------------ killed during an evaluation
 
 
 @contextmanager
-def _in_the_midst(config: Path, run: Path) -> Iterator[tuple[subprocess.Popen[str], int, int]]:
-    """A driver whose worker is held while it generates, with answers of both kinds on the disk.
+def _during_an_evaluation(config: Path, run: Path) -> Iterator[tuple[subprocess.Popen[str], int, int]]:
+    """Start a driver and pause its worker while it generates, with cached answers of both tasks.
 
-    Gives the worker's process number and the number of those answers as well. Where an evaluation was over before it
-    could be held, the next one is.
+    Yield the driver, the worker's process id and the number of cached answers. If an evaluation ends before its worker
+    is paused, the next one is paused.
     """
     driver = _evolve("run", config, "--run-dir", run)
     try:
@@ -165,7 +167,7 @@ def _in_the_midst(config: Path, run: Path) -> Iterator[tuple[subprocess.Popen[st
             begun = len(_answers(log, "loglikelihood"))
             if begun > seen and begun > len(_answers(log, "generate_until")):
                 seen, worker = begun, _worker(driver.pid)
-                known = _hold(worker, run)
+                known = _pause(worker, run)
                 if known is not None:
                     yield driver, worker, known
                     return
@@ -177,17 +179,17 @@ def _in_the_midst(config: Path, run: Path) -> Iterator[tuple[subprocess.Popen[st
 
 
 def _worker(driver: int) -> int:
-    """The child that is no resource tracker."""
+    """Return the child process that is not the resource tracker."""
     children = Path(f"/proc/{driver}/task/{driver}/children").read_text().split()
     (worker,) = (int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
     return worker
 
 
-def _hold(worker: int, run: Path) -> int | None:
-    """Stop a worker when some but not all of what it generates is on the disk; None where it ended before.
+def _pause(worker: int, run: Path) -> int | None:
+    """Pause a worker when some but not all generated answers are cached; return their number, or None if it ended.
 
-    Between two items, answers are written once in a second, and a small evaluation takes less: so the worker is let
-    go for a moment and held for a second, in turn.
+    Answers are written at most once a second, and a small evaluation takes less. So the worker runs for a short time
+    and is paused for a second, in turn.
     """
     while (known := _known(run)) is not None and known < CHOICES + ITEMS:
         os.kill(worker, signal.SIGSTOP)
@@ -201,13 +203,13 @@ def _hold(worker: int, run: Path) -> int | None:
 
 
 def _known(run: Path) -> int | None:
-    """Number of answers in the request caches of both tasks; None where there are no such caches."""
+    """Return the number of answers in the request caches of both tasks; None if there are no caches."""
     known, caches = 0, list(run.glob("staging/requests-*.db"))
     try:
         for cache in caches:
             with closing(sqlite3.connect(f"file:{cache}?mode=ro", uri=True, timeout=5)) as opened:
                 known += int(opened.execute("SELECT TOTAL(times) FROM answers").fetchone()[0])
-    except sqlite3.OperationalError:  # it has just been deleted
+    except sqlite3.OperationalError:  # the cache has just been deleted
         return None
     return known if caches else None
 
@@ -219,21 +221,21 @@ def _ends(pid: int) -> bool:
             os.kill(pid, 0)
         except ProcessLookupError:
             return True
-        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":  # nobody waits for it
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":  # a zombie
             return True
         time.sleep(0.02)
     return False
 
 
-def _goes_on(log: str, known: int) -> bool:
-    """Whether the first evaluation in a log asked the model for no answer that was known."""
+def _resumes_from_cache(log: str, known: int) -> bool:
+    """Return whether the first evaluation in a log took all cached answers from the cache."""
     choices, generated = _answers(log, "loglikelihood")[0], _answers(log, "generate_until")[0]
     return choices == (CHOICES, CHOICES) and generated == (ITEMS, known - CHOICES)
 
 
-def test_killed_worker(tmp_path: Path, config: Path, reference: Reference) -> None:
+def test_a_killed_worker_costs_an_attempt(tmp_path: Path, config: Path, reference: Reference) -> None:
     run = tmp_path / "run"
-    with _in_the_midst(config, run) as (driver, worker, known):
+    with _during_an_evaluation(config, run) as (driver, worker, known):
         said = (run / "run.log").stat().st_size
         os.kill(worker, signal.SIGKILL)
         _, err = driver.communicate(timeout=PATIENCE_S)
@@ -242,24 +244,24 @@ def test_killed_worker(tmp_path: Path, config: Path, reference: Reference) -> No
     assert (retried["step"], retried["attempt"]) == ("evaluate", 1)
     assert "was killed by SIGKILL" in retried["reason"]
     _check(run, reference, retries=False)
-    assert _goes_on((run / "run.log").read_text()[said:], known)
+    assert _resumes_from_cache((run / "run.log").read_text()[said:], known)
 
 
-def test_killed_driver_whose_worker_dies_with_it(tmp_path: Path, config: Path, reference: Reference) -> None:
+def test_the_worker_of_a_killed_driver_dies(tmp_path: Path, config: Path, reference: Reference) -> None:
     run = tmp_path / "run"
-    with _in_the_midst(config, run) as (driver, worker, known):
+    with _during_an_evaluation(config, run) as (driver, worker, known):
         os.kill(driver.pid, signal.SIGKILL)
         os.kill(worker, signal.SIGCONT)
         assert _ends(worker)
-    last = _known(run)  # it may have written once more before it noticed
+    last = _known(run)  # the worker may write once more before it ends
     assert known <= last
-    assert _goes_on(_resume(run, reference), last)
+    assert _resumes_from_cache(_resume(run, reference), last)
 
 
-def test_interrupted(tmp_path: Path, config: Path) -> None:
+def test_an_interrupted_evaluation_keeps_its_cache(tmp_path: Path, config: Path) -> None:
     run = tmp_path / "run"
-    with _in_the_midst(config, run) as (driver, worker, known):
-        os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
+    with _during_an_evaluation(config, run) as (driver, worker, known):
+        os.killpg(driver.pid, signal.SIGINT)  # like a terminal
         os.kill(worker, signal.SIGCONT)
         _, err = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == 130, err

@@ -1,4 +1,4 @@
-"""A run with several recipes: each pair is merged by each of them, named in the tree."""
+"""A run with several recipes: each pair is merged by each recipe, which the tree names."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def test_each_pair_is_merged_by_each_recipe(tmp_path: Path, drivers: Drivers, co
     nodes = {n["id"]: n for n in json.loads((tmp_path / "run" / "family_tree.json").read_text())["nodes"]}
     first = {name: node for name, node in nodes.items() if node["generation"] == 1}
     assert sorted(first) == [f"model-1-{number}" for number in range(1, 7)]
-    made = {(*sorted(node["parents"]), node["recipe_name"]) for node in first.values()}
+    merges = {(*sorted(node["parents"]), node["recipe_name"]) for node in first.values()}
     pairs = (("A", "B"), ("A", "C"), ("B", "C"))
-    assert made == {(*pair, recipe) for pair, recipe in product(pairs, ("slerp", "linear"))}
+    assert merges == {(*pair, recipe) for pair, recipe in product(pairs, ("slerp", "linear"))}
     assert {n["recipe_name"] for n in nodes.values() if n["kind"] == "exploration"} == {"slerp", "linear"}
     for node in first.values():
         assert yaml.safe_load((tmp_path / "run" / node["recipe"]).read_text())["merge_method"] == node["recipe_name"]

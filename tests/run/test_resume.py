@@ -12,14 +12,14 @@ import yaml
 from drive import Drivers
 from fakes import write_family
 
-from runs import Reference, events, outcome, portrait, tallied
+from runs import Reference, calls_begun, events, outcome, tree_without_times
 
 HALF = "step.before_call:14"  # in generation 2
 
 
 @pytest.fixture
 def family(tmp_path: Path) -> Path:
-    """A configuration of its own, to be changed."""
+    """Write a configuration that the test may change."""
     return write_family(tmp_path / "family")
 
 
@@ -36,22 +36,24 @@ def edit(family: Path) -> Edit:
     return change
 
 
-def _halved(drivers: Drivers, run: Path, config: Path) -> dict[str, bytes]:
+def _interrupted(drivers: Drivers, run: Path, config: Path) -> dict[str, bytes]:
     assert drivers(run, config, EVOLVE_FAULT=HALF).code == -9
     return _contents(run)
 
 
 def _contents(run: Path) -> dict[str, bytes]:
-    passing = {"driver.json", "progress.json"}
-    return {str(path): path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name not in passing}
+    volatile = {"driver.json", "progress.json"}
+    return {str(path): path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name not in volatile}
 
 
 # ------------------------------------------------------------------------------------------------ changed settings
 
 
-def test_changes_of_results_are_refused_in_a_table(tmp_path: Path, drivers: Drivers, family: Path, edit: Edit) -> None:
+def test_changes_that_alter_results_are_refused_with_a_table(
+    tmp_path: Path, drivers: Drivers, family: Path, edit: Edit
+) -> None:
     run = tmp_path / "run"
-    before = _halved(drivers, run, family)
+    before = _interrupted(drivers, run, family)
     edit(lambda raw: raw["strategy"].update(top_k=4, max_generations=2))
     edit(lambda raw: raw.update(seed=7, device="cpu"))
     ended = drivers(run, family)
@@ -68,7 +70,7 @@ def test_changes_of_results_are_refused_in_a_table(tmp_path: Path, drivers: Driv
 
 def test_other_changes_are_accepted_and_recorded(tmp_path: Path, drivers: Drivers, family: Path, edit: Edit) -> None:
     run = tmp_path / "run"
-    _halved(drivers, run, family)
+    _interrupted(drivers, run, family)
     edit(lambda raw: raw.update(device="cpu", attempts=3))
     edit(lambda raw: raw["evaluation"].update(batch_size=4))
     edit(lambda raw: raw["strategy"].update(max_generations=9))
@@ -88,7 +90,7 @@ def test_other_changes_are_accepted_and_recorded(tmp_path: Path, drivers: Driver
     assert len(events(run, "settings_changed")) == 1
 
 
-def test_a_raised_budget_continues_a_run_that_it_had_stopped(
+def test_a_raised_budget_continues_a_run_that_the_budget_had_stopped(
     tmp_path: Path, drivers: Drivers, family: Path, edit: Edit
 ) -> None:
     run = tmp_path / "run"
@@ -101,42 +103,42 @@ def test_a_raised_budget_continues_a_run_that_it_had_stopped(
     edit(lambda raw: raw["strategy"].update(max_generations=8))
     assert drivers(run, family).worked is False
     assert len(events(run, "run_stopped")) == 2
-    whole = tmp_path / "beside" / "run"
-    assert drivers(whole, family).code == 0
-    assert outcome(run) == outcome(whole)
+    uninterrupted = tmp_path / "beside" / "run"
+    assert drivers(uninterrupted, family).code == 0
+    assert outcome(run) == outcome(uninterrupted)
 
 
 # -------------------------------------------------------------------------------------------------- changed inputs
 
 
-def test_another_text_of_a_template_is_refused(tmp_path: Path, drivers: Drivers, family: Path, edit: Edit) -> None:
+def test_a_changed_template_is_refused(tmp_path: Path, drivers: Drivers, family: Path, edit: Edit) -> None:
     run, template = tmp_path / "run", family.parent / "own.yaml"
     shutil.copy(Path(__file__).parents[2] / "recipes" / "slerp.yaml", template)
     edit(lambda raw: raw["merge"].update(recipe="./own.yaml"))
-    before = _halved(drivers, run, family)
+    before = _interrupted(drivers, run, family)
     text = template.read_text()
     template.write_text(text.replace("t: 0.5", "t: 0.4"))
     ended = drivers(run, family)
     assert ended.code == 2
-    assert "own.yaml: the template's text has changed" in ended.message
+    assert "own.yaml: the template has changed" in ended.message
     template.unlink()
     assert drivers(run, family).code == 2
     assert _contents(run) == before
-    assert drivers(run).code == 0  # the journal has the text
+    assert drivers(run).code == 0  # the journal has the template
     assert "t: 0.5" in (run / "recipes" / "model-3-1.yaml").read_text()
 
 
 @pytest.mark.parametrize("name", ["base", "B"])
-@pytest.mark.parametrize("what", ["contents", "config", "more", "gone"])
-def test_a_changed_model_is_refused(name: str, what: str, tmp_path: Path, drivers: Drivers, family: Path) -> None:
+@pytest.mark.parametrize("change", ["weights", "config", "new file", "deleted"])
+def test_a_changed_model_is_refused(name: str, change: str, tmp_path: Path, drivers: Drivers, family: Path) -> None:
     run, model = tmp_path / "run", family.parent / name
-    before = _halved(drivers, run, family)
-    if what == "contents":
+    before = _interrupted(drivers, run, family)
+    if change == "weights":
         data = (model / "model.safetensors").read_bytes()
         (model / "model.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    elif what == "config":
+    elif change == "config":
         (model / "config.json").write_text((model / "config.json").read_text() + " ")
-    elif what == "more":
+    elif change == "new file":
         (model / "tokenizer.json").write_text("{}")
     else:
         shutil.rmtree(model)
@@ -152,7 +154,7 @@ def test_changed_data_are_refused(tmp_path: Path, drivers: Drivers, family: Path
     data.mkdir()
     (data / "test.jsonl").write_text("{}\n")
     edit(lambda raw: raw["evaluation"].update(datasets={"alpha": "./data"}))
-    before = _halved(drivers, run, family)
+    before = _interrupted(drivers, run, family)
     for text in ("{} \n", None):
         if text is None:
             (data / "test.jsonl").unlink()
@@ -166,7 +168,7 @@ def test_changed_data_are_refused(tmp_path: Path, drivers: Drivers, family: Path
     assert drivers(run).code == 0
 
 
-def test_shared_scores_are_told_apart_from_own_ones_after_a_kill(
+def test_shared_scores_are_still_marked_as_reused_after_a_kill(
     tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
 ) -> None:
     run, tally = tmp_path / "run", tmp_path / "tally"
@@ -174,8 +176,8 @@ def test_shared_scores_are_told_apart_from_own_ones_after_a_kill(
     for point in ("publish.after_rename:1", "publish.after_rename:2", "publish.before_fsync:5"):
         assert drivers(run, config, EVOLVE_FAULT=point).code == -9
     assert drivers(run, config, EVOLVE_FAKE_TALLY=tally).code == 0
-    assert not [work for work in tallied(tally) if work.startswith("evaluate")]
-    assert all(node["reused"] for node in portrait(run)["nodes"])
+    assert not [work for work in calls_begun(tally) if work.startswith("evaluate")]
+    assert all(node["reused"] for node in tree_without_times(run)["nodes"])
 
 
 # ----------------------------------------------------------------------------------------------- runs that had stopped
@@ -192,7 +194,7 @@ def test_a_run_that_was_saturated_continues_when_the_limit_is_removed(
     assert (ended.message, ended.worked) == ("saturated", True)  # the limit is higher, and still exceeded
     edit(lambda raw: raw["strategy"].update(stop_at_kinship=None))
     ended = drivers(run, family)
-    assert (ended.message, ended.worked) == (reference.portrait["graph"]["stop"]["reason"], True)
+    assert (ended.message, ended.worked) == (reference.tree["graph"]["stop"]["reason"], True)
     assert [event["changes"] for event in events(run, "settings_changed")] == [
         {"strategy.stop_at_kinship": [-1.0, -0.5]},
         {"strategy.stop_at_kinship": [-0.5, None]},
@@ -206,13 +208,13 @@ def test_a_failed_run_tries_its_failed_children_again(
     again: str, tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
 ) -> None:
     run = tmp_path / "beside" / "run"
-    wishes = "merge:model-1-1:refuse,evaluate:model-1-2:refuse,merge:model-1-3:bug"
-    assert drivers(run, config, EVOLVE_FAKE=wishes).message == "failed"
+    faults = "merge:model-1-1:refuse,evaluate:model-1-2:refuse,merge:model-1-3:bug"
+    assert drivers(run, config, EVOLVE_FAKE=faults).message == "failed"
     ended = drivers(run, config if again == "run" else None)
     assert ended.code == 0, ended.message
     (continued,) = events(run, "run_continued")
     assert continued["retried"] == ["model-1-1", "model-1-2", "model-1-3"]
-    nodes = {node["id"]: node for node in portrait(run)["nodes"]}
+    nodes = {node["id"]: node for node in tree_without_times(run)["nodes"]}
     assert nodes["model-1-1"]["status"] == "evaluated"
     assert "model-1-1 is refused" in nodes["model-1-1"]["retries"][-1]
     reference.check(run, retries=False)
@@ -222,7 +224,7 @@ def test_a_failed_run_tries_its_failed_children_again(
 
 
 def _scored(run: Path) -> dict[str, list[str]]:
-    """The tasks that a run scored itself, by model."""
+    """Return the tasks that a run scored itself, by model."""
     evaluated = events(run, "model_evaluated")
     return {e["model"]: [task for task in e["scores"] if task not in e["reused_tasks"]] for e in evaluated}
 
@@ -241,7 +243,7 @@ def test_only_new_tasks_are_scored(tmp_path: Path, drivers: Drivers, family: Pat
     tally = tmp_path / "tally"
     assert drivers(tmp_path / "fewer", family, EVOLVE_FAKE_TALLY=tally).code == 0
     assert all(not _scored(tmp_path / "fewer")[name] for name in "ABC")
-    assert not any(f"evaluate {name}" in tallied(tally) for name in "ABC")
+    assert not any(f"evaluate {name}" in calls_begun(tally) for name in "ABC")
 
 
 def test_scores_of_other_settings_are_not_shared(tmp_path: Path, drivers: Drivers, family: Path, edit: Edit) -> None:
@@ -269,5 +271,5 @@ def test_checkpoints_may_lie_on_another_disk(
         assert drivers(run, config, EVOLVE_FAULT=fault).code == -9
     ended = drivers(run, config)
     assert ended.code == 0, ended.message
-    assert portrait(run) == reference.portrait
+    assert tree_without_times(run) == reference.tree
     assert not list(disk.glob(".*"))

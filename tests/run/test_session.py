@@ -1,4 +1,4 @@
-"""What a session does beside the work: observers, the progress file, signals before the start."""
+"""Sessions: observers, the progress file and the times of events."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from evolve.run.session import Session
 
 
 class Failing(Silent):
-    """An observer with a bug."""
+    """An observer that raises an error at each event."""
 
     def recorded(self, event: Event, tree: FamilyTree, at: str) -> None:
         raise LookupError("a bug of an observer")
 
 
 class Watching(Silent):
-    """Reads the progress file and the journal's times while the run goes on."""
+    """An observer that reads the progress file and collects the times of events."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
@@ -45,7 +45,7 @@ def test_an_observer_that_fails_does_not_end_the_run(tmp_path: Path) -> None:
     assert log.count("Failing failed and is dropped") == 1
 
 
-def test_observers_get_the_time_of_each_event_and_see_the_present_step(tmp_path: Path) -> None:
+def test_observers_get_the_time_of_each_event_and_see_the_current_step(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     watching = Watching(folder)
     config = load_config(write_family(tmp_path / "family"))

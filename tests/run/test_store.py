@@ -1,4 +1,4 @@
-"""Scores that runs share: whole or missing, and never an obstacle."""
+"""Scores that runs share: atomic, and with errors that never end a run."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_store_that_cannot_be_written_is_ignored(store: ScoreStore, scored: Pa
     store.tidy()
 
 
-def test_a_file_that_vanishes_while_it_is_copied_is_no_error(store: ScoreStore, scored: Path, target: Path) -> None:
+def test_a_file_that_disappears_while_it_is_copied_is_ignored(store: ScoreStore, scored: Path, target: Path) -> None:
     store.keep(KEY, scored)
     (store.root / KEY / "missing").symlink_to("nowhere")
     assert store.fetch(KEY, target) is None

@@ -1,8 +1,8 @@
-"""Drivers that may be killed: a server that forks one for each line it reads, so that each starts at once.
+"""Drivers for tests that kill them: a server forks one for each line that it reads, so that each starts fast.
 
-A line is a JSON object with `env`, and with `config` (or null to resume), `run`, `capacity` and `seed` for a driver
-without a worker, or with `arguments` for the command. The answer is one as well: `code` (negative: the signal), for a
-driver `message` and `passed`, the fault points that it came by, and for a command `out` and `err`.
+A line is a JSON object with `env`, and either with `config` (null to resume), `run`, `capacity` and `seed` for a driver
+without a worker, or with `arguments` for the command. The answer is a JSON object with `code` (negative: the signal),
+for a driver also `message`, `worked` and `passed` (the fault points passed), for a command also `out` and `err`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Ended:
-    """How a driver ended; `code` is that of the process, negative for a signal."""
+    """The end of a driver; `code` is the exit code of the process, negative for a signal."""
 
     code: int
     message: str
@@ -29,7 +29,7 @@ class Ended:
 
 
 class Drivers:
-    """The server, as the tests call it."""
+    """A client of the server."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -49,10 +49,10 @@ class Drivers:
         return Ended(**self._ask(order))
 
     def command(self, *arguments: str | Path, **env: str | Path) -> subprocess.CompletedProcess[str]:
-        """The command `evolve` with the fake engines, and with workers."""
-        texts = [str(argument) for argument in arguments]
-        answer = self._ask({"arguments": texts, "env": {name: str(value) for name, value in env.items()}})
-        return subprocess.CompletedProcess(texts, answer["code"], answer["out"], answer["err"])
+        """Run the command `evolve` with the fake engines and with workers."""
+        strings = [str(argument) for argument in arguments]
+        answer = self._ask({"arguments": strings, "env": {name: str(value) for name, value in env.items()}})
+        return subprocess.CompletedProcess(strings, answer["code"], answer["out"], answer["err"])
 
     def _ask(self, order: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -88,7 +88,7 @@ def _drive(order: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         done = session.run(load_config(Path(order["config"])), run) if order["config"] else session.resume(run)
     except EvolveError as error:
         return error.exit_code, {"message": str(error), "passed": dict(faults.passed), "worked": None}
-    except Exception:  # noqa: BLE001 - the tests show what it was
+    except Exception:  # noqa: BLE001 - the test shows the error
         return 70, {"message": traceback.format_exc(), "passed": {}, "worked": None}
     return 0, {"message": str(done.stop.reason), "passed": dict(faults.passed), "worked": done.worked}
 
@@ -117,15 +117,15 @@ def _command(order: dict[str, Any]) -> dict[str, Any]:
             os.dup2(err.fileno(), 2)
             _call(order)
         _, status = os.waitpid(child, 0)
-        texts = {}
+        outputs = {}
         for name, file in (("out", out), ("err", err)):
             file.seek(0)
-            texts[name] = file.read().decode()
-    return {"code": os.waitstatus_to_exitcode(status), **texts}
+            outputs[name] = file.read().decode()
+    return {"code": os.waitstatus_to_exitcode(status), **outputs}
 
 
 def _call(order: dict[str, Any]) -> None:
-    """Never returns."""
+    """Run the command in this process and exit."""
     import fake_evolve
 
     code = 0
@@ -135,7 +135,7 @@ def _call(order: dict[str, Any]) -> None:
         fake_evolve.main()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0
-    except BaseException:  # noqa: BLE001 - the tests show what it was
+    except BaseException:  # noqa: BLE001 - the test shows the error
         traceback.print_exc()
         code = 70
     sys.stdout.flush()

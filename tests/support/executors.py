@@ -1,4 +1,4 @@
-"""Executors without a worker, for tests that kill the driver or that change the order of outcomes."""
+"""Executors without a worker, for tests that kill the driver or change the order of outcomes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from evolve.run.executors.worker import perform
 
 
 class InlineExecutor:
-    """Carries out a call in this process when it is waited for."""
+    """An executor that runs a call in this process, in `wait`."""
 
     capacity = 1
 
@@ -45,7 +45,7 @@ class InlineExecutor:
 
 
 class ShuffledExecutor(InlineExecutor):
-    """Takes several calls at once and carries them out in a random order, which the seed decides."""
+    """An executor that takes several calls and runs them in a seeded random order."""
 
     def __init__(self, progress: Progress, capacity: int, seed: int) -> None:
         super().__init__(progress)

@@ -1,7 +1,7 @@
-"""Engines that are fast and exact: for tests that are about the run and not about merging or scoring.
+"""Fast, deterministic engines for tests of the run.
 
-Models are real folders with real safetensors files, of a few numbers. A merge is the mean of the parents, a score is
-drawn from the weights' hash, a kinship is computed for real. All are module-level, so that a worker can import them.
+Models are folders with safetensors files of a few numbers. A merge is the mean of the parents, a score comes from the
+hash of the weights, and a kinship is computed. All functions are module-level, so that a worker can import them.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from evolve.engines.protocols import (
 from evolve.errors import EvaluationError, MergeError, TaskError
 
 SIZE = 24
-_PLACES = {"alpha": 0, "beta": 1}  # where a task finds its score in the hash of the weights
+_PLACES = {"alpha": 0, "beta": 1}  # position of a task's score in the hash of the weights
 
 
 def write_model(folder: Path, seed: int, *, base: np.ndarray | None = None, scale: float = 0.3) -> np.ndarray:
-    """A checkpoint of one tensor in a folder; its values differ from `base` by a seeded draw."""
+    """Write a checkpoint with one tensor, whose values differ from `base` by a seeded draw; return the values."""
     draw = np.random.default_rng(seed).normal(size=(4, SIZE // 4)).astype(np.float32)
     values = draw if base is None else base + scale * draw
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def write_model(folder: Path, seed: int, *, base: np.ndarray | None = None, scal
 
 
 def write_family(folder: Path, names: tuple[str, ...] = ("A", "B", "C"), *, seed: int = 0) -> Path:
-    """A base, some foundations and a configuration that names them; gives the configuration's path."""
+    """Write a base, some foundations and a configuration for them; return the path of the configuration."""
     base = write_model(folder / "base", 1000 + seed)
     for number, name in enumerate(names):
         write_model(folder / name, 100 * seed + number, base=base)
@@ -82,15 +82,15 @@ def _weights(folder: Path) -> np.ndarray:
     return load_file(folder / "model.safetensors")["model.layers.0.mlp.weight"]
 
 
-def _obey(kind: str, subject: str) -> None:
-    """Do what the environment asks for: `EVOLVE_FAKE=<kind>:<subject>:<what>[:<times>]`, several joined by commas."""
-    for what in _wishes(kind, subject):
-        _misbehave(what, subject)
+def _inject(kind: str, subject: str) -> None:
+    """Cause the faults of `EVOLVE_FAKE=<kind>:<subject>:<fault>[:<times>:<counter file>]`, joined by commas."""
+    for fault in _faults(kind, subject):
+        _cause(fault, subject)
 
 
-def _wishes(kind: str, subject: str) -> Iterator[str]:
-    for wish in filter(None, os.environ.get("EVOLVE_FAKE", "").split(",")):
-        wanted_kind, wanted, what, times, counter = [*wish.split(":"), "", ""][:5]
+def _faults(kind: str, subject: str) -> Iterator[str]:
+    for entry in filter(None, os.environ.get("EVOLVE_FAKE", "").split(",")):
+        wanted_kind, wanted, fault, times, counter = [*entry.split(":"), "", ""][:5]
         if wanted_kind != kind or wanted not in {subject, "*"}:
             continue
         if times:
@@ -99,38 +99,38 @@ def _wishes(kind: str, subject: str) -> Iterator[str]:
             if passed >= int(times):
                 continue
             tally.write_text("x" * (passed + 1))
-        yield what
+        yield fault
 
 
-def _misbehave(what: str, subject: str) -> None:
-    if what == "refuse":
-        raise MergeError(f"{subject} is refused") if "merge" in what else EvaluationError(f"{subject} is refused")
-    if what == "input":
-        raise TaskError(f"the data of {subject} is gone")
-    if what == "bug":
+def _cause(fault: str, subject: str) -> None:
+    if fault == "refuse":
+        raise MergeError(f"{subject} is refused") if "merge" in fault else EvaluationError(f"{subject} is refused")
+    if fault == "input":
+        raise TaskError(f"the data of {subject} are missing")
+    if fault == "bug":
         raise LookupError(f"a bug about {subject}")
-    if what == "memory":
+    if fault == "memory":
         raise MemoryError
-    if what == "kill":
+    if fault == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if what == "killdriver":
+    if fault == "killdriver":
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(60)
-    if what == "killboth":
+    if fault == "killboth":
         os.kill(os.getppid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
-    if what.startswith("exit"):
-        os._exit(int(what.removeprefix("exit")))
-    if what.startswith("fill="):
-        _fill(Path(what.removeprefix("fill=")))
-    if what == "disk":
+    if fault.startswith("exit"):
+        os._exit(int(fault.removeprefix("exit")))
+    if fault.startswith("fill="):
+        _fill(Path(fault.removeprefix("fill=")))
+    if fault == "disk":
         raise OSError(28, "No space left on device", subject)
-    if what.startswith("sleep"):
-        time.sleep(float(what.removeprefix("sleep")))
+    if fault.startswith("sleep"):
+        time.sleep(float(fault.removeprefix("sleep")))
 
 
 def _fill(path: Path) -> None:
-    """Leave no byte free on the disk of a file, which grows."""
+    """Extend a file until its disk is full."""
     with path.open("ab", buffering=0) as file:
         for size in (1 << 20, 1 << 12, 1):
             with contextlib.suppress(OSError):
@@ -139,7 +139,7 @@ def _fill(path: Path) -> None:
 
 
 def _count(kind: str, subject: str) -> None:
-    """Leave a trace of each call that began, so that a test can see what was done twice."""
+    """Record each call that began, so that a test can find repeated work."""
     tally = os.environ.get("EVOLVE_FAKE_TALLY")
     if tally:
         with Path(tally).open("a") as file:
@@ -154,7 +154,7 @@ def merge(job: MergeJob, report: Report, device: str = "auto") -> MergeResult:
         {"model.layers.0.mlp.weight": sum(_weights(p) for p in job.parents) / len(job.parents)},
         job.output / "model.safetensors",
     )
-    _obey("merge", name)
+    _inject("merge", name)
     (job.output / "config.json").write_text((job.parents[0] / "config.json").read_text())
     files = {p.name: (p.stat().st_size, hash_file(p)) for p in job.output.iterdir()}
     report("merging", 1, 1)
@@ -168,8 +168,8 @@ def evaluate(job: EvaluateJob, report: Report, device: str = "auto") -> Evaluate
     for spec in job.tasks:
         (job.output / task_folder(spec.task)).mkdir()
         (job.output / task_folder(spec.task) / "results.json").write_text("{}")
-    _obey("evaluate", name)
-    not_finite = float("nan") if "nan" in _wishes("score", name) else 0.0
+    _inject("evaluate", name)
+    not_finite = float("nan") if "nan" in _faults("score", name) else 0.0
     scores = {}
     digest = hashlib.sha256(_weights(job.checkpoint).tobytes()).digest()
     for spec in job.tasks:
@@ -184,9 +184,9 @@ def evaluate(job: EvaluateJob, report: Report, device: str = "auto") -> Evaluate
 def measure(job: KinshipJob, report: Report, device: str = "auto") -> KinshipResult:
     _count("measure", " ".join(sorted("-".join(sorted(pair)) for pair in job.pairs)))
     report("measuring", 0, 1)
-    _obey("measure", "kinship")
+    _inject("measure", "kinship")
     for a, b in job.pairs:
-        _obey("measure", f"{a}-{b}")
+        _inject("measure", f"{a}-{b}")
     base = _weights(job.base).astype(np.float64).ravel()
     deltas = {name: _weights(path).astype(np.float64).ravel() - base for name, path in job.models.items()}
     return KinshipResult(pairs=tuple(_pair(a, b, deltas) for a, b in job.pairs), seconds=0.01)
@@ -205,7 +205,7 @@ def _pair(a: str, b: str, deltas: dict[str, np.ndarray]) -> PairKinship:
 
 
 def inspect_models(job: InspectModelsJob, report: Report) -> dict[str, ModelFacts]:
-    _obey("inspect", "*")
+    _inject("inspect", "*")
     return {name: ModelFacts(layers=1) for name in job.models}
 
 
@@ -214,7 +214,7 @@ def rehearse(job: RehearseJob, report: Report) -> dict[str, tuple[()]]:
 
 
 def inspect_tasks(job: InspectTasksJob, report: Report) -> dict[str, TaskFacts]:
-    _obey("inspect", "*")
+    _inject("inspect", "*")
     return {spec.task: TaskFacts(100, "multiple_choice", True, False) for spec in job.tasks}
 
 

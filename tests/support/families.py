@@ -48,7 +48,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "smollm3": _GROUPED,
     "stablelm": _GROUPED,
 }
-"""By transformers' `model_type`: the settings of a tiny model beside the common ones."""
+"""Additional settings of a tiny model, by transformers' `model_type`."""
 
 
 @cache
@@ -70,7 +70,7 @@ def _raw_tokenizer() -> str:
 
 
 def tokenizer(extra: Sequence[str] = ()) -> Any:
-    """Return a tokenizer of all bytes, some merges, three special tokens, and the extra ones after them."""
+    """Return a byte-level tokenizer with some merges, three special tokens and the extra tokens."""
     from tokenizers import AddedToken, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -88,7 +88,7 @@ def config(family: str, *, layers: int = 2, rows: int, tied: bool | None = False
         family: transformers' `model_type`.
         layers: Number of layers.
         rows: Number of rows of the embeddings.
-        tied: Whether the embeddings are one tensor; None: as the family has it.
+        tied: Whether the embeddings are one tensor; None: the default of the family.
         more: Other settings.
     """
     from transformers import AutoConfig
@@ -121,17 +121,17 @@ def save(
     extra: Sequence[str] = (),
     **sizes: Any,
 ) -> Path:
-    """Write a model with random weights, or with those of `near` and some noise.
+    """Write a model with random weights, or with the weights of `near` and some noise.
 
     Args:
         folder: Where to write it.
         family: transformers' `model_type`.
         seed: Seeds the weights.
-        near: A model of the same layout.
+        near: A model with the same layout.
         dtype: Type of the weights.
-        tied: Whether the embeddings are one tensor; None: as the family has it.
+        tied: Whether the embeddings are one tensor; None: the default of the family.
         shard: transformers' `max_shard_size`; None: one file.
-        extra: Tokens after the common ones, with a row each.
+        extra: Additional tokens, with one row each.
         sizes: Other settings of the configuration.
     """
     import torch
@@ -154,7 +154,7 @@ def save(
 
 
 def store_buffers(folder: Path) -> Path:
-    """Add the buffers to a tiny GPT-NeoX that transformers stored once: masks and rotary frequencies of the layers."""
+    """Add the masks and rotary frequencies to a tiny GPT-NeoX that old versions of transformers stored."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -169,7 +169,7 @@ def store_buffers(folder: Path) -> Path:
 
 
 def adapt(folder: Path, model: Path, *, seed: int = 0, trained: bool = True, tokens: int = 0, **settings: Any) -> Path:
-    """Write an adapter as peft saves it, with random numbers in place of trained ones."""
+    """Save an adapter with peft; its weights are random if `trained`, else those of an untrained adapter."""
     import peft
     import torch
     from transformers import AutoModelForCausalLM
@@ -190,7 +190,7 @@ def adapt(folder: Path, model: Path, *, seed: int = 0, trained: bool = True, tok
 
 
 def pickled(folder: Path, model: Path) -> Path:
-    """Copy a model with its weights pickled: a file of torch for each file of safetensors."""
+    """Copy a model with pickled weights: one torch file for each safetensors file."""
     import torch
     from safetensors.torch import load_file
 
@@ -209,7 +209,7 @@ def pickled(folder: Path, model: Path) -> Path:
 
 
 def winogrande(folder: Path, limit: int = 6) -> TaskSpec:
-    """Return a task with a few items in the form of the benchmark."""
+    """Return a Winogrande task with a few generated items."""
     if not folder.exists():
         _world.write_lines(folder / "train.jsonl", _world.winogrande_items(4, 1))
         _world.write_lines(folder / "validation.jsonl", _world.winogrande_items(limit, 2))

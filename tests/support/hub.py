@@ -1,4 +1,4 @@
-"""A local hub cache, laid out as the hub's own client lays it out."""
+"""A local Hub cache with the layout of the Hub's client."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class HubCache:
-    """Models by `owner/name`; each commit is a folder of links to blobs, each branch and tag a file with a commit."""
+    """A cache of models by `owner/name`; a commit is a folder of links to blobs, a branch or tag is a file."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -24,7 +24,7 @@ class HubCache:
         *refs: str,
         wanted: Callable[[str], bool] = lambda file: True,
     ) -> Path:
-        """Put the files of a folder into the cache as a commit, and let the refs point at it."""
+        """Add the files of a folder to the cache as a commit, and point the refs to it."""
         folder = self._folder(name)
         snapshot = folder / "snapshots" / commit
         snapshot.mkdir(parents=True)
@@ -40,7 +40,7 @@ class HubCache:
         return snapshot
 
     def point(self, name: str, ref: str, commit: str) -> None:
-        """Move a branch or a tag, as fetching it again would."""
+        """Point a branch or a tag to another commit."""
         path = self._folder(name) / "refs" / ref
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(commit)

@@ -1,4 +1,4 @@
-"""What there is to compare of two runs of one configuration, and what a killed run leaves to go on from."""
+"""Helpers to compare runs of one configuration, and to list the finished work of a killed run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 SUPPORT = Path(__file__).parent
 
 
-def portrait(run: Path, *, retries: bool = True) -> dict[str, Any]:
-    """The family tree without times; without retries where workers died that did not in the other run."""
+def tree_without_times(run: Path, *, retries: bool = True) -> dict[str, Any]:
+    """Return the family tree without times, and without retries if `retries` is false."""
     data: dict[str, Any] = json.loads((run / "family_tree.json").read_text())
     for node in data["nodes"]:
         del node["seconds"], node["times"]
@@ -26,8 +26,8 @@ def portrait(run: Path, *, retries: bool = True) -> dict[str, Any]:
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """The portrait of a run, without the places of its foundations."""
-    data = portrait(run)
+    """Return the family tree without times and without the paths of the foundations."""
+    data = tree_without_times(run)
     for node in data["nodes"]:
         if node["kind"] == "foundation":
             del node["checkpoint"]
@@ -35,7 +35,7 @@ def outcome(run: Path) -> dict[str, Any]:
 
 
 def journal(run: Path) -> list[dict[str, Any]]:
-    """The events of a journal, a torn last line left out."""
+    """Return the events of a journal without an incomplete last line."""
     lines = (run / "journal.jsonl").read_bytes().split(b"\n")[:-1]
     return [json.loads(line)["event"] for line in lines]
 
@@ -45,13 +45,13 @@ def events(run: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def files(run: Path) -> list[str]:
-    """Every file and folder of a run and of the score store beside it."""
+    """Return the paths of all files and folders of a run and of the score store beside it."""
     roots = (run, run.parent / ".scores")
     return sorted(str(path.relative_to(run.parent)) for root in roots for path in root.rglob("*"))
 
 
-def in_place(run: Path) -> set[str]:
-    """What was finished: `merge <model>`, `evaluate <model>` and `measure <a>-<b>`."""
+def finished_work(run: Path) -> set[str]:
+    """Return the finished work: `merge <model>`, `evaluate <model>` and `measure <a>-<b>`."""
     done = {f"merge {path.parent.name}" for path in run.glob("models/[!.]*/evolve.json")}
     done |= {f"evaluate {path.name}" for path in run.glob("evals/[!.]*")}
     if (run / "journal.jsonl").exists():
@@ -59,8 +59,8 @@ def in_place(run: Path) -> set[str]:
     return done
 
 
-def tallied(path: Path) -> Counter[str]:
-    """How often each piece of work was begun; a kinship counts by its pairs."""
+def calls_begun(path: Path) -> Counter[str]:
+    """Return how often each piece of work was begun; kinships are counted by pair."""
     found: Counter[str] = Counter()
     for line in path.read_text().splitlines() if path.exists() else []:
         kind, *subjects = line.split()
@@ -70,25 +70,25 @@ def tallied(path: Path) -> Counter[str]:
 
 @dataclass(frozen=True)
 class Reference:
-    """A run that nothing happened to."""
+    """An uninterrupted run."""
 
     run: Path
-    portrait: dict[str, Any]
+    tree: dict[str, Any]
     files: list[str]
     tally: Counter[str]
     passed: dict[str, int]
 
     @classmethod
     def of(cls, run: Path, tally: Path, passed: dict[str, int] | None = None) -> Reference:
-        return cls(run, portrait(run), files(run), tallied(tally), passed or {})
+        return cls(run, tree_without_times(run), files(run), calls_begun(tally), passed or {})
 
     def check(self, run: Path, *, retries: bool = True) -> None:
-        """The other run came to the same, and left the same files."""
-        ours = copy.deepcopy(self.portrait)
+        """Assert that another run has the same result and the same files."""
+        ours = copy.deepcopy(self.tree)
         for node in ours["nodes"]:
             if not retries:
                 node.pop("retries")
-        assert portrait(run, retries=retries) == ours
+        assert tree_without_times(run, retries=retries) == ours
         assert files(run) == self.files
 
 
@@ -98,7 +98,7 @@ def environment(**extra: str | Path) -> dict[str, str]:
 
 
 def start(*arguments: str | Path, **env: str | Path) -> subprocess.Popen[str]:
-    """The command with fake engines, as the leader of a process group."""
+    """Start the command with fake engines as the leader of a process group."""
     return subprocess.Popen(
         [sys.executable, str(SUPPORT / "fake_evolve.py"), *map(str, arguments)],
         env=environment(**env),

@@ -1,4 +1,4 @@
-"""One long fake run whose driver, worker or both are killed at random moments until the kills are used up."""
+"""One long fake run whose driver, worker or both are killed at random times, for a number of kills."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 import yaml
 from fakes import write_family
 
-from runs import Reference, events, in_place, start, tallied
+from runs import Reference, calls_begun, events, finished_work, start
 
 
 @dataclass
 class Soaked:
-    """What came of it; `problems` is empty where all was as it should be."""
+    """The outcome of a soak test; `problems` is empty on success."""
 
     kills: int = 0
     by_target: Counter[str] = field(default_factory=Counter)
@@ -30,55 +30,55 @@ class Soaked:
     problems: list[str] = field(default_factory=list)
 
 
-def soak(place: Path, *, kills: int, seed: int, foundations: int) -> Soaked:
-    """Kill, resume, and compare the end with that of a run that nothing happened to."""
+def soak(folder: Path, *, kills: int, seed: int, foundations: int) -> Soaked:
+    """Kill and resume a run repeatedly, and compare the result with that of an uninterrupted run."""
     began, draw, found = time.monotonic(), random.Random(seed), Soaked()
-    config = _long_config(place / "family", foundations)
-    expected = _undisturbed(place / "expected", config)
-    run, tally = place / "soaked" / "run", place / "tally"
+    config = _long_config(folder / "family", foundations)
+    expected = _uninterrupted(folder / "expected", config)
+    run, tally = folder / "soaked" / "run", folder / "tally"
     while True:
         found.sessions += 1
-        done = in_place(run)
+        done = finished_work(run)
         ended = _session(run, config, tally, draw, found, kill=found.kills < kills)
-        again = done & set(tallied(tally))
+        again = done & set(calls_begun(tally))
         if again:
             found.problems.append(f"done twice: {', '.join(sorted(again))}")
-        found.repeated += sum(tallied(tally).values())
+        found.repeated += sum(calls_begun(tally).values())
         tally.unlink(missing_ok=True)
         if ended:
             break
     found.repeated -= sum(expected.tally.values())
-    found.models = len(expected.portrait["nodes"])
+    found.models = len(expected.tree["nodes"])
     try:
         expected.check(run, retries=False)
     except AssertionError as error:
-        found.problems.append(f"another outcome: {error}")
+        found.problems.append(f"another result: {error}")
     if events(run, "model_failed"):
         found.problems.append("a model failed")
     found.seconds = time.monotonic() - began
     return found
 
 
-def _long_config(place: Path, foundations: int) -> Path:
-    """All pairs of the foundations make a long first generation; there are attempts for every worker that is killed."""
-    config = write_family(place, tuple("ABCDEFGHIJKL"[:foundations]))
+def _long_config(folder: Path, foundations: int) -> Path:
+    """Write a configuration with a long first generation and enough attempts for all killed workers."""
+    config = write_family(folder, tuple("ABCDEFGHIJKL"[:foundations]))
     raw = yaml.safe_load(config.read_text())
     raw["strategy"] |= {"max_generations": 12, "top_k": 5}
     config.write_text(yaml.safe_dump(raw | {"attempts": 1000}, sort_keys=False))
     return config
 
 
-def _undisturbed(place: Path, config: Path) -> Reference:
-    process = start("run", config, "--run-dir", place / "run", EVOLVE_FAKE_TALLY=place.with_suffix(".tally"))
+def _uninterrupted(folder: Path, config: Path) -> Reference:
+    process = start("run", config, "--run-dir", folder / "run", EVOLVE_FAKE_TALLY=folder.with_suffix(".tally"))
     _, err = process.communicate()
     assert process.returncode == 0, err
-    return Reference.of(place / "run", place.with_suffix(".tally"))
+    return Reference.of(folder / "run", folder.with_suffix(".tally"))
 
 
 def _session(run: Path, config: Path, tally: Path, draw: random.Random, found: Soaked, *, kill: bool) -> bool:
-    """Drive until a kill of the driver or the end; whether it was the end."""
-    wishes = "merge:*:sleep0.2,evaluate:*:sleep0.4" if kill else ""
-    process = start("run", config, "--run-dir", run, EVOLVE_FAKE=wishes, EVOLVE_FAKE_TALLY=tally)
+    """Run until the driver is killed or the run ends; return whether it ended."""
+    faults = "merge:*:sleep0.2,evaluate:*:sleep0.4" if kill else ""
+    process = start("run", config, "--run-dir", run, EVOLVE_FAKE=faults, EVOLVE_FAKE_TALLY=tally)
     if not kill:
         _, err = process.communicate(timeout=600)
         if process.returncode:
@@ -96,7 +96,7 @@ def _session(run: Path, config: Path, tally: Path, draw: random.Random, found: S
     found.kills += 1
     found.by_target[target] += 1
     if target == "worker":
-        time.sleep(draw.uniform(0.0, 0.5))  # the driver goes on, until it is killed as well
+        time.sleep(draw.uniform(0.0, 0.5))  # the driver continues until it is killed as well
         if process.poll() is None:
             workers = [*workers, *_workers(process.pid)]
             _kill(process.pid)
@@ -115,7 +115,7 @@ def _kill(pid: int) -> None:
 
 
 def _workers(driver: int) -> list[int]:
-    """The worker, and whatever else the driver has started."""
+    """Return the child processes of the driver: the worker and others."""
     try:
         return [int(pid) for pid in Path(f"/proc/{driver}/task/{driver}/children").read_text().split()]
     except FileNotFoundError:

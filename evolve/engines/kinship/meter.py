@@ -40,7 +40,7 @@ def measure(job: KinshipJob, report: Report, device: str = "auto") -> KinshipRes
       token. If both models have as many rows as the base, and the same tokenizer or none, all rows are compared,
       padding included.
 
-    `PairKinship.left_out` lists the rows that were left out of the last two kinds, with the number of rows that at least one of
+    `PairKinship.left_out` lists what was left out of the last two kinds, with the number of rows that at least one of
     the three has.
 
     Args:

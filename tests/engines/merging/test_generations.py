@@ -21,7 +21,7 @@ def settings(folder, name="config.json"):
     return json.loads((folder / name).read_text())
 
 
-def merge_twice(mixed, child, setting, recipe="slerp-gradient"):
+def merge_generations(mixed, child, setting, recipe="slerp-gradient"):
     """Merge the youngest child with a foundation or an older child, each as parent 1 in turn; return the children."""
     models = [mixed.a, mixed.b, mixed.c]
     pairs = [(0, 2), (1, 3), (4, 2), (3, 5), (6, 0)]
@@ -35,7 +35,7 @@ def merge_twice(mixed, child, setting, recipe="slerp-gradient"):
 
 @pytest.mark.parametrize("recipe", ["slerp-gradient", "ties"])
 def test_by_default_no_token_is_lost(mixed, child, recipe):
-    for folder in merge_twice(mixed, child, "auto", recipe):
+    for folder in merge_generations(mixed, child, "auto", recipe):
         tokens = vocabulary(folder)
         assert tokens.keys() >= TOKENS
         assert settings(folder)["vocab_size"] == len(tokens) == tiny.WORDS + 3
@@ -46,7 +46,7 @@ def test_by_default_no_token_is_lost(mixed, child, recipe):
 
 @pytest.mark.parametrize("setting", ["base", "first"])
 def test_other_choices_of_tokenizer_give_working_models(mixed, child, setting):
-    for folder in merge_twice(mixed, child, setting):
+    for folder in merge_generations(mixed, child, setting):
         tokens = vocabulary(folder)
         assert settings(folder)["vocab_size"] == len(tokens)
         for name in ("config.json", "generation_config.json"):

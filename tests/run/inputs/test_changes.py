@@ -1,4 +1,4 @@
-"""Which changes of a configuration a run may go on with."""
+"""Changes of a configuration with which a run may resume."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from evolve.run.inputs import resume
 from evolve.run.inputs.changes import Change, Effect, changes_between
 from evolve.run.tasks import score_key
 
-# key, another value, the effect of the change, whether scores of task alpha are other scores
+# key, new value, effect of the change, whether the keys of the scores on task alpha change
 CASES: list[tuple[str, Any, Effect, bool]] = [
     ("name", "other", "none", False),
     ("device", "cpu", "none", False),
@@ -96,7 +96,7 @@ def test_what_changes_the_key_of_a_score(
 
 
 def _key(config: Config, *, model: str = "id", lm_eval: str = "0.4.13", data: dict[str, str] | None = None) -> str:
-    """The key of the score on task alpha, wherever it stands in the list."""
+    """Return the key of the score on task alpha, at any position in the list."""
     task = next(task for task in config.evaluation.tasks if task.task == "alpha")
     return score_key(model, config, task, lm_eval=lm_eval, data=data or {})
 
@@ -113,12 +113,12 @@ def test_model_data_and_version_change_the_key(then: Config) -> None:
     assert _key(then, data={"beta/test.jsonl": "0"}) == _key(then)
 
 
-def test_each_task_has_a_key_of_its_own(then: Config) -> None:
+def test_each_task_has_its_own_key(then: Config) -> None:
     alpha, beta = then.evaluation.tasks
     assert score_key("id", then, alpha, lm_eval="1", data={}) != score_key("id", then, beta, lm_eval="1", data={})
 
 
-def test_a_limit_is_the_same_wherever_it_is_given(config: Path, tmp_path: Path) -> None:
+def test_a_limit_for_all_tasks_equals_the_same_limit_for_each_task(config: Path, tmp_path: Path) -> None:
     everywhere = _changed(config, "evaluation.limit", 7, tmp_path)
     tasks = [{"task": "alpha", "limit": 7}, {"task": "beta", "limit": 7}]
     each = _changed(config, "evaluation.tasks", tasks, tmp_path)
@@ -137,7 +137,7 @@ def test_a_limit_is_the_same_wherever_it_is_given(config: Path, tmp_path: Path) 
         ("ed", 3.0, 5.0, "results"),
     ],
 )
-def test_the_stop_may_be_put_off_but_not_brought_forward(
+def test_the_stop_may_be_later_but_not_earlier(
     *, metric: str, then: float | None, now: float | None, effect: Effect, config: Path, tmp_path: Path
 ) -> None:
     def strategy(threshold: float | None) -> Config:
@@ -146,7 +146,7 @@ def test_the_stop_may_be_put_off_but_not_brought_forward(
     assert [change.effect for change in changes_between(strategy(then), strategy(now))] == [effect]
 
 
-def test_nothing_changes_on_the_way_through_the_journal(then: Config) -> None:
+def test_the_journal_preserves_the_configuration(then: Config) -> None:
     assert changes_between(Config.model_validate(then.model_dump(mode="json")), then) == []
 
 
@@ -157,7 +157,7 @@ def test_keys_are_those_of_the_file(then: Config, config: Path, tmp_path: Path) 
     ]
 
 
-def test_a_run_resumes_with_the_engines_that_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_resumes_only_with_the_same_versions_of_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     class Origin:
         versions: ClassVar[dict[str, str]] = {"mergekit": "0.0.1", "evolve": "0.0.1"}
 

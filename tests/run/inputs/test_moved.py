@@ -1,4 +1,4 @@
-"""A run whose folder, models, data or templates lie elsewhere now is the same run, if their content is the same."""
+"""A run resumes after its folder, models, data or templates have moved, if their content is the same."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _edit(config: Path, how: Callable[[Raw], Any]) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project folder with a family, whose configuration uses relative paths."""
+    """Make a project folder with a family and a configuration with relative paths."""
     folder = tmp_path / "project"
     write_family(folder / "family")
     return folder
@@ -69,7 +69,7 @@ def test_a_project_that_is_moved_twice_resumes(
     assert outcome(third / "runs" / "run") == outcome(reference.run)
 
 
-def test_paths_below_the_runs_folder_are_relative_in_the_journal(
+def test_paths_in_the_runs_folder_are_relative_in_the_journal(
     tmp_path: Path, drivers: Drivers, reference: Reference
 ) -> None:
     config = write_family(tmp_path / "runs" / "family")
@@ -93,18 +93,16 @@ def test_paths_below_the_runs_folder_are_relative_in_the_journal(
     assert outcome(run)["nodes"] == outcome(reference.run)["nodes"]
 
 
-def test_a_finished_run_that_is_moved_gets_recipes_that_are_true(
-    project: Path, tmp_path: Path, drivers: Drivers
-) -> None:
+def test_the_recipes_of_a_moved_finished_run_are_updated(project: Path, tmp_path: Path, drivers: Drivers) -> None:
     assert drivers(project / "runs" / "run", project / "family" / "config.yaml").code == 0
     project.rename(tmp_path / "moved")
     run = tmp_path / "moved" / "runs" / "run"
     (run / "config.yaml").unlink()
     ended = drivers(run)
     assert (ended.code, ended.worked) == (0, False)
-    texts = [path.read_text() for path in run.glob("recipes/*")]
-    assert any(str(run / "models" / "model-1-1") in text for text in texts)
-    assert not any(str(project / "runs") in text for text in texts)
+    recipes = [path.read_text() for path in run.glob("recipes/*")]
+    assert any(str(run / "models" / "model-1-1") in recipe for recipe in recipes)
+    assert not any(str(project / "runs") in recipe for recipe in recipes)
 
 
 def test_equal_models_at_another_path_are_accepted_and_recorded(
@@ -130,22 +128,24 @@ def test_another_model_at_another_path_is_refused(project: Path, tmp_path: Path,
     run, config = tmp_path / "runs" / "run", project / "family" / "config.yaml"
     assert drivers(run, config, EVOLVE_FAULT=HALF).code == -9
     before = (run / "journal.jsonl").read_bytes()
-    write_family(project / "strangers", seed=5)
-    _edit(config, lambda raw: raw["foundation_models"].update(B="../strangers/B"))
+    write_family(project / "others", seed=5)
+    _edit(config, lambda raw: raw["foundation_models"].update(B="../others/B"))
     ended = drivers(run, config)
     assert ended.code == 2
-    assert f"{project}/strangers/B: the files of B have changed since the run began" in ended.message
+    assert f"{project}/others/B: the files of B have changed since the run began" in ended.message
     assert (run / "journal.jsonl").read_bytes() == before
 
 
-def test_a_missing_model_says_how_to_tell_its_new_place(project: Path, tmp_path: Path, drivers: Drivers) -> None:
+def test_the_message_of_a_missing_model_tells_how_to_give_its_new_path(
+    project: Path, tmp_path: Path, drivers: Drivers
+) -> None:
     run, config = tmp_path / "runs" / "run", project / "family" / "config.yaml"
     assert drivers(run, config, EVOLVE_FAULT=HALF).code == -9
     shutil.move(project / "family" / "B", project / "other-B")
     ended = drivers(run)
     assert ended.code == 2
-    assert f"{project}/family/B: the folder of B is missing; restore it, or say where it lies now by " in ended.message
-    assert "foundation_models.B in a configuration given to `evolve run`" in ended.message
+    assert f"{project}/family/B: the folder of B is missing; restore it, or give its new path as " in ended.message
+    assert "foundation_models.B in a configuration for `evolve run`" in ended.message
 
 
 def test_moved_data_are_accepted_and_changed_data_are_not(

@@ -1,4 +1,4 @@
-"""The stages before the first event: every file is read once, and what is checked is what the run does."""
+"""The stages before the first event: each file is read once, and `check` rehearses the recipes of the run."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _tokens(folder: Path, *tokens: str) -> None:
 @pytest.mark.parametrize(
     ("base", "a", "setting", "expected"),
     [
-        ("xyz", "xy", "auto", False),  # the base differs alone: it takes no part in SLERP
+        ("xyz", "xy", "auto", False),  # only the base differs, and SLERP does not use it
         ("xyz", "xy", "base", True),
         ("xy", "xyz", "auto", True),
         ("xy", "xy", "auto", False),
@@ -90,13 +90,13 @@ def test_the_check_rehearses_the_recipes_of_the_run(
 
 
 def _described(recipe: str) -> tuple[tuple[str, ...], bool]:
-    """The parents of a recipe in order, and whether it has a tokenizer entry."""
+    """Return the parents of a recipe in order, and whether it has a tokenizer entry."""
     content = yaml.safe_load(recipe)
     parents = tuple(entry["model"]["model"]["path"] for entry in content["models"])
     return parents, "tokenizer" in content
 
 
-def test_a_merged_childs_recipe_needs_no_file_of_its_parents(config: Path, tmp_path: Path) -> None:
+def test_the_recipe_of_a_merged_child_is_restored_without_files_of_its_parents(config: Path, tmp_path: Path) -> None:
     for name in ("base", "B", "C"):
         _tokens(config.parent / name, *"xy")
     _tokens(config.parent / "A", *"xyz")
