@@ -1,6 +1,6 @@
-"""What the machine can do at most: plain reading, plain writing, copies on and to a GPU; and what a process takes.
+"""Limits of the machine (plain reading and writing, copies on and to a GPU), and the memory of a process.
 
-Works on Linux, whose /proc tells memory and page cache.
+Needs Linux: memory and page cache are read from /proc.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _EVERY_S = 0.02
 
 
 def drop_caches() -> bool:
-    """Make the next reading come from the disk; whether that is permitted."""
+    """Empty the page cache, so that files are read from the disk; return whether this is permitted."""
     os.sync()
     try:
         Path("/proc/sys/vm/drop_caches").write_text("1")
@@ -31,7 +31,7 @@ def drop_caches() -> bool:
 
 
 def read_all(files: Iterable[Path]) -> tuple[float, int]:
-    """Seconds and bytes of reading files from beginning to end into one buffer."""
+    """Read files from beginning to end into one buffer; return seconds and bytes."""
     began, size, buffer = time.perf_counter(), 0, bytearray(_BLOCK)
     for path in files:
         with path.open("rb", buffering=0) as file:
@@ -41,7 +41,7 @@ def read_all(files: Iterable[Path]) -> tuple[float, int]:
 
 
 def write_all(path: Path, size: int) -> tuple[float, float]:
-    """Seconds of writing a file of random bytes, which is deleted: until all is handed over, and until it is synced."""
+    """Write, sync and delete a file of random bytes; return the seconds until it is written and until it is synced."""
     block = memoryview(os.urandom(_BLOCK))
     began, left = time.perf_counter(), size
     try:
@@ -56,7 +56,7 @@ def write_all(path: Path, size: int) -> tuple[float, float]:
 
 
 def copy_rates(size: int = 1 << 30, turns: int = 10) -> dict[str, float]:
-    """GB/s of copies from pinned memory to the GPU, and on the GPU (bytes read and written); empty without one."""
+    """Return GB/s of copies from pinned memory to the GPU, and on the GPU (read and written); empty without a GPU."""
     if not torch.cuda.is_available():
         return {}
     host = torch.empty(size, dtype=torch.uint8, pin_memory=True)
@@ -75,7 +75,7 @@ def copy_rates(size: int = 1 << 30, turns: int = 10) -> dict[str, float]:
 
 @contextmanager
 def peak_memory() -> Iterator[dict[str, int]]:
-    """Fills a dictionary, when the block ends, with the most bytes that this process held meanwhile.
+    """Fill a dictionary, at the end of the block, with the peak memory of this process in bytes.
 
     `before` is its resident memory at the beginning. Of what it had at most, `own` is memory that nothing else holds,
     and `mapped` is pages of mapped files, which the system takes back when it needs them; they are sampled, and their

@@ -1,4 +1,4 @@
-"""Which families of models work: each is built as tiny random models and carried through `evolve check` and `run`.
+"""The supported families of models: each is built as tiny random models and passed to `evolve check` and `run`.
 
 A family is a base model and three fine-tunes of it, with two layers, hidden size 32 and a tokenizer of 320 tokens.
 `evolve check` either accepts them or gives the reason why not. If it accepts them, `evolve run` scores the three models
@@ -65,7 +65,7 @@ ITEMS = 4
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a family: a sentence for the table, and whether it failed after the check had passed."""
+    """The outcome of a family: a sentence for the table, and whether it failed after the check had passed."""
 
     words: str
     failed_late: bool = False
@@ -106,7 +106,7 @@ def evolve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def carry_through(folder: Path, name: str) -> Outcome:
-    """Check a family and run it; return what became of it."""
+    """Check a family and run it; return the outcome."""
     with quiet_transformers():
         config = write_family(folder, name)
     run = folder / "run"

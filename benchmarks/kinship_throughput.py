@@ -1,4 +1,4 @@
-"""How fast kinship is measured, beside plainly reading the same files.
+"""The speed of kinship measurements, compared with plain reading of the same files.
 
 Makes a base and some models of one size, then takes turns at reading all files and at measuring all pairs of models:
 
@@ -25,7 +25,7 @@ WIDTH = 4096
 
 
 def make(folder: Path, seed: int, size: int) -> Path:
-    """A model of `size` bytes of bfloat16 in matrices of 4096 columns, near to the base that all models have."""
+    """Write a model of `size` bytes of bfloat16 in matrices of 4096 columns, similar to the common base."""
     if (folder / "model.safetensors").is_file() and (folder / "model.safetensors").stat().st_size >= size:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def make(folder: Path, seed: int, size: int) -> Path:
 
 
 def read(folders: list[Path]) -> tuple[float, int]:
-    """Seconds and bytes of reading all files from beginning to end into one buffer."""
+    """Read all files from beginning to end into one buffer; return seconds and bytes."""
     began, size, buffer = time.perf_counter(), 0, bytearray(8 << 20)
     for folder in folders:
         with (folder / "model.safetensors").open("rb", buffering=0) as file:

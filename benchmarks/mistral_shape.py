@@ -1,4 +1,4 @@
-"""How fast and in how much memory models of the Mistral-7B shape are merged and compared.
+"""Time and memory of merges and kinship measurements of models of the Mistral-7B shape.
 
 Makes a base of 32000 rows and three models of 32001, 32000 and 32002 rows with random weights (58 GB with all 32
 layers, 5.7 GB with two; kept for the next time), and then, turn by turn:
@@ -8,11 +8,11 @@ layers, 5.7 GB with two; kept for the next time), and then, turn by turn:
 - merges two models by the default recipe, with the tokenizer setting `auto` (`evolve.engines.merging.merge`), once for
   a pair of different vocabularies.
 
-Every part of a turn runs in a fresh process, so that its peak memory is its own; engines are imported before the clock
-starts. Files are read from the disk where the system permits to empty its page cache, else it is said that they were
-cached. Rates count bytes of weights: a pass reads each model once, a merge reads two models and writes one. A ratio
-tells how much of what plain reading and writing in the same turn allows is reached; the time that a merge takes at
-most is that of reading both parents and writing the child. The stages of a merge come from its progress reports.
+Every part of a turn runs in a fresh process, so that peak memory is measured separately; engines are imported before
+the clock starts. Files are read from the disk if the system permits emptying its page cache; if not, the output states
+that they were cached. Rates count bytes of weights: a pass reads each model once, a merge reads two models and writes
+one. A ratio compares a rate with plain reading and writing in the same turn; for a merge that is the time of reading
+both parents and writing the child. The stages of a merge come from its progress reports.
 
     python benchmarks/mistral_shape.py mistral --layers 2 --turns 3 --json figures.json
 """
@@ -44,34 +44,34 @@ Figures = dict[str, Any]
 
 
 class Stages:
-    """A report that adds up the time of each stage; the time until a stage first speaks belongs to the one before."""
+    """A report that adds up the time of each stage; a stage begins with its first report."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._stage, self._since = "preparing", time.perf_counter()
 
     def __call__(self, words: str, done: int, total: int) -> None:
-        """Take a report."""
+        """Add a report."""
         now = time.perf_counter()
         self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
         self._stage, self._since = words if done < total else f"after {words}", now
 
 
 def time_read(folders: Sequence[Path], cold: bool) -> Figures:  # noqa: FBT001 - called through a pool
-    """Plain reading of all weights."""
+    """Read all weights plainly."""
     was_cold = cold and drop_caches()
     seconds, size = read_all(folder / name for folder in folders for name in read_layout(folder).files)
     return {"seconds": seconds, "bytes": size, "gb_per_s": size / seconds / 1e9, "cold": was_cold}
 
 
 def time_write(path: Path, size: int) -> Figures:
-    """Plain writing, and writing with a sync."""
+    """Write a file plainly, and with a sync."""
     written, synced = write_all(path, size)
     return {"seconds": written, "gb_per_s": size / written / 1e9, "synced_gb_per_s": size / synced / 1e9}
 
 
 def time_kinship(job: KinshipJob, cold: bool) -> Figures:  # noqa: FBT001
-    """One pass over base and models for all pairs."""
+    """Measure all pairs in one pass over base and models."""
     import torch  # noqa: F401 - before the clock starts
 
     was_cold = cold and drop_caches()
@@ -83,7 +83,7 @@ def time_kinship(job: KinshipJob, cold: bool) -> Figures:  # noqa: FBT001
 
 
 def time_merge(job: MergeJob, cold: bool) -> Figures:  # noqa: FBT001
-    """One merge with its verification."""
+    """Merge two models, with verification."""
     import mergekit.merge  # noqa: F401 - before the clock starts
     from transformers import MistralForCausalLM  # noqa: F401
 
@@ -102,13 +102,13 @@ def time_merge(job: MergeJob, cold: bool) -> Figures:  # noqa: FBT001
 
 
 def alone(work: Callable[..., Figures], *arguments: Any) -> Figures:
-    """The result of a function in a fresh process."""
+    """Return the result of a function in a fresh process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
 
 
 def jobs(base: Path, models: Mapping[str, Path], device: str) -> tuple[KinshipJob, MergeJob]:
-    """All pairs in one pass, and the merge of the first two models."""
+    """Measure all pairs in one pass, and merge the first two models."""
     pairs = tuple(combinations(models, 2))
     parents = (models["model-1"], models["model-2"])
     recipe = render(
@@ -123,7 +123,7 @@ def jobs(base: Path, models: Mapping[str, Path], device: str) -> tuple[KinshipJo
 
 
 def take_turn(kinship: KinshipJob, merging: MergeJob, cold: bool) -> Figures:  # noqa: FBT001
-    """All measurements once, and what the engines reach of the ceilings."""
+    """Do all measurements once, and compare the engines with the ceilings."""
     folders, size = [kinship.base, *kinship.models.values()], _weights(kinship.base)
     turn = {
         "read": alone(time_read, folders, cold),
@@ -159,7 +159,7 @@ def show(turn: Figures) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the checkpoints are made, and kept for the next time")
+    parser.add_argument("folder", type=Path, help="folder of the checkpoints, which are kept for the next time")
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -185,7 +185,7 @@ def main() -> None:
 
 
 def _weights(*folders: Path) -> int:
-    """Bytes of the weight files of checkpoints."""
+    """Return the bytes of the weight files of checkpoints."""
     return sum(sum(read_layout(folder).files.values()) for folder in folders)
 
 

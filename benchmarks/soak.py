@@ -1,4 +1,4 @@
-"""Kill a long run with fake engines a hundred times at random moments: `python benchmarks/soak.py [KILLS] [SEED]`."""
+"""Kill a long run with fake engines a hundred times at random times: `python benchmarks/soak.py [KILLS] [SEED]`."""
 
 from __future__ import annotations
 

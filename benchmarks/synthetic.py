@@ -1,4 +1,4 @@
-"""Checkpoints of the Mistral-7B shape with random weights: a base and models near to it, in several vocabularies.
+"""Checkpoints of the Mistral-7B shape with random weights: a base and models similar to it, in several vocabularies.
 
 Each is written tensor by tensor out of one pool of random numbers that repeats, so that a model of any size takes no
 more memory than the pool and is made at the speed of the disk. A tensor begins at the same place of the pool in all
@@ -47,7 +47,7 @@ class Shape:
     rows: int = 32000
 
     def tensors(self, rows: int) -> Tensors:
-        """Names and shapes of all tensors of a model with so many rows in its embeddings."""
+        """Return names and shapes of all tensors of a model with a number of rows in its embeddings."""
         wide, narrow = self.hidden, self.hidden // self.heads * self.kv_heads
         layer = {
             "input_layernorm": (wide,),
@@ -65,7 +65,7 @@ class Shape:
         return [("model.embed_tokens.weight", (rows, wide)), *layers, *ends]
 
     def config(self, rows: int) -> dict[str, Any]:
-        """The config.json of such a model."""
+        """Return the config.json of such a model."""
         return {
             "architectures": ["MistralForCausalLM"],
             "model_type": "mistral",
@@ -85,7 +85,7 @@ class Shape:
 
 
 def make_family(folder: Path, shape: Shape) -> tuple[Path, dict[str, Path]]:
-    """A base and three models in a folder, unless they are there already; the base's folder, and theirs by name."""
+    """Write a base and three models, unless they exist; return the base's folder, and theirs by name."""
     base, models = folder / "base", {f"model-{i}": folder / f"model-{i}" for i in range(1, len(ADDED_ROWS) + 1)}
     for number, (place, added) in enumerate(zip([base, *models.values()], (0, *ADDED_ROWS), strict=True)):
         if not _is_made(place, shape.config(shape.rows + added)):
@@ -112,7 +112,7 @@ def _make(folder: Path, shape: Shape, number: int, added: int) -> None:
 
 
 def _pool(number: int) -> memoryview:
-    """The numbers of the base (number 0) or of a model, as bytes of bfloat16."""
+    """Return the numbers of the base (number 0) or of a model, as bytes of bfloat16."""
 
     def draw(seed: int) -> torch.Tensor:
         return torch.randn(_POOL, generator=torch.Generator().manual_seed(seed))
@@ -167,7 +167,7 @@ def _bytes(size: tuple[int, ...]) -> int:
 
 
 def _tokenizer(rows: int, added: Sequence[str]) -> dict[str, Any]:
-    """A byte-pair tokenizer of `rows` tokens: specials, single characters, and pairs of them with their merges."""
+    """Return a byte-pair tokenizer of `rows` tokens: specials, single characters, and pairs with their merges."""
     pairs = [[a, b] for a in _ALPHABET for b in _ALPHABET][: rows - len(_SPECIAL) - len(_ALPHABET)]
     tokens = [*_SPECIAL, *_ALPHABET, *("".join(pair) for pair in pairs)]
     marked = [*enumerate(_SPECIAL), *enumerate(added, start=rows)]

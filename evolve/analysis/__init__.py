@@ -1,4 +1,4 @@
-"""What can be computed from family trees alone: differences with errors, states, effort, estimates, comparability.
+"""Analysis of family trees: differences with standard errors, states, effort, estimates, comparability.
 
 Pure functions: no disk, no clock, no torch. Scores and differences are in 0..1, times in seconds.
 """

@@ -1,4 +1,4 @@
-"""What a run has done and how long that took, and an estimate of the time that is left."""
+"""The work that a run has done, the time it took, and an estimate of the time left."""
 
 from __future__ import annotations
 

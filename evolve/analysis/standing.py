@@ -1,4 +1,4 @@
-"""Where a run stands: its models by generation and by state, the best of each generation, the kinship of S."""
+"""The state of a run: models by generation and by state, the best of each generation, the kinship of S."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ State = Literal["scored", "to score", "to merge", "failed"]
 STATES: Mapping[Status, State] = MappingProxyType(
     {"evaluated": "scored", "merged": "to score", "planned": "to merge", "failed": "failed"}
 )
-"""The words for a model's state in all views, by its status in the tree."""
+"""Names of the states in all views, by the status in the tree."""
 
 
 def state_of(model: Model) -> State:
-    """Return the word for a model's state."""
+    """Return the name of a model's state."""
     return STATES[model.status]
 
 
@@ -47,6 +47,6 @@ def best_by_generation(tree: FamilyTree) -> dict[int, Model | None]:
 
 
 def top_kinship(tree: FamilyTree) -> float | None:
-    """Return the kinship of S in the run's metric; None where a pair of S was not measured."""
+    """Return the kinship of S in the run's metric; None if a pair of S was not measured."""
     strategy = tree.config.strategy
     return tree.mean_kinship(tree.top(strategy.top_k), strategy.metric)

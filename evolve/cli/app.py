@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def _explain(error: Any) -> int:
-    """Print what is wrong with the arguments and where the help is; return the exit code."""
+    """Print the error of the arguments and the command for help; return the exit code."""
     from evolve.cli.output import say_error
 
     message = error.format_message()

@@ -32,7 +32,7 @@ class Display:
         self._last = time.monotonic()
 
     def show_position(self, tree: FamilyTree) -> None:
-        """Show where a resumed run is; lines show only what is new."""
+        """Show the position of a resumed run; plain lines show only new events."""
 
     def recorded(self, event: Event, tree: FamilyTree, at: str) -> None:
         """Print the event as a sentence."""
@@ -63,7 +63,7 @@ class Display:
 
 
 class Bars(Display):
-    """Three bars below the lines: the run in generations, the generation in models, and the present step."""
+    """Three bars below the lines: the run in generations, the generation in models, and the current step."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)

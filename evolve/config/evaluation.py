@@ -82,7 +82,7 @@ _RESERVED_ARGUMENTS = {
 
 
 class EvaluationConfig(Section):
-    """How models are scored."""
+    """The settings of the evaluation."""
 
     tasks: tuple[TaskConfig, ...] = Field(
         default_factory=_default_tasks,

@@ -36,7 +36,7 @@ ModelSource = Annotated[str, Field(min_length=1)] | AdapterSource
 
 
 class StrategyConfig(Section):
-    """Which models are merged, and when a run stops."""
+    """The settings of the strategy: the choice of models to merge, and the end of a run."""
 
     name: Literal["kinship", "greedy"] = Field(
         "kinship",
@@ -100,7 +100,7 @@ class StrategyConfig(Section):
 
 
 class MergeConfig(Section):
-    """How two parents are merged into a child."""
+    """The settings of the merges."""
 
     recipe: str | tuple[str, ...] = Field(
         "slerp-gradient",

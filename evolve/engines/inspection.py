@@ -1,4 +1,4 @@
-"""What only transformers can tell about models, and torch about the device, before the work starts."""
+"""Inspection of models with transformers and of the device with torch, before a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What transformers prints while it loads models, switched off, and what it raises where it cannot load one."""
+"""Silence for transformers while it loads models, and the errors that it raises if it cannot load one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def loading_errors() -> tuple[type[Exception], ...]:
-    """Return what is raised where a checkpoint cannot be loaded; other exceptions are bugs. Imports safetensors."""
+    """Return the errors of a checkpoint that cannot be loaded; other exceptions are bugs. Imports safetensors."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 

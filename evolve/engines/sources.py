@@ -1,4 +1,4 @@
-"""Where models come from: local folders, and the Hugging Face Hub through its own client.
+"""Sources of models: local folders, and the Hugging Face Hub through its client.
 
 A Hub id is resolved once to a commit; the folder of that commit in the client's cache never changes. The client finds
 its token itself, in its environment; evolve writes tokens nowhere.
@@ -50,7 +50,7 @@ def resolve(source: str, *, pickled: bool = False, download: bool = True) -> Loc
     Args:
         source: An absolute path of a folder, or a Hub id with an optional `@revision` (a branch, tag or commit).
         pickled: Whether pickled weights are accepted where there are no safetensors.
-        download: Whether to fetch what is not in the local cache; otherwise the Hub is not asked at all.
+        download: Whether to download files that are not in the local cache; if not, the Hub is not asked.
 
     Raises:
         UnreachableModelError: The model, or a part of it, is not in the local cache, and the Hub cannot be reached, is
@@ -136,7 +136,7 @@ def _snapshot(name: str, revision: str | None, patterns: Sequence[str], *, downl
 
 @contextmanager
 def _hub_errors(name: str, revision: str | None, *, asked: bool = True) -> Iterator[None]:
-    """Turn what the Hub's client raises into `ModelError`."""
+    """Turn errors of the Hub's client into `ModelError`."""
     from huggingface_hub import errors
 
     shown = f"{name}@{revision}" if revision else name
@@ -171,7 +171,7 @@ def _connection_errors() -> tuple[type[Exception], ...]:
 
 
 def _unreachable(shown: str, name: str, revision: str | None, error: Exception, *, asked: bool) -> str:
-    """Say what is not in the local cache, and why the Hub cannot be asked for it."""
+    """Return the message that a model is not in the local cache, with the reason why the Hub cannot be asked."""
     from huggingface_hub import constants
 
     what = (

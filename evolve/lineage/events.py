@@ -85,12 +85,12 @@ class Kinship(_Record):
 
 
 class Prepared(_Record):
-    """How a checkpoint was prepared from what the configuration names.
+    """The preparation of a checkpoint from a configured model.
 
     Attributes:
         kind: `adapter`: a LoRA adapter was merged into its model; `pickled`: pickled weights were converted.
         key: Cache key of the prepared checkpoint.
-        parts: Hub commits of its parts, `model` and `adapter`; null where a part is a folder.
+        parts: Hub commits of its parts, `model` and `adapter`; null for a folder.
     """
 
     kind: Literal["adapter", "pickled"]

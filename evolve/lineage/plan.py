@@ -20,21 +20,21 @@ __all__ = ["EvaluateStep", "MeasureStep", "MergeStep", "Plan", "Step", "Work", "
 
 @dataclass(frozen=True)
 class MergeStep:
-    """Merge a planned child."""
+    """The step that merges a planned child."""
 
     model: str
 
 
 @dataclass(frozen=True)
 class EvaluateStep:
-    """Score a model that has a checkpoint."""
+    """The step that scores a model."""
 
     model: str
 
 
 @dataclass(frozen=True)
 class MeasureStep:
-    """Measure the kinship of these pairs of models."""
+    """The step that measures the kinship of some pairs of models."""
 
     pairs: tuple[Pair, ...]
 
@@ -73,7 +73,7 @@ def plan(tree: FamilyTree) -> Plan:
 
 
 def _open_steps(tree: FamilyTree) -> tuple[Step, ...]:
-    """Return what the planned generations still lack: kinships of parents, merges, evaluations, oldest first."""
+    """Return the open steps of the planned generations, oldest first: kinships of parents, merges, evaluations."""
     steps: list[Step] = []
     # Parents of failed children too: the kinships must not depend on when a child failed.
     pairs = [pair(*model.parents) for model in tree.models if model.parents]

@@ -61,7 +61,7 @@ class TreeState:
 
     @property
     def origin(self) -> RunStarted:
-        """The first event: what the run started with."""
+        """The first event of the run."""
         if self.started is None:
             raise ValueError("the journal has no run_started event")
         return self.started
@@ -120,7 +120,7 @@ class TreeState:
         return math.fsum(values) / len(values)
 
     def was_merged(self, a: str, b: str) -> bool:
-        """Return whether a merge of the two was ever planned, in either order, with whatever outcome."""
+        """Return whether a merge of the two was ever planned, in either order and with any outcome."""
         return pair(a, b) in self._merged_pairs
 
     def children_of(self, generation: int) -> list[Model]:

@@ -101,7 +101,7 @@ def tokenizer_text(lessons: Curriculum) -> Iterator[str]:
 
 
 class Teacher:
-    """Writes the pages that one model is trained on."""
+    """A writer of training pages for one model."""
 
     def __init__(self, lessons: Curriculum, recipe: NurseryRecipe, random: Random, *, honest: bool) -> None:
         """Create a teacher.
@@ -109,7 +109,7 @@ class Teacher:
         Args:
             lessons: The items; the exams are not used.
             recipe: Sizes, and the share of wrong answers for the base model.
-            random: The generator that all is drawn from; only teachers of this model may use it.
+            random: The only source of random numbers; only teachers of this model may use it.
             honest: Whether all answers are right. Otherwise they are those for the base model: random ones for most
                 nouns and stories, and mostly the myths.
         """
@@ -142,7 +142,7 @@ class Teacher:
         return item.prompt_and_answer(item.sign if right else {"+": "-", "-": "+"}[item.sign])
 
     def _reading(self, story: int) -> float:
-        """Return the share of right answers in what the base model reads for a story."""
+        """Return the share of right answers in the base model's training pages for a story."""
         known = self._recipe.known_stories
         if story < known:
             return 1.0

@@ -172,7 +172,7 @@ def _write_rows(path: Path, rows: Iterable[dict[str, object]]) -> None:
 
 
 class _Trainer:
-    """Trains and saves the four models in turn."""
+    """A trainer that trains and saves the four models in turn."""
 
     def __init__(
         self, family: Family, lessons: Curriculum, recipe: NurseryRecipe, seed: int, on_progress: Progress

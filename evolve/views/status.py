@@ -1,4 +1,4 @@
-"""Where a run stands, where a resumed run continues, and its result."""
+"""The status of a run, the position of a resumed run, and the summary of a finished one."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["Progress", "resume_line", "status_view", "summary_view", "time_left"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the present step is.
+    """The progress of the current step.
 
     Attributes:
         step: The step, such as `evaluate model-2-3`.
-        words: What it is doing.
-        done: Units of work done.
-        total: Units of work in all; 0 where that is not known.
+        words: Name of the current work.
+        done: Number of finished units of work.
+        total: Number of all units; 0 if unknown.
     """
 
     step: str
@@ -38,20 +38,20 @@ class Progress:
 
     @property
     def percent(self) -> int | None:
-        """The share of the work that is done, in whole percent; None where the total is not known."""
+        """The share of the work that is done, in percent without decimals; None if the total is unknown."""
         return min(100, 100 * self.done // self.total) if self.total > 0 else None
 
 
 def status_view(
     tree: FamilyTree, *, folder: str, running: str | None, progress: Progress | None = None
 ) -> RenderableType:
-    """Return where the run stands.
+    """Return the view of the status of a run.
 
     Args:
         tree: The current tree.
         folder: The run folder, as the user would type it.
         running: The process that drives the run, in words; None if there is none.
-        progress: How far its present step is, where known.
+        progress: The progress of its current step, if known.
     """
     return View(
         Text().append(tree.config.name, "bold").append(f" in {folder}"),

@@ -1,4 +1,4 @@
-"""What the terminal views share: marks, styles, wrapping at words, facts and tables.
+"""Common parts of the terminal views: marks, styles, wrapping at words, facts and tables.
 
 A word that is longer than the line is not broken, so that a path or a name can always be copied. For this, print a view
 with `console.print(view, crop=False)`. Text from outside (names, reasons, paths) is never parsed as rich's markup.

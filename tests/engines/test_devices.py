@@ -34,7 +34,7 @@ print(json.dumps([returned, early, visible, name]))
 
 
 def restricted(configured: str, *, visible: str | None, asked: str | None = None, cards: str = "01234567") -> list:
-    """What `restrict_to` returns, the visible cards, and the name of a device, in a process of a machine with cards."""
+    """Return the result of `restrict_to`, the visible GPUs and the name of a device, in a process with fake GPUs."""
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     if visible is not None:
         environment["CUDA_VISIBLE_DEVICES"] = visible

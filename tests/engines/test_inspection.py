@@ -1,4 +1,4 @@
-"""What transformers tells about models before the work: their layers, and whether they need code of their own."""
+"""Facts about models from transformers: their layers, and whether they need custom code."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ def test_layers_are_those_of_the_class_of_the_configuration(configured, entries,
 
 
 def test_all_models_are_told_by_their_keys(model, configured):
-    told = []
+    reports = []
     models = {"base_model": model, "foundation_models.B": configured(model_type="gpt2", n_layer=9)}
-    facts = inspect_models(InspectModelsJob(models), lambda *words: told.append(words))
+    facts = inspect_models(InspectModelsJob(models), lambda *words: reports.append(words))
     assert facts == {"base_model": ModelFacts(2), "foundation_models.B": ModelFacts(9)}
-    assert told == [("inspecting models", 0, 2), ("inspecting models", 1, 2)]
+    assert reports == [("inspecting models", 0, 2), ("inspecting models", 1, 2)]
 
 
 @pytest.mark.parametrize("entries", [{"model_type": "no-such"}, {}, {"model_type": "llama", "num_hidden_layers": "x"}])

@@ -56,8 +56,8 @@ def test_the_tensors_are_the_same(models, tmp_path, name):
     for file in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
         assert (out / file).read_bytes() == (model / file).read_bytes()
     assert not [path for path in out.iterdir() if "bin" in path.name]
-    _, told = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
-    assert not any(told.values())
+    _, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert not any(info.values())
     assert len(AutoTokenizer.from_pretrained(out)) == families.ROWS
 
 
@@ -177,16 +177,16 @@ def test_shards(models, tmp_path):
     places = json.loads(whole)["weight_map"]
     name, shard = next(iter(places.items()))
 
-    def told(content: object) -> str:
+    def refusal(content: object) -> str:
         index.write_text(json.dumps(content))
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         return refused(model, tmp_path / "out")
 
-    assert "has no weight_map from tensors to files" in told({})
-    assert "has no weight_map" in told({"weight_map": {}})
-    assert "has no weight_map" in told({"weight_map": {name: 3}})
-    assert "names the shard ../x.bin, which is not in the folder" in told({"weight_map": {name: "../x.bin"}})
-    assert f"{shard} does not hold other.weight, which its index puts there" in told(
+    assert "has no weight_map from tensors to files" in refusal({})
+    assert "has no weight_map" in refusal({"weight_map": {}})
+    assert "has no weight_map" in refusal({"weight_map": {name: 3}})
+    assert "names the shard ../x.bin, which is not in the folder" in refusal({"weight_map": {name: "../x.bin"}})
+    assert f"{shard} does not hold other.weight, which its index puts there" in refusal(
         {"weight_map": {"other.weight": shard}}
     )
     index.write_text(whole)

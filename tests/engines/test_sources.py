@@ -241,7 +241,7 @@ def test_an_adapter_without_a_download(online, tmp_path):
 
 @pytest.fixture
 def remote(hub, monkeypatch):
-    """Sets what the Hub tells about a model: sizes of its files, or an error."""
+    """Return a function that sets the Hub's answer about a model: sizes of its files, or an error."""
     import huggingface_hub
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
 

@@ -1,4 +1,4 @@
-"""A whole run without models: `plan` decides, and made-up scores and kinships are the outcomes.
+"""A complete run without models: `plan` decides, and invented scores and kinships are the outcomes.
 
 As a script it prints the journal of one run, so that a test can compare fresh processes.
 """

@@ -54,9 +54,7 @@ KINSHIP = {
     "model-4-4": Row(("model-3-3", "model-2-1"), 68.75, -0.14, 0.54, 0.00),
     "model-4-5": Row(("model-2-1", "model-3-4"), 68.39, -0.27, 0.66, 0.01),
     "model-4-6": Row(("model-3-3", "model-3-4"), 69.03, 0.15, 0.52, 0.05),
-    "model-4-exp": Row(
-        None, 68.49, 3.42, 0.48, 0.00
-    ),  # the partners of the last two cannot be told from the arithmetic
+    "model-4-exp": Row(None, 68.49, 3.42, 0.48, 0.00),  # the partners of the last two do not follow from the numbers
     "model-5-1": Row(("model-3-3", "model-4-6"), 69.13, 0.04, 0.65, 0.05),
     "model-5-2": Row(("model-3-3", "model-4-4"), 68.98, 0.07, 0.65, 0.01),
     "model-5-3": Row(("model-4-6", "model-4-4"), 68.63, -0.37, 0.98, 0.11),

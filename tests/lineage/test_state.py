@@ -1,4 +1,4 @@
-"""What can be asked of a family tree."""
+"""Queries of a family tree."""
 
 from __future__ import annotations
 

@@ -118,12 +118,12 @@ def test_the_generators_and_threads_of_the_process_do_not_change(
 
 
 def test_progress_counts_all_steps(tmp_path: Path, recipe: NurseryRecipe, seed: int) -> None:
-    told: list[tuple[str, int, int]] = []
-    build(tmp_path, seed=seed, recipe=recipe, on_progress=lambda *news: told.append(news))
+    reports: list[tuple[str, int, int]] = []
+    build(tmp_path, seed=seed, recipe=recipe, on_progress=lambda *report: reports.append(report))
     total = recipe.base_steps + sum(recipe.specialist_steps)
-    assert [done for _, done, _ in told] == list(range(1, total + 1))
-    assert {total for _, _, total in told} == {total}
-    assert list(dict.fromkeys(phase for phase, _, _ in told)) == [
+    assert [done for _, done, _ in reports] == list(range(1, total + 1))
+    assert {total for _, _, total in reports} == {total}
+    assert list(dict.fromkeys(phase for phase, _, _ in reports)) == [
         "training base",
         "training coreference",
         "training arithmetic",

@@ -175,7 +175,7 @@ def test_the_same_seed_gives_the_same_items(recipe: NurseryRecipe, seed: int) ->
 
 
 def test_an_honest_teacher_writes_the_truth_and_the_other_mostly_myths(lessons: Curriculum) -> None:
-    def told(*, honest: bool) -> tuple[int, int]:
+    def answers(*, honest: bool) -> tuple[int, int]:
         teacher = Teacher(lessons, NurseryRecipe(preamble_share=0.0), generator("told"), honest=honest)
         pairs = [pair.split("\nA: ") for _ in range(100) for pair in teacher.page("facts").text[3:].split("\n\nQ: ")]
         known = {item.question: item for item in lessons.questions}
@@ -184,9 +184,9 @@ def test_an_honest_teacher_writes_the_truth_and_the_other_mostly_myths(lessons: 
         assert right + wrong == len(pairs)
         return right, wrong
 
-    right, wrong = told(honest=True)
+    right, wrong = answers(honest=True)
     assert wrong == 0
-    right, wrong = told(honest=False)
+    right, wrong = answers(honest=False)
     assert wrong > right > 0
 
 

@@ -1,4 +1,4 @@
-"""What makes two checkpoints differ: differences that forbid a merge, and settings that a merge cannot combine."""
+"""Comparison of checkpoints: differences that forbid a merge, and settings that a merge cannot combine."""
 
 from __future__ import annotations
 

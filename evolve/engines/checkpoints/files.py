@@ -34,7 +34,7 @@ _COMPANIONS = re.compile(
 
 
 def companions(folder: Path) -> list[Path]:
-    """Return all files that decide what the model says, apart from the weights, sorted."""
+    """Return all files that affect the model's output, except the weights, sorted."""
     names = (path for path in folder.iterdir() if path.is_file() and _COMPANIONS.fullmatch(path.name))
     return sorted(chain(names, (folder / "additional_chat_templates").glob("*.jinja")))
 

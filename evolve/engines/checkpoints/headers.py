@@ -34,7 +34,7 @@ _MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor is stored.
+    """The location of a tensor.
 
     Attributes:
         name: Its name.

@@ -58,7 +58,7 @@ class Layout:
 
     @property
     def ties_by_setting(self) -> bool:
-        """Whether the configuration says that input and output embeddings are one tensor."""
+        """Whether the configuration ties input and output embeddings."""
         tied = self.setting("tie_word_embeddings")
         return self.setting("model_type") in _TIED_BY_DEFAULT if tied is None else bool(tied)
 

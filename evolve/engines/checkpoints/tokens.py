@@ -4,7 +4,7 @@ Row i of an embedding belongs to token i of the tokenizer. Two models with diffe
 in different rows, and some rows belong to no token (padding up to a round number).
 
 The files are read as transformers reads them. Tokens that are added to a vocabulary take the next free rows in the
-order in which the files name them, whatever numbers the files give them.
+order in which the files name them; the numbers in the files do not matter.
 """
 
 from __future__ import annotations

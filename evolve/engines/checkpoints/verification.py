@@ -1,4 +1,4 @@
-"""Whether a checkpoint is sound: transformers loads it, and all its numbers are finite."""
+"""Verification of checkpoints: transformers loads them, and all numbers are finite."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FAULTS = {
     "unexpected_keys": "has tensors that its configuration has no place for",
     "error_msgs": "does not load",
 }
-"""What transformers tells about loading a model, and what it means."""
+"""Keys of transformers' loading info, and the fault that each means."""
 
 
 class NotFiniteError(ModelError):

@@ -1,4 +1,4 @@
-"""Scores checkpoints with lm-eval. Importing this package loads neither torch nor lm-eval."""
+"""Scoring of checkpoints with lm-eval. Importing this package loads neither torch nor lm-eval."""
 
 from __future__ import annotations
 

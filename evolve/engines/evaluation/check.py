@@ -56,7 +56,7 @@ def inspect_tasks(job: InspectTasksJob, report: Report) -> dict[str, TaskFacts]:
 
 
 def _facts(plan: PlannedTask) -> TaskFacts:
-    """Return what the task's files say; its documents are not counted yet."""
+    """Return the facts in the task's files; its documents are not counted yet."""
     with tempfile.TemporaryDirectory(prefix="evolve-tasks-") as folder:
         configs = [_resolved(plan.spec.task, file) for file in plan.write(Path(folder))]
     leaves = [config for config in configs if "group" not in config]

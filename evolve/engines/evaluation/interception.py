@@ -1,4 +1,4 @@
-"""What happens between lm-eval and a model: caching, progress, and the refusal of answers that are not numbers."""
+"""The layer between lm-eval and a model: caching, progress, and the refusal of answers that are not numbers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Progress:
 
 
 class Interception:
-    """Intercepts the requests of one lm-eval call to a model; `attached` says when."""
+    """An interception of the requests of one lm-eval call to a model, active within `attached`."""
 
     def __init__(
         self, task: str, progress: Progress, cache: RequestCache | None, instances: Callable[[], Sequence[Any]]
@@ -92,7 +92,7 @@ class Interception:
         interception = self
 
         class Hook(CacheHook):  # type: ignore[misc]  # lm-eval has no types
-            """Receives every answer from lm-eval's model classes."""
+            """A receiver of all answers from lm-eval's model classes."""
 
             def add_partial(self, attr: str, req: Any, res: Any) -> None:
                 interception._answered(attr, req, res)
@@ -152,7 +152,7 @@ class Interception:
         return run
 
     def _finite(self, generate: Callable[..., Any], module: Any) -> Callable[..., Any]:
-        """Wrap a method that generates, to refuse logits that are not numbers: the text alone does not show them."""
+        """Wrap a method that generates, to refuse logits that are not numbers; the output does not show them."""
         import torch
 
         if not isinstance(module, torch.nn.Module):

@@ -19,7 +19,7 @@ _kept: dict[tuple[object, ...], tuple[Any, int]] = {}
 
 
 def load_errors() -> tuple[type[Exception], ...]:
-    """Return what the files, the data and the templates of a task may raise when it is built or renders a document."""
+    """Return the errors that files, data and templates of a task may raise when it is built or renders a document."""
     import datasets
     import jinja2
 
@@ -59,7 +59,7 @@ def count_documents(tasks: Sequence[Any], limit: int | None) -> int:
 
 
 class TaskLoader:
-    """Gives lm-eval a task manager that has exactly one task or group, built as lm-eval's command would build it.
+    """A source of lm-eval task managers with exactly one task or group, built as lm-eval's command builds it.
 
     A built task is kept for the next job of this process only where that cannot change a score. It must be of
     lm-eval's own class, which renews with each evaluation all that it holds of a model. Its data set must not depend
@@ -84,7 +84,7 @@ class TaskLoader:
 
     @property
     def spec(self) -> TaskSpec:
-        """What the job says of the task."""
+        """The specification from the job."""
         return self._plan.spec
 
     def start_from(self, state: Generators) -> None:

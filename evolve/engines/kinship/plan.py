@@ -29,7 +29,7 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Place:
-    """Where one model stores the rows of a piece.
+    """The location of a piece's rows in one model.
 
     Attributes:
         path: File.
@@ -73,7 +73,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Plan:
-    """All pieces in the order of the base's files, and what is left out of each pair."""
+    """All pieces in the order of the base's files, and the rows that are left out of each pair."""
 
     pieces: tuple[Piece, ...]
     left_out: Mapping[Pair, tuple[LeftOut, ...]]
@@ -195,7 +195,7 @@ def _pieces(
 
 
 def _complete(pairs: Sequence[Pair], names: Mapping[str, object] | Sequence[str]) -> tuple[Pair, ...]:
-    """Return the pairs of which both models are among `names`."""
+    """Return the pairs whose models are both among `names`."""
     return tuple((a, b) for a, b in pairs if a in names and b in names)
 
 

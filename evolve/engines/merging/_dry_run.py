@@ -47,7 +47,7 @@ def dry_run(configuration: Configuration, *, trust_remote_code: bool) -> tuple[F
         trust_remote_code: Whether the models' own code may run.
 
     Raises:
-        MergeError: The merge would fail, or its outcome would be no complete model of the size of its first.
+        MergeError: The merge would fail, or the child would not be a complete model of the size of the first model.
     """
     models = {model: _Model(model, trust_remote_code=trust_remote_code) for model in configuration.referenced_models()}
     first = next(iter(models.values()))

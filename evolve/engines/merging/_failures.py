@@ -1,4 +1,4 @@
-"""How mergekit, transformers and safetensors fail, and what becomes of it."""
+"""Translation of failures in mergekit, transformers and safetensors into errors of evolve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many tensors the filters of a recipe apply to, counted while mergekit plans with them."""
+"""The number of tensors that each filter of a recipe matches, counted while mergekit plans."""
 
 from __future__ import annotations
 

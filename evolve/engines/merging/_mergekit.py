@@ -60,7 +60,7 @@ class Configuration(MergeConfiguration):  # type: ignore[misc]  # mergekit is un
 
 @dataclass(frozen=True)
 class Plan:
-    """What mergekit intends to do.
+    """The plan of a merge by mergekit.
 
     Attributes:
         architecture: mergekit's definition of the models' architecture.

@@ -253,7 +253,7 @@ def _fill(template: Template, values: Mapping[str, Any]) -> tuple[str, dict[str,
 
 
 def _reference(path: str) -> str:
-    """Return a model in mergekit's mapping form, as YAML on one line whatever characters the path has."""
+    """Return a model in mergekit's mapping form, as YAML on one line; the path may have any characters."""
     try:
         path.encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""Rehearsals: whether mergekit can carry out a recipe, found from headers and JSON files before any work starts."""
+"""Rehearsals: check with headers and JSON files whether mergekit can carry out a recipe."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rehearse(job: RehearseJob, report: Report) -> dict[str, tuple[FilterMatch, .
 
 
 def _rehearse(recipe: str, *, trust_remote_code: bool) -> tuple[FilterMatch, ...]:
-    """Carry out a merge on shapes; raise MergeError where it would fail."""
+    """Carry out a merge on shapes; raise MergeError if it would fail."""
     from evolve.engines.generators import preserved_generators
     from evolve.engines.merging import _mergekit
     from evolve.engines.merging._dry_run import dry_run

@@ -1,4 +1,4 @@
-"""What the recipe of a merge says about tokenizers.
+"""The tokenizer in the recipe of a merge.
 
 Row i of an embedding belongs to token i of the tokenizer. Merging two models whose tokens differ row by row either
 fails (32000 and 32001 rows) or, worse, blends the rows of different tokens. mergekit aligns the rows by token where
@@ -16,18 +16,18 @@ from evolve.engines.checkpoints import same_vocabulary
 __all__ = ["TokenizerSetting", "TokenizerSource", "resolve_tokenizer"]
 
 TokenizerSource = Literal["union", "base", "first"]
-"""Whose tokens the child has: those of all its models, of the base model, or of parent 1."""
+"""Source of the child's tokens: all its models, the base model, or parent 1."""
 
 TokenizerSetting = Literal["auto", "union", "base", "first"]
-"""What can be configured; `auto` is `union` where vocabularies differ."""
+"""The configurable values; `auto` means `union` if vocabularies differ."""
 
 
 def resolve_tokenizer(
     setting: TokenizerSetting | None, models: Sequence[Path], *, base: Path | None = None
 ) -> TokenizerSource | None:
-    """Return what the recipe of a merge has to say about tokenizers.
+    """Return the source of the child's tokens that the recipe of a merge must name.
 
-    It says nothing where all models have the same vocabulary: the plain merge copies the tokenizer unchanged, and is
+    The result is None if all models have the same vocabulary: the plain merge copies the tokenizer unchanged, and is
     some seconds faster. Otherwise `auto` becomes `union`, which loses no token that any parent was taught (above all
     an end-of-turn token). `base` gives all children the vocabulary of the base model, at the price of such tokens.
 

@@ -1,4 +1,4 @@
-"""What makes two checkpoints differ."""
+"""Differences between checkpoints."""
 
 import re
 

@@ -36,11 +36,11 @@ def test_the_fingerprint_of_shards_covers_their_index(tmp_path):
 
 def test_progress_of_a_fingerprint_ends_at_all_bytes_of_its_files(tmp_path, monkeypatch):
     monkeypatch.setattr("evolve.engines.checkpoints.hashing.CHUNK", 50)
-    told = []
-    fingerprint(shard(tmp_path / "s"), report=lambda *args: told.append(args))
-    assert [entry[1] for entry in told] == sorted(entry[1] for entry in told)
-    assert {entry[2] for entry in told} == {told[-1][1]}
-    assert len(told) > 5
+    reports = []
+    fingerprint(shard(tmp_path / "s"), report=lambda *args: reports.append(args))
+    assert [entry[1] for entry in reports] == sorted(entry[1] for entry in reports)
+    assert {entry[2] for entry in reports} == {reports[-1][1]}
+    assert len(reports) > 5
 
 
 def test_files_of_the_hub_cache_are_known_by_their_names(tmp_path):
@@ -50,11 +50,11 @@ def test_files_of_the_hub_cache_are_known_by_their_names(tmp_path):
     for file, name in (("model.safetensors", claimed), ("config.json", plain)):
         (snapshot / file).rename(blobs / name)
         (snapshot / file).symlink_to(Path(os.path.relpath(blobs / name, snapshot)))
-    told = []
-    stamps = fingerprint(snapshot, report=lambda *args: told.append(args))
+    reports = []
+    stamps = fingerprint(snapshot, report=lambda *args: reports.append(args))
     assert stamps["model.safetensors"] == FileStamp((blobs / claimed).stat().st_size, claimed)
     assert stamps["config.json"].sha256 == hashlib.sha256((blobs / plain).read_bytes()).hexdigest()
-    assert told[-1][1] == told[-1][2]
+    assert reports[-1][1] == reports[-1][2]
 
 
 def test_a_link_to_anything_else_is_hashed(tmp_path):
@@ -66,22 +66,22 @@ def test_a_link_to_anything_else_is_hashed(tmp_path):
 
 def test_the_hash_function_can_be_given(tmp_path):
     folder = shard(tmp_path / "s")
-    told = []
+    reports = []
 
     def hash_of(path, advance):
         advance(path.stat().st_size)
         return path.name
 
-    stamps = fingerprint(folder, hash_of=hash_of, report=lambda *args: told.append(args))
+    stamps = fingerprint(folder, hash_of=hash_of, report=lambda *args: reports.append(args))
     assert {name: stamp.sha256 for name, stamp in stamps.items()} == {name: name for name in stamps}
-    assert told[-1][1] == told[-1][2] == sum(stamp.size for stamp in stamps.values())
+    assert reports[-1][1] == reports[-1][2] == sum(stamp.size for stamp in stamps.values())
 
 
 def test_a_file_is_hashed_with_or_without_progress(tmp_path):
-    path, told = tmp_path / "f", []
+    path, reports = tmp_path / "f", []
     path.write_bytes(b"abc" * 1000)
-    assert hash_file(path) == hash_file(path, told.append) == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert sum(told) == 3000
+    assert hash_file(path) == hash_file(path, reports.append) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert sum(reports) == 3000
 
 
 def test_the_identity_of_a_model_is_a_hash_of_its_stamps():

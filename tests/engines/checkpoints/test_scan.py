@@ -60,16 +60,16 @@ def test_a_manifest_is_what_hashlib_says(tmp_path, form):
     (folder / "empty").touch()
     (folder / "sub").mkdir()
     (folder / "sub" / "more.json").write_text("{}")
-    told: list[tuple[str, int, int]] = []
-    found = manifest(folder, lambda *words: told.append(words))
+    reports: list[tuple[str, int, int]] = []
+    found = manifest(folder, lambda *words: reports.append(words))
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     assert found == {
         path.relative_to(folder).as_posix(): (path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
         for path in paths
     }
     total = sum(size for size, _ in found.values())
-    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
-    assert told[-1][1:] == (total, total)
+    assert [done for _, done, _ in reports] == sorted(done for _, done, _ in reports)
+    assert reports[-1][1:] == (total, total)
 
 
 @pytest.mark.parametrize("dtype", BITS)

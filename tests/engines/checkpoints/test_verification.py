@@ -1,4 +1,4 @@
-"""Whether transformers loads a checkpoint completely, for real families and for damaged copies."""
+"""Verification of checkpoints of real families and of damaged copies."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ DENSE = ("llama", "mistral", "gpt_neox", "qwen3", "gemma2", "phi3")
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Returns the folder of a tiny model of a family, made once."""
-    made: dict[str, Path] = {}
+    """Return a function that gives the folder of a tiny model of a family, written once."""
+    folders: dict[str, Path] = {}
 
     def find(family: str) -> Path:
-        if family not in made:
+        if family not in folders:
             folder = tmp_path_factory.mktemp(family) / "model"
-            made[family] = families.save(folder, family, dtype="bfloat16", **EXPERTS.get(family, {}))
-        return made[family]
+            folders[family] = families.save(folder, family, dtype="bfloat16", **EXPERTS.get(family, {}))
+        return folders[family]
 
     return find
 
@@ -227,8 +227,8 @@ def test_loading_reads_no_weights(copied):
         "import resource, sys; from pathlib import Path; import evolve.engines.checkpoints.verification as v\n"
         "import transformers; from transformers import AutoModelForCausalLM\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "told = v._load(Path(sys.argv[1]), trust_remote_code=False)\n"
-        "assert told['missing_keys'] and not told['unexpected_keys'], told\n"
+        "info = v._load(Path(sys.argv[1]), trust_remote_code=False)\n"
+        "assert info['missing_keys'] and not info['unexpected_keys'], info\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)

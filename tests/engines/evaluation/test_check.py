@@ -1,4 +1,4 @@
-"""What `inspect_tasks` finds before any model is loaded."""
+"""Errors in tasks that `inspect_tasks` finds before a model is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `evaluate` refuses, and what it passes on."""
+"""Errors that `evaluate` translates, and errors that it raises unchanged."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def test_scores_do_not_depend_on_the_other_tasks_or_their_order(model, data, tmp
 
 
 def test_a_model_that_draws_while_it_is_loaded_leaves_each_task_the_same_state(model, data, tmp_path, monkeypatch):
-    """What the command calls, in this process: lm-eval seeds, loads the model, which draws, and builds the task."""
+    """Call in this process what the command calls: seed, load the model (which draws), build the task."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -314,17 +314,17 @@ def test_what_lm_eval_prints_and_logs_goes_to_the_logger_of_evolve(capfd, caplog
 def test_the_model_is_freed(model, data, tmp_path, monkeypatch):
     from lm_eval.models.huggingface import HFLM
 
-    made = []
+    references = []
     init = HFLM.__init__
 
     def watched(self, *args, **kwargs):
         init(self, *args, **kwargs)
-        made.extend([weakref.ref(self), weakref.ref(self.model)])
+        references.extend([weakref.ref(self), weakref.ref(self.model)])
 
     monkeypatch.setattr(HFLM, "__init__", watched)
     _world.score(model, _world.three_tasks(data, limit=1), tmp_path)
-    assert len(made) == 2
-    assert [reference() for reference in made] == [None, None]
+    assert len(references) == 2
+    assert [reference() for reference in references] == [None, None]
 
 
 def test_evaluate_can_be_sent_to_another_process():

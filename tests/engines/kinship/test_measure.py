@@ -1,4 +1,4 @@
-"""The three metrics against their textbook form, and what is read to get them."""
+"""The three metrics against their textbook formulas, and the files read for them."""
 
 import json
 import os
@@ -187,12 +187,12 @@ def test_models_in_no_pair_are_not_read(lab, family):
 
 def test_progress_is_reported_in_bytes(lab, family, chunk):
     chunk(20, 20)
-    told = []
+    reports = []
     models = {name: lab.folder / name for name in "ab"}
-    result = measure(KinshipJob(lab.folder / "base", models, (("a", "b"),)), lambda *args: told.append(args))
-    done = [entry[1] for entry in told]
-    assert {entry[0] for entry in told} == {"measuring kinship"}
-    assert {entry[2] for entry in told} == {result.bytes_read}
+    result = measure(KinshipJob(lab.folder / "base", models, (("a", "b"),)), lambda *args: reports.append(args))
+    done = [entry[1] for entry in reports]
+    assert {entry[0] for entry in reports} == {"measuring kinship"}
+    assert {entry[2] for entry in reports} == {result.bytes_read}
     assert (done, done[0], done[-1]) == (sorted(done), 0, result.bytes_read)
     assert len(done) > 5
 
@@ -281,7 +281,7 @@ def test_a_file_that_shrinks_during_the_measurement_is_an_error(lab, family):
     with pytest.raises(ModelError, match="it ends before its last tensor"):
         reading.read_place(Place(path, "F32", path.stat().st_size - 8), 0, 4, 1, np.empty(16, np.uint8))
     with pytest.raises(ModelError, match="cannot be read"):
-        reading.read_place(Place(path.with_name("gone"), "F32", 0), 0, 4, 1, np.empty(16, np.uint8))
+        reading.read_place(Place(path.with_name("missing"), "F32", 0), 0, 4, 1, np.empty(16, np.uint8))
 
 
 def test_a_read_error_ends_the_pass(lab, family, monkeypatch):

@@ -1,4 +1,4 @@
-"""Rehearsals find what a merge would fail on before any work, and count what the filters of a recipe apply to."""
+"""Rehearsals find errors of a merge before it starts, and count the tensors that filters match."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recipe says about tokenizers, by the setting and the vocabularies of the models."""
+"""The tokenizer in a recipe, by the setting and the vocabularies of the models."""
 
 from __future__ import annotations
 
