@@ -22,7 +22,7 @@ def differing_settings(trees: Mapping[str, FamilyTree]) -> list[str]:
     order of tasks and of foundations does not matter. `lm_eval` is the version of lm-eval.
 
     Returns:
-        Keys as in a configuration, such as `seed` or `evaluation.tasks.gsm8k.num_fewshot`; none where all agree.
+        Keys as in a configuration, such as `seed` or `evaluation.tasks.gsm8k.num_fewshot`; none if all agree.
     """
     tasks = [{task.task for task in tree.config.evaluation.tasks} for tree in trees.values()]
     shared = set.intersection(*tasks) if tasks else set()

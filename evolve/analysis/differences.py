@@ -26,7 +26,7 @@ class Difference:
     difference is smaller: this one is conservative.
 
     Attributes:
-        stderr: None where one of the scores has no standard error.
+        stderr: None if one of the scores has no standard error.
     """
 
     value: float
@@ -34,7 +34,7 @@ class Difference:
 
     @property
     def is_clear(self) -> bool | None:
-        """Whether the size of the difference exceeds two standard errors; None where these are not known."""
+        """Whether the size of the difference exceeds two standard errors; None if these are not known."""
         return None if self.stderr is None else abs(self.value) > 2 * self.stderr
 
 
@@ -99,7 +99,7 @@ def lead(tree: FamilyTree) -> Lead | None:
 
 
 def _family(tree: FamilyTree, name: str, task: str | None) -> list[_Measured] | None:
-    """Return the scores of a child and its two parents; None where one is missing."""
+    """Return the scores of a child and its two parents; None if one is missing."""
     child = tree.model(name)
     found = [_score(model, task) for model in (child, *(tree.model(parent) for parent in child.parents))]
     known = [score for score in found if score is not None]

@@ -38,7 +38,7 @@ def complete_runs(incomplete: str) -> Iterable[str]:
 
 
 def complete_models(ctx: typer.Context, incomplete: str) -> Iterable[str]:
-    """Return the models of the run named before whose name begins like this; none where the run cannot be read."""
+    """Return the models of the run named before whose name begins like this; none if the run cannot be read."""
     from evolve.errors import EvolveError
     from evolve.run.folder import RunFolder
 

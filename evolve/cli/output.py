@@ -33,7 +33,7 @@ def say_error(text: str) -> None:
 
 
 def print_text(console: Console, text: Text) -> None:
-    """Print text, wrapped where the output is a terminal; an indented line is the row of a table and stays as it is."""
+    """Print text, wrapped if the output is a terminal; an indented line is the row of a table and is not wrapped."""
     is_terminal = console.file.isatty()  # FORCE_COLOR makes any file a terminal for rich
     for line in text.split(allow_blank=True):
         is_row = line.plain.startswith(" ")

@@ -26,7 +26,7 @@ class Setting:
         name: The last part of the key.
         meaning: What it does: sentences in Markdown.
         values: The valid values, as the end of a sentence that begins with "it must be".
-        default: The default as YAML; None where the key is required.
+        default: The default as YAML; None if the key is required.
     """
 
     section: str

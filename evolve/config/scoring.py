@@ -22,7 +22,7 @@ def scoring_settings(
     Args:
         config: The configuration of a run.
         task: One of its tasks.
-        lm_eval: The version of lm-eval; None where a journal does not have it.
+        lm_eval: The version of lm-eval; None if a journal does not have it.
         data: SHA-256 of each local file that evaluations read, by `<task>/<file>` or `task_dirs.<n>/<file>`.
     """
     evaluation = config.evaluation

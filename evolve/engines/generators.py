@@ -22,8 +22,8 @@ class Generators:
     Attributes:
         python: State of `random`.
         numpy: State of `numpy.random`.
-        torch: State of torch's CPU generator; None where torch has not been imported.
-        cuda: States of the CUDA generators by device; None where torch does not use CUDA.
+        torch: State of torch's CPU generator; None if torch has not been imported.
+        cuda: States of the CUDA generators by device; None if torch does not use CUDA.
     """
 
     python: Any

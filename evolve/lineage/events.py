@@ -57,7 +57,7 @@ class _Record(BaseModel):
 
 
 class Score(_Record):
-    """The value of one task's metric as lm-eval gives it; `stderr` is null where lm-eval gives none."""
+    """The value of one task's metric as lm-eval gives it; `stderr` is null if lm-eval gives none."""
 
     metric: str
     value: float
@@ -137,7 +137,7 @@ class RunStarted(_Record):
         recipes: Text of each recipe template. A later edit of a template file does not change this run.
         data: SHA-256 of each local file that evaluations read.
         root: Absolute path of the run folder when the run began; null in schema 1.
-        layers: Number of layers of the models; null where no recipe uses it, and in schema 1.
+        layers: Number of layers of the models; null if no recipe uses it, and in schema 1.
         differing_settings: Settings of the architecture that differ among the base and the foundations: setting to
             model to value. Merges take them from parent 1.
     """

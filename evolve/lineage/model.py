@@ -40,7 +40,7 @@ class Model:
 
     Attributes:
         average: Weighted mean of the scores (0..1); None before it is evaluated.
-        average_stderr: Standard error of the average, with the tasks taken as independent; None where a task has none.
+        average_stderr: Standard error of the average, with the tasks taken as independent; None if a task has none.
         tokenizer: Where a child's tokenizer comes from; None before it is merged and in journals of schema 1.
         seconds: Wall time of the steps `merge` and `evaluate`.
         times: When it was `planned`, `merged`, `evaluated` or `failed`, as UTC times in ISO format, where known.

@@ -18,7 +18,7 @@ __all__ = ["Recorded", "TreeState"]
 
 @dataclass(frozen=True)
 class Recorded:
-    """An event with the time when it was recorded, as UTC time in ISO format; None where it is not known."""
+    """An event with the time when it was recorded, as UTC time in ISO format; None if it is not known."""
 
     at: str | None
     event: Event
@@ -35,7 +35,7 @@ class TreeState:
         stop: Why the run stopped; None while it has not.
         started: The first event; None in an empty tree.
         changes: Changes of settings, in order.
-        batch_limit: The smaller batch size after a lack of memory; None where there was none.
+        batch_limit: The smaller batch size after a lack of memory; None if there was none.
         history: All events with their times, in order.
     """
 
@@ -138,7 +138,7 @@ class TreeState:
         return averages[0] - max(averages[1:]) if averages else None
 
     def _averages(self, name: str) -> list[float]:
-        """Return the averages of a child and its two parents; an empty list where one is missing."""
+        """Return the averages of a child and its two parents; an empty list if one is missing."""
         child = self.model(name)
         family = [child, *(self.model(parent) for parent in child.parents)]
         found = [model.average for model in family if model.average is not None]

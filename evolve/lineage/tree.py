@@ -41,7 +41,7 @@ class FamilyTree(TreeState):
 
         Args:
             event: The next event of the run.
-            at: When it was recorded, as UTC time in ISO format; None where that is not known.
+            at: When it was recorded, as UTC time in ISO format; None if that is not known.
 
         Raises:
             ValueError: The event contradicts the state; the tree is unchanged.

@@ -90,7 +90,7 @@ def load(directory: Path, *, seed: int | None = None, recipe: NurseryRecipe | No
         recipe: The sizes that it must have; None for the defaults.
 
     Returns:
-        The family, or None where the folder has none, an incomplete one, or one of another seed, recipe or version.
+        The family, or None if the folder has none, an incomplete one, or one of another seed, recipe or version.
     """
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))

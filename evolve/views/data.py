@@ -27,7 +27,7 @@ __all__ = ["comparison_data", "status_data"]
 
 
 def status_data(tree: FamilyTree, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Return the content of `status_view` as JSON values; null where something is not known (yet).
+    """Return the content of `status_view` as JSON values; null if something is not known (yet).
 
     Args:
         tree: The current tree.

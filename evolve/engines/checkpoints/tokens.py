@@ -31,7 +31,7 @@ def tokenizer_files(folder: Path) -> dict[str, bytes]:
 
 
 def token_rows(folder: Path) -> Mapping[str, int] | None:
-    """Return the row of each token of a checkpoint, or None where it has no tokenizer.
+    """Return the row of each token of a checkpoint, or None if it has no tokenizer.
 
     The tokens come from `tokenizer.json`, or else `vocab.json`. The tokens of `added_tokens_decoder` in
     `tokenizer_config.json` are added to them, or those of `added_tokens.json` where there is no such entry. If a folder
@@ -76,7 +76,7 @@ def _row_count(folder: Path) -> Any:
 
 
 def _rows_of(folder: Path, files: Mapping[str, bytes]) -> dict[str, int] | None:
-    """Return the row of each token by the JSON files; None where they hold no vocabulary."""
+    """Return the row of each token by the JSON files; None if they hold no vocabulary."""
     try:
         if _WHOLE in files:
             content = json.loads(files[_WHOLE])
@@ -117,7 +117,7 @@ def _added(files: Mapping[str, bytes]) -> list[str]:
 
 
 def _old_form(folder: Path, files: Mapping[str, bytes]) -> tuple[dict[str, bytes], list[str]] | None:
-    """Return the files of an older tokenizer and its added tokens; None where there are none."""
+    """Return the files of an older tokenizer and its added tokens; None if there are none."""
     old = {name: data for name, data in files.items() if name in _OLD}
     try:
         return (old, _added(files)) if old else None

@@ -128,7 +128,7 @@ class _Model:
             self.rows_of = self.vocabulary.rows_of(base.vocabulary)
 
     def rows(self, base: _Model, info: TensorInfo) -> Rows | None:
-        """Return the own row for each row of a tensor of the base, -1 where there is none; None where all are equal.
+        """Return the own row for each row of a tensor of the base, -1 where there is none; None if all are equal.
 
         Raises:
             ModelError: The shapes differ in more than the number of tokens.

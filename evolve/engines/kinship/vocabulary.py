@@ -21,11 +21,11 @@ class Vocabulary:
 
     @cached_property
     def tokens(self) -> Mapping[str, int] | None:
-        """Row of each token, or None where there is no tokenizer."""
+        """Row of each token, or None if there is no tokenizer."""
         return token_rows(self.folder)
 
     def rows_of(self, base: Vocabulary) -> Mapping[int, int] | None:
-        """Return the own row for each row of the base; None where all rows have the same number in both.
+        """Return the own row for each row of the base; None if all rows have the same number in both.
 
         They have where both have equally many rows, and either the tokenizers give all tokens the same rows or one of
         the two has no tokenizer; padding is then compared, too. Otherwise the mapping holds the rows of the tokens that

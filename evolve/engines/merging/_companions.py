@@ -47,7 +47,7 @@ def complete(job: MergeJob, *, donor: Path, aligned: bool, seed: int | None) -> 
         job: The merge, whose weights and tokenizer are in its output folder.
         donor: Folder of the model whose config.json mergekit copied.
         aligned: Whether the child has a new tokenizer, so that its token ids may differ from the donor's.
-        seed: Seed of mergekit's random generators; None where the method draws no random numbers.
+        seed: Seed of mergekit's random generators; None if the method draws no random numbers.
     """
     source = _copy_generation_config(job, donor)
     if aligned:

@@ -145,7 +145,7 @@ class _Tokens:
 def _outcome(
     task: ExecuteMergeMethodTask, models: Mapping[ModelReference, _Model], tokens: _Tokens | None
 ) -> torch.Tensor | None:
-    """Return a tensor of the child; None where mergekit leaves an optional one out."""
+    """Return a tensor of the child; None if mergekit leaves an optional one out."""
     inputs = task.gather_tensors
     gather: GatherTensors = inputs.gather_tensors if isinstance(inputs, PermutedVocabulary) else inputs
     loaded = {key: models[load.model].load(load) for key, load in gather.arguments().items()}

@@ -114,7 +114,7 @@ def render(
         template: The template.
         parents: Absolute checkpoint folders of two different models; the first is the better-scored one.
         base: Absolute checkpoint folder of the pre-trained model.
-        num_layers: Number of layers of parent 1; None where it is unknown.
+        num_layers: Number of layers of parent 1; None if it is unknown.
         dtype: One of `DTYPES`.
         tokenizer: Whose tokenizer the child gets, from `resolve_tokenizer`; None copies that of mergekit's
             `base_model`. A template that names a tokenizer itself keeps it.
