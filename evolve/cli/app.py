@@ -160,7 +160,7 @@ def check(
 
 @app.command(epilog="Example: evolve status demo", rich_help_panel=_LOOK)
 def status(run: RunPath, *, json: Json = False) -> None:
-    """Show the state of a run: its present step, its best models, and why it stopped."""
+    """Show the state of a run: its current step, its best models, and why it stopped."""
     from evolve.cli.looking import show_status
 
     show_status(run, as_json=json)

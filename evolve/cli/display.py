@@ -36,7 +36,7 @@ class Display:
 
     def recorded(self, event: Event, tree: FamilyTree, at: str) -> None:
         """Print the event as a sentence."""
-        del at  # the time that a line shows is the present one
+        del at  # a line shows the current time
         self.note(describe_event(event, tree))
         left = time_left(tree) if isinstance(event, GenerationPlanned) else None
         if left is not None:

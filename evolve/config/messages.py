@@ -56,7 +56,7 @@ def describe_errors(error: ValidationError, where: str) -> list[str]:
 
 
 def _is_inside(inner: _Place, outer: _Place) -> bool:
-    """Return whether `inner` lies inside `outer`: the error of the whole value then says nothing new."""
+    """Return whether `inner` lies inside `outer`: the error of the outer value is then redundant."""
     return len(inner.keys) > len(outer.keys) and inner.keys[: len(outer.keys)] == outer.keys
 
 

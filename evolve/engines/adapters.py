@@ -195,7 +195,7 @@ def _refuse_idle(folder: Path) -> None:
             tensor = file.get_tensor(name)
             if not bool(torch.isfinite(tensor).all()):
                 raise ModelError(f"{folder} holds numbers that are not finite, first in {name}: give another adapter")
-            # The product of A and B is zero if either is. A layer that was saved whole may change something.
+            # The product of A and B is zero if either is. A layer that was saved completely may change the model.
             starts_at_zero = "lora_B" in name or "lora_embedding_A" in name
             changes = bool(tensor.any()) if starts_at_zero else not _LORA.fullmatch(name.removeprefix(_PREFIX))
             idle = idle and not changes

@@ -62,7 +62,7 @@ def convert(job: ConversionJob, report: Report) -> MergeResult:
     left out if the configuration ties them, as transformers does. Other tensors that share memory get a copy each.
 
     Raises:
-        ModelError: The weights hold other things than tensors, are damaged, or are not finite.
+        ModelError: The weights are damaged or not finite, or the file holds objects other than tensors.
         MemoryError: A shard does not fit into main memory.
     """
     started = time.monotonic()

@@ -1,6 +1,6 @@
 """The plan: a pure function from the family tree and the settings to the next steps.
 
-A run repeats two things: plan, and carry out the plan. To resume a run is to rebuild the tree and to plan again.
+A run repeats two steps: plan, and carry out the plan. Resuming a run rebuilds the tree and plans again.
 """
 
 from __future__ import annotations

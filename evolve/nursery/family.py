@@ -102,8 +102,8 @@ def load(directory: Path, *, seed: int | None = None, recipe: NurseryRecipe | No
     if manifest != _manifest(family, recipe or NurseryRecipe(), manifest["seed"] if seed is None else seed):
         return None
     models = [family.base, *family.specialists.values()]
-    whole = all((model / "model.safetensors").is_file() for model in models)
-    return family if whole and all(folder.is_dir() for folder in family.datasets.values()) else None
+    complete = all((model / "model.safetensors").is_file() for model in models)
+    return family if complete and all(folder.is_dir() for folder in family.datasets.values()) else None
 
 
 def _layout(directory: Path) -> Family:

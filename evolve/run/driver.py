@@ -1,6 +1,6 @@
 """The loop of a run: plan, do the planned steps, record their outcome, and plan again.
 
-Resuming needs no code of its own: the tree is rebuilt from the journal, and planning continues from it.
+Resuming needs no separate code: the tree is rebuilt from the journal, and planning continues from it.
 """
 
 from __future__ import annotations

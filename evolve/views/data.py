@@ -31,7 +31,7 @@ def status_data(tree: FamilyTree, *, progress: Progress | None = None) -> dict[s
 
     Args:
         tree: The current tree.
-        progress: How far the present step is, where known.
+        progress: The progress of the current step, if known.
     """
     strategy = tree.config.strategy
     found, ranking, estimate = lead(tree), tree.ranking, remaining(tree)

@@ -40,7 +40,7 @@ class Layout:
     """Columns that all models share.
 
     Parents and tasks stand beside the numbers if there is room for those of every model, else below. If the numbers do
-    not fit beside the names, each name has a line of its own. If they do not fit there either, each has its heading
+    not fit beside the names, each name has a separate line. If they do not fit there either, each has its heading
     before it, and they are wrapped.
     """
 
@@ -58,7 +58,7 @@ class Layout:
         self._tasks_beside = self._parents_beside and numbers + 2 * len(_GAP) + self._parents + tasks <= width
 
     def headings(self) -> list[Text]:
-        """Return the lines above the first generation; only what stands in columns has a heading."""
+        """Return the lines above the first generation; only columns have a heading."""
         if self._flowing:
             return []
         upper = [heading.partition("\n")[0] if "\n" in heading else "" for heading in self._headings]

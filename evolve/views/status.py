@@ -95,7 +95,7 @@ def summary_view(tree: FamilyTree, *, folder: str) -> RenderableType:
 
 
 def resume_line(tree: FamilyTree) -> str:
-    """Return one sentence on where a resumed run continues."""
+    """Return a sentence about the point at which a resumed run continues."""
     stop = stop_text(tree)
     if stop is not None:
         return f"the run has finished: {stop}"
@@ -140,7 +140,7 @@ def _state(tree: FamilyTree, running: str | None) -> Text:
 def _step(
     tree: FamilyTree, folder: str, running: str | None, progress: Progress | None
 ) -> Iterable[tuple[str, str | Text]]:
-    """Yield the present step of a running run; for an interrupted one, where it would continue and how."""
+    """Yield the current step of a running run; for an interrupted run, where and how it would continue."""
     if tree.stop is not None:
         return
     if running is None:

@@ -145,7 +145,7 @@ def command(*words: str) -> str:
 
 
 class Facts:
-    """Facts in two columns, label and value; a value that does not fit beside its label stands below it."""
+    """Facts in two columns, label and value; a value that does not fit beside its label is below it."""
 
     def __init__(self, rows: Iterable[tuple[str, str | Text]]) -> None:
         self._rows = [(label, value if isinstance(value, Text) else Text(value)) for label, value in rows]

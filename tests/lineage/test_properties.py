@@ -1,4 +1,4 @@
-"""Properties of whole runs with random scores, kinships and failures, compared with an oracle that shares no code.
+"""Properties of complete runs with random scores, kinships and failures, compared with an oracle that shares no code.
 
 The oracle reads only the journal. Scores and kinships are small fractions, so that ties are frequent and exact.
 """

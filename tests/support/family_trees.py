@@ -172,7 +172,7 @@ class Family:
         return self.apply(RunStopped(reason=reason, generation=self.tree.generation, detail=detail))
 
     def complete(self, experiment):
-        """Plan, measure, merge and score whole generations of the paper."""
+        """Plan, measure, merge and score complete generations of the paper."""
         for generation, children in experiment.items():
             self.planned(generation, *((name, a, b) for name, (a, b, _, _) in children.items()))
             for name, (a, b, average, pcc) in children.items():

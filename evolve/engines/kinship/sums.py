@@ -7,9 +7,9 @@ For the deltas x and y of two models, over n parameters:
     ed  = sqrt(Σ(x - y)²)
 
 Everything is computed in float64, in which the difference of two float32, float16 or bfloat16 numbers is exact or
-nearly so. So nothing is lost where deltas are much smaller than weights, or have a large mean. Σ(x - y)² is a sum of
-its own, so that nothing is lost where two models are nearly equal. The work is done in blocks that fit a processor's
-cache.
+nearly so. So no precision is lost if deltas are much smaller than weights, or have a large mean. Σ(x - y)² is a
+separate sum, so that no precision is lost if two models are nearly equal. The work is done in blocks that fit a
+processor's cache.
 """
 
 from __future__ import annotations
