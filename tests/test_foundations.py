@@ -169,11 +169,40 @@ def test_a_run_resumes_with_the_commits_with_which_it_began(finished: HubRun) ->
 
 def _cut_short(finished: HubRun) -> None:
     """Leave the run as if it was killed after its first merge, with an empty cache."""
+    _cut_journal(finished)
+    shutil.rmtree(finished.run / "models")
+    shutil.rmtree(finished.root / "runs" / ".adapters")
+
+
+def _cut_journal(finished: HubRun) -> None:
     lines = (finished.run / "journal.jsonl").read_bytes().splitlines(keepends=True)
     merged = next(number for number, line in enumerate(lines) if json.loads(line)["event"]["type"] == "model_merged")
     (finished.run / "journal.jsonl").write_bytes(b"".join(lines[: merged + 1]))
-    shutil.rmtree(finished.run / "models")
-    shutil.rmtree(finished.root / "runs" / ".adapters")
+
+
+def test_a_moved_adapter_is_found(finished: HubRun) -> None:
+    """The Hub model that it belongs to has moved on since, but the run keeps its commit."""
+    _cut_journal(finished)
+    moved, text = finished.root / "moved-adapter", finished.config.read_text()
+    finished.adapter.rename(moved)
+    finished.config.write_text(text.replace("./adapter", "./moved-adapter"))
+    done = finished.start()
+    assert done.returncode == 0, done.stderr
+    moved.rename(finished.adapter)
+    finished.config.write_text(text)
+
+
+def test_another_adapter_is_refused_although_the_merged_one_is_cached(finished: HubRun) -> None:
+    _cut_journal(finished)
+    other = families.adapt(finished.root / "other-adapter", finished.family.base, seed=7)
+    text = finished.config.read_text()
+    finished.config.write_text(text.replace("./adapter", "./other-adapter"))
+    done = finished.start()
+    finished.config.write_text(text)
+    assert done.returncode == 2
+    assert "foundation_models.one = " in done.stderr
+    assert str(other) in done.stderr
+    assert "is not the model that the run began with" in done.stderr
 
 
 def test_a_changed_adapter_is_refused(finished: HubRun) -> None:

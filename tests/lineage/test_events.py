@@ -164,7 +164,6 @@ def test_the_examples_have_every_number_field_of_the_events():
         (ModelEvaluated, {"model": "m", "scores": {}, "seconds": 1.0, "batch_size": 1}),
         (ModelEvaluated, {"model": "m", "scores": SCORES, "seconds": 1.0, "batch_size": "large"}),
         (ModelMerged, {**EVENTS[3].model_dump(), "tokenizer": "auto"}),
-        (InputsMoved, {"paths": {}}),
         (Prepared, {"kind": "zip", "key": "1", "parts": {}}),
         (PlannedMerge, {**MERGES[0].model_dump(), "parents": ("A", "B", "C")}),
         (PlannedMerge, {**MERGES[0].model_dump(), "kind": "foundation"}),

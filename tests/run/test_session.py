@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,15 +14,23 @@ from fakes import FAKE, write_family
 from evolve.config import load_config
 from evolve.lineage import Event, FamilyTree
 from evolve.run.folder import RunFolder
+from evolve.run.interrupts import Interrupted
 from evolve.run.observer import Silent, StepProgress, read_progress
 from evolve.run.session import Session
 
 
 class Failing(Silent):
-    """An observer that raises an error at each event."""
+    """An observer that raises an error at each event, and at reports of one call."""
+
+    def __init__(self, fails_at: str) -> None:
+        self._fails_at = fails_at
 
     def recorded(self, event: Event, tree: FamilyTree, at: str) -> None:
         raise LookupError("a bug of an observer")
+
+    def working(self, call_id: str, words: str, done: int, total: int) -> None:
+        if call_id == self._fails_at:
+            raise LookupError("a bug of an observer")
 
 
 class Watching(Silent):
@@ -37,12 +47,26 @@ class Watching(Silent):
         assert tree.history[-1].at == at
 
 
-def test_an_observer_that_fails_does_not_end_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fails_at", ["inputs", "check tasks", "evaluate A", "none"])
+def test_an_observer_that_fails_does_not_end_the_run(
+    fails_at: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = load_config(write_family(tmp_path / "family"))
-    finished = Session(FAKE, Failing(), executors=InlineExecutor).run(config, tmp_path / "run")
+    finished = Session(FAKE, Failing(fails_at), executors=InlineExecutor).run(config, tmp_path / "run")
     assert finished.stop.reason == "converged"
-    log = (tmp_path / "run" / "run.log").read_text()
-    assert log.count("Failing failed and is dropped") == 1
+    assert caplog.text.count("Failing failed and is dropped") == 1
+
+
+def test_the_log_has_the_reason_why_a_session_ended(tmp_path: Path) -> None:
+    config = load_config(write_family(tmp_path / "family"))
+
+    class Interrupting(Silent):
+        def recorded(self, event: Event, tree: FamilyTree, at: str) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        Session(FAKE, Interrupting(), executors=InlineExecutor).run(config, tmp_path / "run")
+    assert "the session ended: interrupted by SIGINT" in (tmp_path / "run" / "run.log").read_text().splitlines()[-1]
 
 
 def test_observers_get_the_time_of_each_event_and_see_the_current_step(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_an_interrupted_run_says_why_and_how_to_resume(family, render):
     progress = Progress("evaluate model-1-1", "", 2, 3)
     text = render(status_view(run.tree, folder="my runs/a", running=None, progress=progress), width=120)
     assert "state            interrupted: the run has not finished and no process drives it\n" in text
-    assert "reason           the process ended or was ended; my runs/a/run.log has its errors\n" in text
+    assert "reason           the process ended or was ended; the end of my runs/a/run.log says more\n" in text
     assert "next step        measure the kinship of 3 pairs\n" in text
     assert "resume with      evolve resume 'my runs/a'\n" in text
     assert "last event       2026-11-22 12:10:33 UTC: Open-chat: 66.28" in text

@@ -99,7 +99,8 @@ def verify_models(
     moved: dict[str, str] = {}
     for name, entry in _entries(tree):
         verifier = _Verifier(name, entry, sources[name], paths[name], preparer, pickled=config.allow_pickled_weights)
-        now = verifier.find() if sources[name] == recorded_sources[name] else verifier.find_changed_source()
+        before = recorded_sources[name]
+        now = verifier.find() if sources[name] == before else verifier.find_changed_source(before)
         if content_identity(fingerprint(now, hash_of=preparer.hashes.hash_of, report=report(name))) != entry.identity:
             raise ModelError(
                 f"{now}: the files of {name} have changed since the run began; restore them, or start a new run"
@@ -147,13 +148,25 @@ class _Verifier:
             return self.entry.prepared
         return _prepared_by_path(self.source, self.entry, self.recorded, pickled=self.pickled)
 
-    def find_changed_source(self) -> Path:
+    def find_changed_source(self, before: ModelSource) -> Path:
         """Return the folder of the checkpoint that a changed source gives; the caller compares its content.
+
+        Args:
+            before: The recorded source. A part that has not changed keeps its recorded commit.
 
         Raises:
             ModelError: The source is missing, or an adapter or pickled weights are not the recorded ones.
         """
-        model = locate_model(self.source, pickled=self.pickled)
+        source = self.source
+        if isinstance(source, AdapterSource) and isinstance(before, AdapterSource) and self.prepared is not None:
+            commits = {
+                role: commit
+                for role, commit in self.prepared.parts.items()
+                if getattr(source, role) == getattr(before, role)
+            }
+            model = self._locate(commits, pickled=False)
+        else:
+            model = locate_model(source, pickled=self.pickled)
         if model.adapter is None and not model.pickled:
             return model.path
         key = preparation_key(model, content_of(model, self.preparer.hashes), self.preparer.hashes)

@@ -46,7 +46,6 @@ CASES: list[tuple[str, Any, Effect, bool]] = [
     ("evaluation.datasets", {"alpha": "./data"}, "place", False),
     ("evaluation.task_dirs", ["./tasks"], "place", False),
     ("evaluation.tasks", [{"task": "alpha"}], "results", False),
-    ("evaluation.tasks", [{"task": "beta"}, {"task": "alpha"}], "results", False),
     ("evaluation.tasks", [{"task": "alpha"}, {"task": "beta"}, {"task": "gamma"}], "results", False),
     ("evaluation.tasks", [{"task": "alpha", "metric": "f1,none"}, {"task": "beta"}], "results", True),
     ("evaluation.tasks", [{"task": "alpha", "num_fewshot": 2}, {"task": "beta"}], "results", True),
@@ -150,10 +149,15 @@ def test_the_journal_preserves_the_configuration(then: Config) -> None:
     assert changes_between(Config.model_validate(then.model_dump(mode="json")), then) == []
 
 
-def test_keys_are_those_of_the_file(then: Config, config: Path, tmp_path: Path) -> None:
+def test_the_order_of_the_tasks_has_no_effect(then: Config, config: Path, tmp_path: Path) -> None:
+    now = _changed(config, "evaluation.tasks", [{"task": "beta"}, {"task": "alpha"}], tmp_path)
+    assert changes_between(then, now) == []
+
+
+def test_keys_name_the_task(then: Config, config: Path, tmp_path: Path) -> None:
     tasks = [{"task": "alpha", "weight": 2}, {"task": "beta"}]
     assert changes_between(then, _changed(config, "evaluation.tasks", tasks, tmp_path)) == [
-        Change("evaluation.tasks.0.weight", 1.0, 2.0, effect="results")
+        Change("evaluation.tasks.alpha.weight", 1.0, 2.0, effect="results")
     ]
 
 

@@ -88,7 +88,8 @@ def test_paths_in_the_runs_folder_are_relative_in_the_journal(
     run = tmp_path / "moved" / "run"
     ended = drivers(run)
     assert ended.code == 0, ended.message
-    assert not events(run, "inputs_moved")
+    (moved,) = events(run, "inputs_moved")
+    assert (moved["paths"], moved["root"]) == ({}, str(run))
     assert not events(run, "settings_changed")
     assert outcome(run)["nodes"] == outcome(reference.run)["nodes"]
 
@@ -187,3 +188,75 @@ def test_an_equal_template_at_another_path_is_the_same_recipe(project: Path, tmp
     ended = drivers(run, config)
     assert ended.code == 2
     assert "merge.recipe" in ended.message
+
+
+def test_a_run_folder_that_is_moved_alone_finds_its_models(
+    tmp_path: Path, drivers: Drivers, reference: Reference
+) -> None:
+    config = write_family(tmp_path / "data" / "family")
+    assert drivers(tmp_path / "data" / "run", config, EVOLVE_FAULT=HALF).code == -9
+    run = tmp_path / "other" / "place" / "run"
+    run.parent.mkdir(parents=True)
+    (tmp_path / "data" / "run").rename(run)
+    ended = drivers(run)
+    assert ended.code == 0, ended.message
+    assert outcome(run) == outcome(reference.run)
+
+
+def test_data_that_move_twice_are_found(
+    project: Path, tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
+) -> None:
+    """The models stay where they are; only the data and the run move."""
+    own = project / "family" / "config.yaml"
+    (project / "data").mkdir()
+    (project / "data" / "test.jsonl").write_text("{}\n")
+    _edit(own, lambda raw: raw.update(base_model=str(config.parent / "base")))
+    _edit(own, lambda raw: raw.update(foundation_models={name: str(config.parent / name) for name in "ABC"}))
+    _edit(own, lambda raw: raw["evaluation"].update(datasets={"alpha": "../data"}))
+    assert drivers(project / "runs" / "run", own, EVOLVE_FAULT="step.before_call:6").code == -9
+    second, third = tmp_path / "second", tmp_path / "deep" / "third"
+    project.rename(second)
+    assert drivers(second / "runs" / "run", EVOLVE_FAULT="step.before_call:4").code == -9
+    third.parent.mkdir()
+    second.rename(third)
+    ended = drivers(third / "runs" / "run")
+    assert ended.code == 0, ended.message
+    assert outcome(third / "runs" / "run")["nodes"] == outcome(reference.run)["nodes"]
+
+
+def test_a_missing_data_folder_is_named_with_its_key(project: Path, tmp_path: Path, drivers: Drivers) -> None:
+    run, config = tmp_path / "runs" / "run", project / "family" / "config.yaml"
+    (project / "data").mkdir()
+    (project / "data" / "test.jsonl").write_text("{}\n")
+    _edit(config, lambda raw: raw["evaluation"].update(datasets={"alpha": "../data"}))
+    assert drivers(run, config, EVOLVE_FAULT=HALF).code == -9
+    shutil.rmtree(project / "data")
+    ended = drivers(run)
+    assert ended.code == 2
+    assert f"evaluation.datasets.alpha = {project / 'data'}: there is no such folder" in ended.message
+
+
+def test_another_source_is_not_accepted_because_the_recorded_folder_exists(
+    project: Path, tmp_path: Path, drivers: Drivers
+) -> None:
+    run, config = tmp_path / "runs" / "run", project / "family" / "config.yaml"
+    assert drivers(run, config, EVOLVE_FAULT=HALF).code == -9
+    before = (run / "journal.jsonl").read_bytes()
+    _edit(config, lambda raw: raw["foundation_models"].update(A="nobody/other"))
+    ended = drivers(run, config, HF_HUB_OFFLINE="1")
+    assert ended.code == 2
+    assert "nobody/other" in ended.message
+    assert (run / "journal.jsonl").read_bytes() == before
+
+
+def test_a_template_that_differs_only_in_a_comment_is_the_same_recipe(
+    project: Path, tmp_path: Path, drivers: Drivers
+) -> None:
+    run, config = tmp_path / "runs" / "run", project / "family" / "config.yaml"
+    template = project / "family" / "own.yaml"
+    shutil.copy(Path(__file__).parents[3] / "recipes" / "slerp.yaml", template)
+    _edit(config, lambda raw: raw["merge"].update(recipe="./own.yaml"))
+    assert drivers(run, config, EVOLVE_FAULT=HALF).code == -9
+    template.write_text("# another comment\n" + template.read_text())
+    ended = drivers(run, config)
+    assert ended.code == 0, ended.message

@@ -14,13 +14,16 @@ from executors import InlineExecutor
 from fakes import FAKE, write_family
 
 from evolve.config import load_config
+from evolve.engines import merging
 from evolve.engines.checkpoints import hash_file
 from evolve.engines.protocols import FilterMatch, RehearseJob, Report
 from evolve.errors import ModelError
 from evolve.run import hashes
-from evolve.run.inputs import Fetch
+from evolve.run.inputs import Fetch, changes
 from evolve.run.observer import Silent
 from evolve.run.session import Session
+from evolve.run.steps import RunContext
+from evolve.run.steps.checkpoint import CheckpointWork
 
 
 @pytest.fixture
@@ -123,3 +126,45 @@ def test_all_missing_models_are_reported(config: Path, tmp_path: Path) -> None:
     lines = str(raised.value).splitlines()
     assert [line.partition(" = ")[0] for line in lines] == ["foundation_models.A", "foundation_models.C"]
     assert all("there is no such folder" in line for line in lines)
+
+
+def test_a_template_of_another_version_of_evolve_is_replaced_by_the_recorded_one(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, notes = tmp_path / "run", []
+
+    class Noting(Silent):
+        def note(self, words: str) -> None:
+            notes.append(words)
+
+    session = Session(FAKE, Noting(), executors=InlineExecutor)
+    session.run(load_config(config, ["strategy.max_generations=1"]), run)
+    text = merging.load_template("slerp").text.replace("t: 0.5", "t: 0.4")
+    monkeypatch.setattr(changes, "load_template", lambda name: merging.parse_template(name, text))
+    assert session.run(load_config(config, ["strategy.max_generations=2"]), run).worked
+    assert "t: 0.5" in (run / "recipes" / "model-2-1.yaml").read_text()
+    assert notes == ["recipe slerp differs in this version of evolve; the run keeps the recorded one"]
+
+
+def test_the_tokenizer_of_a_child_of_schema_1_follows_from_its_identity(config: Path, tmp_path: Path) -> None:
+    """Its journal does not record the tokenizer, and today's choice may be another one."""
+    for name in ("base", "B", "C"):
+        _tokens(config.parent / name, *"xy")
+    _tokens(config.parent / "A", *"xyz")
+    session = Session(FAKE, Silent(), executors=InlineExecutor)
+    finished = session.run(load_config(config, ["merge.tokenizer=auto"]), tmp_path / "run")
+    children = {model.name: model for model in finished.tree.models if model.parents}
+    assert {model.tokenizer for model in children.values()} == {"plain", "union"}
+    for name in ("base", "B", "C"):
+        _tokens(config.parent / name, *"xyz")
+    context = RunContext(finished.folder, finished.tree, FAKE)
+    for model in children.values():
+        unrecorded = CheckpointWork(context, replace(model, tokenizer=None))
+        assert unrecorded.child == CheckpointWork(context, model).child
+
+
+def test_a_changed_limit_that_did_not_stop_the_run_is_reported(config: Path, tmp_path: Path) -> None:
+    session = Session(FAKE, Silent(), executors=InlineExecutor)
+    assert session.run(load_config(config), tmp_path / "run").stop.reason == "converged"
+    again = session.run(load_config(config, ["strategy.max_generations=9"]), tmp_path / "run")
+    assert (again.worked, again.ignored) == (False, ("strategy.max_generations",))
