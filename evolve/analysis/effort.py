@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evolve.analysis.standing import generations
-from evolve.lineage import FamilyTree, Model
+from evolve.lineage import FamilyTree, Model, most_children
 
 __all__ = ["Effort", "Estimate", "effort", "remaining"]
 
@@ -75,20 +75,10 @@ def remaining(tree: FamilyTree) -> Estimate | None:
     statuses = [model.status for model in generations(tree)[tree.generation]]
     current = statuses.count("planned") * (merge + evaluate) + statuses.count("merged") * evaluate
     later = range(tree.generation + 1, tree.config.strategy.max_generations + 1)
-    children = sum(_most_children(tree, generation) for generation in later)
+    children = sum(most_children(tree.config, generation) for generation in later)
     return Estimate(current, current + children * (merge + evaluate))
 
 
 def _mean(models: Sequence[Model], step: str) -> float | None:
     seconds = [model.seconds[step] for model in models if step in model.seconds]
     return math.fsum(seconds) / len(seconds) if seconds else None
-
-
-def _most_children(tree: FamilyTree, generation: int) -> int:
-    """Return the largest number of children that a generation can have."""
-    strategy = tree.config.strategy
-    if generation == 1:
-        pairs = math.comb(len(tree.origin.foundations), 2)
-    else:
-        pairs = min(strategy.pair_limit, math.comb(strategy.top_k, 2)) + (strategy.name == "kinship")
-    return pairs * len(tree.config.merge.recipes)

@@ -8,7 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evolve.cli.display import display
-from evolve.cli.findings import findings_lines
+from evolve.cli.findings import findings_lines, refuse_full_disk
+from evolve.cli.names import RUNS
 from evolve.cli.output import say, show
 from evolve.config import Config, load_config
 from evolve.engines import REAL
@@ -27,9 +28,9 @@ __all__ = ["check_config", "resume_run", "run_config"]
 def run_config(config: Path, run_dir: Path | None, overrides: list[str], *, force: bool) -> None:
     """Start or resume the run of a configuration."""
     settings = load_config(config, overrides)
-    folder = run_dir or Path("runs") / settings.name
+    folder = run_dir or RUNS / settings.name
     with _naming(config):
-        _drive(folder, force, command("evolve", "run", str(config)), lambda session: session.run(settings, folder))
+        _drive(folder, force, _start(config, run_dir, overrides), lambda session: session.run(settings, folder))
 
 
 def resume_run(folder: Path, *, force: bool) -> None:
@@ -47,14 +48,17 @@ def check_config(config: Path, overrides: list[str], *, offline: bool, download:
         try:
             findings = Session(REAL, watching).check(settings, fetch, time=time)
         except Interrupted as interrupted:
-            raise _with_advice(interrupted, f"nothing was changed; check again by `{_check_again(config)}`") from None
-    lines = findings_lines(findings, command("evolve", "run", str(config)), Path("runs"))
-    for line in lines:
+            raise _with_advice(interrupted, "nothing was changed, start the check again") from None
+    for line in findings_lines(findings, _start(config, None, overrides), RUNS):
         say(line)
+    refuse_full_disk(findings, RUNS)
 
 
-def _check_again(config: Path) -> str:
-    return command("evolve", "check", str(config))
+def _start(config: Path, run_dir: Path | None, overrides: list[str]) -> str:
+    """Return the command that starts the run."""
+    folder = [] if run_dir is None else ["--run-dir", str(run_dir)]
+    changes = [word for override in overrides for word in ("--set", override)]
+    return command("evolve", "run", str(config), *folder, *changes)
 
 
 @contextmanager
@@ -98,6 +102,8 @@ def _drive(folder: Path, force: bool, start: str | None, work: Callable[[Session
             raise _with_advice(interrupted, _advice(folder, start)) from None
     if not finished.worked:
         say(f"The run in {folder} has finished already.")
+        if finished.ignored:
+            say(f"It stopped as {finished.stop.reason}; a changed {', '.join(finished.ignored)} does not continue it.")
     show(summary_view(finished.tree, folder=str(folder)))
     if finished.stop.reason == "failed":
         raise EvolveError(f"{folder}: {finished.stop.detail}; the log is {finished.folder.log}")

@@ -22,9 +22,6 @@ def findings_lines(findings: Findings, start: str, runs: Path) -> list[str]:
         findings: The findings of `check`.
         start: The command that starts the run.
         runs: The folder that will hold the run.
-
-    Raises:
-        DiskError: The disk is too small even for one child.
     """
     checked = findings.checked
     problems = list(_problems(checked, runs))
@@ -34,6 +31,13 @@ def findings_lines(findings: Findings, start: str, runs: Path) -> list[str]:
     lines += [f"not checked: {line}" for line in _not_checked(checked)]
     lines += [f"problem: {line}" for line in problems]
     return [*lines, _conclusion(checked, problems, start)]
+
+
+def refuse_full_disk(findings: Findings, runs: Path) -> None:
+    """Raise DiskError if not even one child fits the disk."""
+    needed, free = findings.checked.needs.checkpoint, _free(runs)
+    if free < needed:
+        raise DiskError(f"{runs}: a child needs {size(needed)}, and {size(free)} are free; make room")
 
 
 def _conclusion(checked: Checked, problems: list[str], start: str) -> str:
@@ -101,8 +105,8 @@ def _disk(checked: Checked, runs: Path) -> Iterator[str]:
 def _problems(checked: Checked, runs: Path) -> Iterator[str]:
     needs, free = checked.needs, _free(runs)
     if free < needs.checkpoint:
-        raise DiskError(f"{runs}: a child needs {size(needs.checkpoint)}, and {size(free)} are free; make room")
-    if free < needs.total:
+        yield f"not even one child fits the disk: it needs {size(needs.checkpoint)}, and {size(free)} are free"
+    elif free < needs.total:
         yield (
             f"a run of all generations does not fit the disk: it needs {size(needs.total)}, and {size(free)} are free; "
             "make room, or lower strategy.max_generations"

@@ -25,7 +25,7 @@ from evolve.lineage.events import (
 )
 from evolve.lineage.model import Model, Pair, Status, pair
 from evolve.lineage.node_link import to_graph, to_node_link
-from evolve.lineage.plan import EvaluateStep, MeasureStep, MergeStep, Plan, Step, Work, plan
+from evolve.lineage.plan import EvaluateStep, MeasureStep, MergeStep, Plan, Step, Work, most_children, plan
 from evolve.lineage.state import Recorded
 from evolve.lineage.tree import FamilyTree
 
@@ -62,6 +62,7 @@ __all__ = [
     "StepRetried",
     "Work",
     "event_adapter",
+    "most_children",
     "pair",
     "plan",
     "to_graph",

@@ -250,7 +250,7 @@ class SettingsChanged(_Record):
 
 
 class InputsMoved(_Record):
-    """Models were found at other paths with equal content.
+    """The run folder has moved, or models were found at other paths with equal content.
 
     Attributes:
         paths: New path by model: `base_model` or the name of a foundation.
@@ -258,7 +258,7 @@ class InputsMoved(_Record):
     """
 
     type: Literal["inputs_moved"] = "inputs_moved"
-    paths: dict[str, str] = Field(min_length=1)
+    paths: dict[str, str]
     root: str | None = None
 
 

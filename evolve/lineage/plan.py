@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import comb
 
-from evolve.config import METRICS, StrategyConfig
+from evolve.config import METRICS, Config, StrategyConfig
 from evolve.lineage.events import GenerationPlanned, PlannedMerge, RunStopped
 from evolve.lineage.model import Pair, pair
 from evolve.lineage.selection import Couple, exploration_candidates, fresh_pairs, least_similar
 from evolve.lineage.tree import FamilyTree
 
-__all__ = ["EvaluateStep", "MeasureStep", "MergeStep", "Plan", "Step", "Work", "plan"]
+__all__ = ["EvaluateStep", "MeasureStep", "MergeStep", "Plan", "Step", "Work", "most_children", "plan"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,16 @@ def plan(tree: FamilyTree) -> Plan:
     strategy = tree.config.strategy
     stop = _stop_before_planning(tree, strategy)
     return stop if stop is not None else _next_generation(tree, strategy)
+
+
+def most_children(config: Config, generation: int) -> int:
+    """Return the largest number of children that a generation can have."""
+    strategy = config.strategy
+    if generation == 1:
+        pairs = comb(len(config.foundation_models), 2)
+    else:
+        pairs = min(strategy.pair_limit, comb(strategy.top_k, 2)) + (strategy.name == "kinship")
+    return pairs * len(config.merge.recipes)
 
 
 def _open_steps(tree: FamilyTree) -> tuple[Step, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from evolve.config import Config
 from evolve.engines.protocols import Engines, Report
-from evolve.errors import InputError, RunFolderError
+from evolve.errors import EvolveError, InputError, RunFolderError
 from evolve.lineage import FamilyTree, InputsMoved, RunContinued, RunStopped
 from evolve.run import inputs
 from evolve.run.driver import Driver, restore_files
@@ -38,12 +38,18 @@ ExecutorFactory = Callable[[Progress, str], Executor]
 
 @dataclass(frozen=True)
 class Finished:
-    """The outcome of a session; `worked` tells whether it did any work."""
+    """The end of a session.
+
+    Attributes:
+        worked: Whether any work was done in it.
+        ignored: Keys of changed settings that do not continue a run that has stopped.
+    """
 
     folder: RunFolder
     tree: FamilyTree
     stop: RunStopped
     worked: bool
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class Session:
                 located = inputs.locate_models(config, inputs.Fetch())
                 checked = inputs.check_inputs(located, self.engines, executor)
                 hashes = HashCache()
-                found = inputs.fingerprint_inputs(checked, hashes, _reporter(self.observer))
+                found = inputs.fingerprint_inputs(checked, hashes, _reporter(observers))
             ready = inputs.prepare_models(found, self._preparer(folder, config, executor, hashes), self.engines)
             folder.create()
             with driver_lock(folder.root, force=self.force), Journal(folder.journal) as journal:
@@ -129,7 +135,8 @@ class Session:
             _, changes = _settings(tree, folder, config)
             if tree.stop is not None and not _continues(tree.stop, changes):
                 self._restore(folder, tree)
-                return Finished(folder, tree, tree.stop, worked=False)
+                ignored = tuple(change.key for change in changes if change.effect == "none")
+                return Finished(folder, tree, tree.stop, worked=False, ignored=ignored)
             with driver_lock(folder.root, force=self.force), Journal(folder.journal) as journal:
                 return self._resume(folder, journal, config)
 
@@ -143,12 +150,14 @@ class Session:
             inputs.refuse_other_engines(tree)
             inputs.refuse_changed_data(tree, settings, folder.root, hashes)
             preparer = self._preparer(folder, settings, executor, hashes)
-            moved = inputs.verify_models(tree, settings, folder, preparer, _reporter(self.observer))
+            moved = inputs.verify_models(tree, settings, folder, preparer, _reporter(observers))
             context = RunContext(folder, tree, self.engines, hashes)
+            for name in inputs.replaced_templates(tree):
+                observers.note(f"recipe {name} differs in this version of evolve; the run keeps the recorded one")
             with _driver(context, journal, executor, observers) as driver:
                 if changes:
                     driver.record(inputs.settings_changed(changes, folder, settings))
-                if moved:
+                if moved or tree.root != str(folder.root):
                     driver.record(InputsMoved(paths=moved, root=str(folder.root)))
                 if tree.stop is not None and tree.stop.reason == "failed":
                     driver.record(_retry_failed(tree))
@@ -199,7 +208,11 @@ def _driver(context: RunContext, journal: Journal, executor: Executor, observer:
         on_second=executor.abandon,
     )
     with _logging_to(folder.log), interrupts:
-        yield Driver(context, journal, executor, observer, interrupts)
+        try:
+            yield Driver(context, journal, executor, observer, interrupts)
+        except EvolveError as error:
+            _LOG.warning("the session ended: %s", error)
+            raise
 
 
 def _settings(tree: FamilyTree, folder: RunFolder, config: Config | None) -> tuple[Config, list[Change]]:

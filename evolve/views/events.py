@@ -54,8 +54,10 @@ def _of_the_run(event: RunStarted | SettingsChanged | InputsMoved | RunStopped |
             changes = ", ".join(f"{key} from {then} to {now}" for key, (then, now) in event.changes.items())
             return f"settings changed: {changes}"
         case InputsMoved():
-            paths = ", ".join(f"{name} is now {path}" for name, path in event.paths.items())
-            return f"models moved, with equal content: {paths}"
+            paths = [f"{name} is now {path}" for name, path in event.paths.items()]
+            if paths:
+                return f"models moved, with equal content: {', '.join(paths)}"
+            return f"the run folder is now {event.root}"
         case RunStopped():
             return f"stopped after generation {event.generation}, {event.reason}: {event.detail}"
         case RunContinued():

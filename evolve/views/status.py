@@ -142,9 +142,11 @@ def _step(
 ) -> Iterable[tuple[str, str | Text]]:
     """Yield the current step of a running run; for an interrupted run, where and how it would continue."""
     if tree.stop is not None:
+        if tree.stop.reason == "failed":
+            yield "try again with", Text(command("evolve", "resume", folder), no_wrap=True)
         return
     if running is None:
-        yield "reason", f"the process ended or was ended; {PurePath(folder) / 'run.log'} has its errors"
+        yield "reason", f"the process ended or was ended; the end of {PurePath(folder) / 'run.log'} says more"
         yield "next step", _next_step(tree)
         yield "resume with", Text(command("evolve", "resume", folder), no_wrap=True)
     elif progress is not None:

@@ -8,7 +8,7 @@ Cheap stages come first: headers and engines are checked before weights are read
 fingerprints, and a run that follows reads no file again.
 """
 
-from evolve.run.inputs.changes import accepted_changes, settings_changed, with_recorded_recipes
+from evolve.run.inputs.changes import accepted_changes, replaced_templates, settings_changed, with_recorded_recipes
 from evolve.run.inputs.check import Checked, Needs, check_inputs
 from evolve.run.inputs.fingerprint import Fingerprinted, fingerprint_inputs
 from evolve.run.inputs.locate import Fetch, Located, Missing, locate_models
@@ -34,6 +34,7 @@ __all__ = [
     "prepare_models",
     "refuse_changed_data",
     "refuse_other_engines",
+    "replaced_templates",
     "settings_changed",
     "time_one_batch",
     "verify_models",

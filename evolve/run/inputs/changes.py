@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from evolve.config import METRICS, Config
+from evolve.engines import merging
 from evolve.errors import ConfigError, RecipeError
 from evolve.lineage import FamilyTree, SettingsChanged
 from evolve.run.child import load_template
 from evolve.run.folder import RunFolder
 
-__all__ = ["Change", "accepted_changes", "changes_between", "settings_changed", "with_recorded_recipes"]
+__all__ = [
+    "Change",
+    "accepted_changes",
+    "changes_between",
+    "replaced_templates",
+    "settings_changed",
+    "with_recorded_recipes",
+]
 
 # Settings that decide where and how fast the work is done, but do not affect results.
 _HARMLESS = frozenset({"name", "device", "attempts", "evaluation.batch_size"})
@@ -68,16 +76,20 @@ def accepted_changes(tree: FamilyTree, folder: RunFolder, config: Config) -> lis
 
 
 def with_recorded_recipes(tree: FamilyTree, folder: RunFolder, config: Config) -> Config:
-    """Return a configuration with the recorded names of the recipes, if the templates are equal.
+    """Return a configuration with the recorded names of the recipes, if the templates are the same recipes.
+
+    A template of evolve itself may differ between versions of evolve; the run keeps the recorded text.
 
     Raises:
-        RecipeError: A template has changed since the run began, or is missing.
+        RecipeError: A template of the user has changed since the run began, or is missing.
     """
     recorded = tree.config.merge.recipes
     if len(recorded) != len(config.merge.recipes):
         return config
     for then, now in zip(recorded, config.merge.recipes, strict=True):
-        if load_template(now).text == tree.origin.recipes[then]:
+        if then == now and "/" not in now:
+            continue
+        if _is_same_recipe(load_template(now), merging.parse_template(then, tree.origin.recipes[then])):
             continue
         if then == now:
             raise RecipeError(
@@ -87,6 +99,22 @@ def with_recorded_recipes(tree: FamilyTree, folder: RunFolder, config: Config) -
         return config  # another recipe: refused later as a changed setting
     merge = config.merge.model_copy(update={"recipe": tree.config.merge.recipe})
     return config.model_copy(update={"merge": merge})
+
+
+def replaced_templates(tree: FamilyTree) -> list[str]:
+    """Return the recipes of the run that this version of evolve would merge in another way."""
+    names = [name for name in tree.config.merge.recipes if "/" not in name and name in merging.template_names()]
+    recorded = {name: merging.parse_template(name, tree.origin.recipes[name]) for name in names}
+    return [name for name in names if not _is_same_recipe(load_template(name), recorded[name])]
+
+
+def _is_same_recipe(one: merging.Template, other: merging.Template) -> bool:
+    """Return whether two templates make the same children; comments do not count."""
+
+    def identity(template: merging.Template) -> str:
+        return merging.identity(template, ("parent 1", "parent 2"), "base model", "bfloat16", None)
+
+    return one.text == other.text or identity(one) == identity(other)
 
 
 def settings_changed(changes: list[Change], folder: RunFolder, config: Config) -> SettingsChanged:
@@ -121,11 +149,11 @@ def _table(changes: list[Change]) -> str:
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaf values by dotted key; a task is keyed by its position."""
+    """Return the leaf values by dotted key; a task is keyed by its name, since the order of the tasks has no effect."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            value = {str(number): item for number, item in enumerate(value)}  # noqa: PLW2901
+            value = {item["task"]: item for item in value}  # noqa: PLW2901
         if isinstance(value, dict) and value:
             flat |= _flat(value, f"{prefix}{key}.")
         else:

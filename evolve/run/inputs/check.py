@@ -28,13 +28,13 @@ from evolve.engines.protocols import (
 )
 from evolve.engines.sources import LocatedModel
 from evolve.errors import ConfigError, ModelError, RecipeError, TaskError
-from evolve.lineage import Pair
+from evolve.lineage import Pair, most_children
 from evolve.run.child import Child, choose_tokenizer, load_template, size_of
 from evolve.run.executors import Call, Executor, run_call
 from evolve.run.inputs.locate import BASE, Located, config_key
 from evolve.run.tasks import task_specs
 
-__all__ = ["Checked", "Needs", "check_inputs", "check_merges", "refuse_misfits"]
+__all__ = ["Checked", "Needs", "check_folders", "check_inputs", "check_merges", "refuse_misfits"]
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,12 @@ class Checked:
     @property
     def needs(self) -> Needs:
         """The most that the run can need."""
-        recipes = len(self.config.merge.recipes)
-        strategy = self.config.strategy
-        first = len(list(combinations(self.config.foundation_models, 2))) * recipes
-        later = (strategy.pair_limit + (strategy.name == "kinship")) * recipes
+        first, later = most_children(self.config, 1), most_children(self.config, 2)
         foundations = [layout for name, layout in self.layouts.items() if name != BASE]
         checkpoint = size_of(foundations, self.config.merge.dtype)
-        return Needs(first, later, checkpoint, checkpoint * (first + later * (strategy.max_generations - 1)))
+        return Needs(
+            first, later, checkpoint, checkpoint * (first + later * (self.config.strategy.max_generations - 1))
+        )
 
     @property
     def differing_settings(self) -> dict[str, dict[str, Any]]:
@@ -110,7 +109,7 @@ def check_inputs(located: Located, engines: Engines, executor: Executor) -> Chec
     """
     config = located.config
     templates = {name: load_template(name) for name in config.merge.recipes}
-    _check_folders(config)
+    check_folders(config)
     layouts = {name: _layout(name, model) for name, model in located.models.items()}
     refuse_misfits(layouts)
     tasks = _check_tasks(config, engines, executor)
@@ -153,7 +152,8 @@ def refuse_misfits(layouts: Mapping[str, Layout]) -> None:
             raise ModelError(f"{config_key(name)}: {difference}; give a model that was tuned from the base model")
 
 
-def _check_folders(config: Config) -> None:
+def check_folders(config: Config) -> None:
+    """Raise ConfigError if a folder of data or tasks is missing."""
     for task, folder in config.evaluation.datasets.items():
         if not folder.is_dir():
             raise ConfigError(

@@ -19,6 +19,7 @@ from evolve.lineage import FamilyTree, FoundationEntry, Prepared
 from evolve.run.checkpoints import Manifest
 from evolve.run.folder import RunFolder
 from evolve.run.hashes import HashCache
+from evolve.run.inputs.check import check_folders
 from evolve.run.inputs.fingerprint import Reporter, content_of, hash_data, preparation_key
 from evolve.run.inputs.locate import BASE, config_key, locate_model, model_sources
 from evolve.run.inputs.prepare import Preparer
@@ -27,22 +28,25 @@ __all__ = ["moved_config", "refuse_changed_data", "refuse_other_engines", "verif
 
 
 def moved_config(tree: FamilyTree, folder: RunFolder) -> Config:
-    """Return the run's configuration with the current paths of its models and data.
+    """Return the run's configuration with the current, absolute paths of its models and data."""
 
-    A path that no longer exists is replaced as if it had been moved together with the run folder.
+    def current(text: str) -> str:
+        return str(_current_path(text, tree, folder)) if text.startswith(("/", "../")) else text
+
+    return folder.with_paths(tree.config, current)
+
+
+def _current_path(text: str, tree: FamilyTree, folder: RunFolder) -> Path:
+    """Return where a path of the journal is now.
+
+    If the run folder has moved, what the path names may have moved with it, or not.
     """
-    config = folder.located_config(tree.config)
-    root = tree.root
-    if root is None or Path(root) == folder.root:
-        return config
-
-    def moved(text: str) -> str:
-        if not text.startswith("/") or Path(text).exists():
-            return text
-        path = Path(os.path.normpath(folder.root / os.path.relpath(text, root)))
-        return str(path) if path.exists() else text
-
-    return folder.with_paths(config, moved)
+    here = folder.locate(text)
+    if here.exists() or tree.root is None:
+        return here
+    before = Path(os.path.normpath(Path(tree.root) / text))
+    moved = folder.locate(os.path.relpath(before, tree.root))
+    return next((path for path in (before, moved) if path.exists()), here)
 
 
 def refuse_other_engines(tree: FamilyTree) -> None:
@@ -61,6 +65,7 @@ def refuse_other_engines(tree: FamilyTree) -> None:
 
 def refuse_changed_data(tree: FamilyTree, config: Config, root: Path, hashes: HashCache) -> None:
     """Raise ConfigError if a file that evaluations read is missing, new or changed since the run began."""
+    check_folders(config)
     now, then = hash_data(config, hashes), tree.origin.data
     if now != then:
         changed = sorted(name for name in {*now, *then} if now.get(name) != then.get(name))
@@ -89,17 +94,17 @@ def verify_models(
         ModelError: A model is missing or has changed.
         RunError: A worker failed.
     """
-    sources = model_sources(config)
+    sources, recorded_sources = model_sources(config), model_sources(folder.located_config(tree.config))
     paths = _recorded_paths(tree, folder)
     moved: dict[str, str] = {}
     for name, entry in _entries(tree):
-        verifier = _Verifier(name, entry, sources[name], paths[name], preparer)
-        now = verifier.find(config)
+        verifier = _Verifier(name, entry, sources[name], paths[name], preparer, pickled=config.allow_pickled_weights)
+        now = verifier.find() if sources[name] == recorded_sources[name] else verifier.find_changed_source()
         if content_identity(fingerprint(now, hash_of=preparer.hashes.hash_of, report=report(name))) != entry.identity:
             raise ModelError(
                 f"{now}: the files of {name} have changed since the run began; restore them, or start a new run"
             )
-        if now != paths[name]:
+        if folder.portable(now) != _recorded_texts(tree)[name]:
             moved[name] = folder.portable(now)
     return moved
 
@@ -109,10 +114,14 @@ def _entries(tree: FamilyTree) -> Iterator[tuple[str, FoundationEntry]]:
     yield from ((entry.name, entry) for entry in tree.origin.foundations)
 
 
+def _recorded_texts(tree: FamilyTree) -> dict[str, str]:
+    """Return the checkpoint folders of the base and the foundations as the journal has them, by name."""
+    foundations = {entry.name: tree.model(entry.name).checkpoint or "" for entry in tree.origin.foundations}
+    return {BASE: tree.base_path, **foundations}
+
+
 def _recorded_paths(tree: FamilyTree, folder: RunFolder) -> Mapping[str, Path]:
-    names = [entry.name for entry in tree.origin.foundations]
-    foundations = {name: folder.locate(tree.model(name).checkpoint or "") for name in names}
-    return {BASE: folder.locate(tree.base_path), **foundations}
+    return {name: _current_path(text, tree, folder) for name, text in _recorded_texts(tree).items()}
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,7 @@ class _Verifier:
 
     Attributes:
         recorded: Its last recorded folder.
+        pickled: Whether pickled weights are accepted.
     """
 
     name: str
@@ -128,10 +138,35 @@ class _Verifier:
     source: ModelSource
     recorded: Path
     preparer: Preparer
+    pickled: bool
 
-    def find(self, config: Config) -> Path:
+    @property
+    def prepared(self) -> Prepared | None:
+        """How the checkpoint was prepared; None if it is used in place."""
+        if self.entry.prepared is not None:
+            return self.entry.prepared
+        return _prepared_by_path(self.source, self.entry, self.recorded, pickled=self.pickled)
+
+    def find_changed_source(self) -> Path:
+        """Return the folder of the checkpoint that a changed source gives; the caller compares its content.
+
+        Raises:
+            ModelError: The source is missing, or an adapter or pickled weights are not the recorded ones.
+        """
+        model = locate_model(self.source, pickled=self.pickled)
+        if model.adapter is None and not model.pickled:
+            return model.path
+        key = preparation_key(model, content_of(model, self.preparer.hashes), self.preparer.hashes)
+        if self.prepared is None or key != self.prepared.key:
+            raise ModelError(
+                f"{config_key(self.name)} = {self.source}: is not the model that the run began with; restore it, or "
+                "start a new run"
+            )
+        return self.recorded if _has_all_files(self.recorded, key) else self.preparer.make(self.name, model, key)
+
+    def find(self) -> Path:
         """Return the current folder of the checkpoint; prepare it again if it was prepared and is missing."""
-        prepared = self.entry.prepared or _prepared_by_path(config, self.source, self.entry, self.recorded)
+        prepared = self.prepared
         if prepared is not None:
             return self._find_prepared(prepared)
         if isinstance(self.source, str) and self.source.startswith("/"):
@@ -171,7 +206,7 @@ class _Verifier:
         return locate_model(_at(source, commits.get("model")), pickled=pickled)
 
 
-def _prepared_by_path(config: Config, source: ModelSource, entry: FoundationEntry, path: Path) -> Prepared | None:
+def _prepared_by_path(source: ModelSource, entry: FoundationEntry, path: Path, *, pickled: bool) -> Prepared | None:
     """Infer from paths how a checkpoint was prepared, for a journal of schema 1, which does not record it.
 
     An adapter was always merged. Converted weights are in a folder named by their cache key, beside the runs.
@@ -179,7 +214,7 @@ def _prepared_by_path(config: Config, source: ModelSource, entry: FoundationEntr
     if isinstance(source, AdapterSource):
         model, _, adapter = (entry.revision or "").partition("+")
         return Prepared(kind="adapter", key=path.name, parts={"model": model or None, "adapter": adapter or None})
-    if config.allow_pickled_weights and path.parent.name == ".converted":
+    if pickled and path.parent.name == ".converted":
         return Prepared(kind="pickled", key=path.name, parts={"model": entry.revision})
     return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -45,22 +45,36 @@ class CheckpointWork:
         template = merging.parse_template(name, tree.origin.recipes[name])
         first, second = (folder.checkpoint_of(tree.model(parent)) for parent in model.parents)
         base = folder.locate(tree.base_path)
-        tokenizer: merging.TokenizerSource | None
-        if model.tokenizer is None:
-            tokenizer = choose_tokenizer(tree.config.merge.tokenizer, template, (first, second), base)
-        else:
-            tokenizer = None if model.tokenizer == "plain" else model.tokenizer
         layers = tree.origin.layers
         if layers is None and template.uses_layers:  # a journal of schema 1 does not record it
             layers = int(read_layout(first).setting("num_hidden_layers"))
-        return Child(template, (first, second), base, layers, tree.config.merge.dtype, tokenizer)
+        child = Child(template, (first, second), base, layers, tree.config.merge.dtype, None)
+        return replace(child, tokenizer=self._tokenizer(child))
 
     @property
     def identity(self) -> str:
         """Identity of the child, from its recipe and its parents' identities."""
+        return self._identity(self.child)
+
+    def _identity(self, child: Child) -> str:
         tree = self.context.tree
         parents = [tree.model(parent).identity or "" for parent in self.model.parents]
-        return self.child.identity(parents, tree.origin.base.identity)
+        return child.identity(parents, tree.origin.base.identity)
+
+    def _tokenizer(self, child: Child) -> merging.TokenizerSource | None:
+        """Return the recorded tokenizer of the child, or choose one for a new child.
+
+        A journal of schema 1 does not record it. It is the one that gives the child its identity.
+        """
+        recorded, identity = self.model.tokenizer, self.model.identity
+        if recorded is not None:
+            return None if recorded == "plain" else recorded
+        if identity is not None:
+            sources: tuple[merging.TokenizerSource | None, ...] = (None, "union", "base", "first")
+            for source in sources:
+                if self._identity(replace(child, tokenizer=source)) == identity:
+                    return source
+        return choose_tokenizer(self.context.tree.config.merge.tokenizer, child.template, child.parents, child.base)
 
     @property
     def final(self) -> Path:
