@@ -149,7 +149,7 @@ def imports_of_evolve(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_no_module_imports_what_is_private_in_another_package(name):
+def test_no_module_imports_a_private_module_of_another_package(name):
     package = name if name in PACKAGES else name.rpartition(".")[0]
     wrong = []
     for found in imports_of_evolve(MODULES[name]):

@@ -91,7 +91,7 @@ def hub_sources(name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", HUB)
-def test_offline_lists_what_comes_from_the_hub_as_not_checked(name: str, checked: Checked) -> None:
+def test_offline_lists_models_and_data_of_the_hub_as_not_checked(name: str, checked: Checked) -> None:
     output = checked(name, offline=True)
     sources = hub_sources(name).values()
     tasks = [task.task for task in load_config(path_of(name)).evaluation.tasks]

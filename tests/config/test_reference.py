@@ -23,7 +23,7 @@ def test_the_page_has_the_table_of_the_present_schema():
     assert generate(page) == page
 
 
-def test_every_key_of_a_whole_configuration_is_in_the_reference():
+def test_every_key_of_a_complete_configuration_is_in_the_reference():
     config = Config(base_model="base", foundation_models={"A": "a", "B": {"model": "b", "adapter": "x"}})
     found = {setting.key for setting in settings()}
 

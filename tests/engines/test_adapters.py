@@ -145,7 +145,7 @@ def test_untrained_rows_are_refused(tmp_path, model):
         check_adapter(adapter, read_layout(model))
 
 
-def test_whole_layers_and_embeddings_are_merged(tmp_path, model):
+def test_complete_layers_and_embeddings_are_merged(tmp_path, model):
     adapter = families.adapt(tmp_path / "lora", model, target_modules=["embed_tokens"], modules_to_save=["lm_head"])
     before, after = families.weights(model), families.weights(merged(tmp_path, model, adapter))
     saved = load_file(adapter / "adapter_model.safetensors")

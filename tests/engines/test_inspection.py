@@ -77,7 +77,7 @@ def test_layers_are_those_of_the_class_of_the_configuration(configured, entries,
     assert inspected(configured(**entries)) == ModelFacts(layers)
 
 
-def test_all_models_are_told_by_their_keys(model, configured):
+def test_facts_have_the_keys_of_the_models(model, configured):
     reports = []
     models = {"base_model": model, "foundation_models.B": configured(model_type="gpt2", n_layer=9)}
     facts = inspect_models(InspectModelsJob(models), lambda *words: reports.append(words))

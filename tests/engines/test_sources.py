@@ -186,7 +186,7 @@ def test_a_cached_model_is_found_without_asking_the_hub(online, source):
     assert resolve(source, download=False) == LocatedModel(folder, commit)
 
 
-def test_what_is_not_cached_is_not_fetched(online):
+def test_files_that_are_not_cached_are_not_downloaded(online):
     with pytest.raises(UnreachableModelError) as raised:
         resolve("owner/other", download=False)
     assert str(raised.value) == "owner/other: is not in the local Hub cache; download it first, or give a folder"
@@ -194,7 +194,7 @@ def test_what_is_not_cached_is_not_fetched(online):
         resolve("owner/name@v2", download=False)
 
 
-def test_what_is_not_cached_while_the_hub_is_off(hub):
+def test_a_model_that_is_not_cached_while_the_hub_is_off(hub):
     with pytest.raises(UnreachableModelError, match=r"the Hub is switched off \(HF_HUB_OFFLINE\); download it first"):
         resolve("owner/other", download=False)
 
@@ -315,7 +315,7 @@ def test_the_hub_is_off_or_cannot_be_reached(hub, remote, monkeypatch):
         missing_bytes("owner/other")
 
 
-def test_what_the_hub_does_not_know(hub, remote):
+def test_a_model_that_the_hub_does_not_have(hub, remote):
     from httpx2 import Request, Response
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 

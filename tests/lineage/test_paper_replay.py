@@ -176,7 +176,7 @@ def saturating_generation(threshold: float) -> int:
 
 
 @pytest.mark.parametrize(("threshold", "generation", "mean"), [(0.9, 2, "0.9367"), (0.94, 3, "0.9667")])
-def test_greedy_saturates_where_the_kinships_of_the_table_say(threshold, generation, mean):
+def test_greedy_saturates_in_the_generation_of_the_table(threshold, generation, mean):
     run, _ = replay(GREEDY, "greedy", 4, threshold)
 
     assert saturating_generation(threshold) == generation

@@ -297,7 +297,7 @@ def test_plan_never_changes_the_tree_and_a_rebuilt_tree_gives_the_same_plan(tabl
 
 @given(tables=TABLES, config=configs(generations=3), choices=st.randoms(use_true_random=False))
 @FEWER
-def test_plan_asks_for_each_step_once_and_never_for_what_is_known(tables, config, choices):
+def test_plan_requests_each_step_once_and_no_finished_step(tables, config, choices):
     world, tree, asked = tables.world(), FamilyTree(), []
     tree.apply(started(config))
     while not isinstance(decision := plan(tree), RunStopped):

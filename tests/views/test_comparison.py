@@ -7,7 +7,7 @@ def row(text, label):
     return next(line[len(label) :].strip() for line in text.splitlines() if line.startswith(label))
 
 
-def test_runs_stand_side_by_side(greedy, kinship, render):
+def test_runs_are_side_by_side(greedy, kinship, render):
     text = render(compare_view({"greedy": greedy, "explore": kinship}))
     assert text.splitlines()[0].split() == ["greedy", "★", "explore"]
     assert row(text, "strategy").split() == ["greedy", "kinship"]
@@ -65,7 +65,7 @@ def test_many_runs_need_several_tables(kinship, render):
 
 
 @pytest.mark.parametrize("width", [20, 40, 80])
-def test_a_long_name_of_a_run_is_left_whole(greedy, kinship, render, width):
+def test_a_long_name_of_a_run_is_not_broken(greedy, kinship, render, width):
     name = "runs/" + "x" * 60
     text = render(compare_view({name: greedy, "b": kinship}), width)
     assert "…" not in text

@@ -66,7 +66,7 @@ def test_the_title_names_the_best_k(kinship, render):
 
 
 @pytest.mark.parametrize("step", ["merge", "evaluate"])
-def test_a_failed_child_has_its_step_and_the_whole_reason(family, render, step):
+def test_a_failed_child_has_its_step_and_the_complete_reason(family, render, step):
     run = family().with_foundations().planned(1, ("model-1-1", "Open-chat", "MetaMath"))
     if step == "evaluate":
         run.merged("model-1-1")
@@ -95,7 +95,7 @@ def test_unknown_errors_cached_scores_repaired_checkpoints_and_rows_left_out(fam
 
 
 @pytest.mark.parametrize("width", [20, 40, 80])
-def test_long_identities_and_names_are_left_whole(family, render, width):
+def test_long_identities_and_names_are_not_broken(family, render, width):
     name = "n" * 90
     text = render(model_view(family({name: 1.0, "b": 2.0}).with_foundations().tree, name), width)
     assert sum(name in line for line in text.splitlines()) == 4  # title, source, checkpoint, identity

@@ -31,7 +31,7 @@ def test_a_command_keeps_its_own_lines():
     ]
 
 
-def test_text_is_not_wrapped_where_the_reader_wraps_it():
+def test_text_is_not_wrapped_if_the_reader_wraps_it():
     file = io.StringIO()
     Console(file=file, width=10).print(View(Text("one two three four")), soft_wrap=True)
     assert file.getvalue() == "one two three four\n"
@@ -41,7 +41,7 @@ def lines(part, width):
     return [line.plain.rstrip() for line in part.lines(width)]
 
 
-def test_a_value_that_does_not_fit_beside_its_label_stands_below_it():
+def test_a_value_that_does_not_fit_beside_its_label_is_below_it():
     facts = Facts([("label", "value"), ("path", "/" + "x" * 25), ("list", "a\nb")])
     assert lines(facts, 30) == ["label  value", "path", "  /" + "x" * 25, "list   a", "       b"]
     assert lines(facts, 20) == ["label", "  value", "path", "  /" + "x" * 25, "list", "  a", "  b"]

@@ -118,7 +118,7 @@ def test_the_kinship_is_in_the_metric_of_the_run(family, render):
 
 @pytest.mark.parametrize("length", [30, 60, 100])
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
-def test_long_names_are_left_whole(family, render, length, width):
+def test_long_names_are_not_broken(family, render, length, width):
     first, second = "a" * (length - 1) + "1", "b" * (length - 1) + "2"
     run = family({first: 60.0, second: 61.0}).with_foundations().planned(1, ("model-1-1", second, first))
     text = render(

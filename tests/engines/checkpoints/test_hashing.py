@@ -8,7 +8,7 @@ from evolve.engines.checkpoints import FileStamp, content_identity, fingerprint,
 from tests.engines.checkpoints._files import shard, write
 
 
-def test_the_fingerprint_covers_all_files_that_decide_what_the_model_says(tmp_path):
+def test_the_fingerprint_covers_all_files_that_affect_the_output(tmp_path):
     folder = write(tmp_path / "m")
     kept = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer.model", "generation_config.json"]
     kept += ["chat_template.jinja", "merges.txt", "modeling_x.py", "special_tokens_map.json"]

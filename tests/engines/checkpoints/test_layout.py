@@ -12,7 +12,7 @@ from evolve.errors import ModelError
 from tests.engines.checkpoints._files import WEIGHTS, shard, write
 
 
-def test_the_layout_is_what_safetensors_reads(tmp_path):
+def test_the_layout_equals_that_of_safetensors(tmp_path):
     layout = read_layout(write(tmp_path / "m"))
     raw = (tmp_path / "m" / "model.safetensors").read_bytes()
     with safe_open(tmp_path / "m" / "model.safetensors", "pt") as file:
@@ -61,7 +61,7 @@ def refused(folder, words):
         assert str(folder) in str(caught.value)
 
 
-def test_folders_that_are_no_models(tmp_path):
+def test_folders_that_are_not_models(tmp_path):
     refused(tmp_path / "nowhere", "is not a folder")
     (tmp_path / "file").write_text("")
     refused(tmp_path / "file", "is not a folder")

@@ -54,7 +54,7 @@ def is_bad(folder: Path, tensor: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("form", [write, shard])
-def test_a_manifest_is_what_hashlib_says(tmp_path, form):
+def test_a_manifest_has_the_hashes_of_hashlib(tmp_path, form):
     folder = form(tmp_path / "m")
     (folder / "README.md").write_text("x" * 1000)
     (folder / "empty").touch()
@@ -117,7 +117,7 @@ def test_complex_numbers_are_checked_in_both_parts(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", INTEGERS)
-def test_integers_are_finite_whatever_their_bits(tmp_path, dtype):
+def test_all_integers_are_finite(tmp_path, dtype):
     bits = torch.full((200,), 255, dtype=torch.uint8) if dtype != "bool" else torch.ones(200, dtype=torch.uint8)
     assert not is_bad(write(tmp_path / "m"), bits.view(getattr(torch, dtype)))
 

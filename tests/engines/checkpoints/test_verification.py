@@ -63,7 +63,7 @@ def settings(folder: Path, **entries: object) -> None:
 
 
 @pytest.mark.parametrize("family", [*DENSE, *EXPERTS])
-def test_what_transformers_saves_is_sound(saved, family):
+def test_a_checkpoint_saved_by_transformers_is_valid(saved, family):
     folder = saved(family)
     files = sound(folder)
     assert files == {

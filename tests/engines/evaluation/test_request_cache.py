@@ -181,7 +181,7 @@ def test_an_answer_is_returned_as_often_as_it_was_computed(tmp_path):
         assert "other" not in cache
 
 
-def test_only_whole_batches_are_kept(tmp_path):
+def test_only_complete_batches_are_kept(tmp_path):
     with closing(RequestCache(tmp_path / "x.db", interval=0)) as cache:
         cache.start_list()
         cache.add("a", 0.5)
@@ -192,7 +192,7 @@ def test_only_whole_batches_are_kept(tmp_path):
         assert "b" not in cache
 
 
-def test_a_kill_in_mid_transaction_loses_no_committed_answer(tmp_path):
+def test_a_kill_within_a_transaction_loses_no_committed_answer(tmp_path):
     """The half-written transaction leaves a hot journal, which the next opening rolls back."""
     code = """
 import sys, time

@@ -295,7 +295,7 @@ def test_nothing_is_printed_and_the_generators_are_preserved(model, data, tmp_pa
     assert "generate_until: 2 requests, 0 of them cached" in caplog.messages
 
 
-def test_what_lm_eval_prints_and_logs_goes_to_the_logger_of_evolve(capfd, caplog):
+def test_output_and_logs_of_lm_eval_go_to_the_logger_of_evolve(capfd, caplog):
     caplog.set_level(logging.DEBUG, logger="evolve")
     before = logging.getLogger("lm_eval").handlers[:], logging.getLogger("lm_eval").propagate
     with quiet(evaluating=False):

@@ -25,7 +25,7 @@ def build(folder: Path, spec: TaskSpec, task_dirs: tuple[Path, ...] = ()):
 
 
 @pytest.mark.parametrize("folder", ["winogrande", "gsm8k", "truthfulqa", "arc", "mmlu", "leaderboard", "glue"])
-def test_scan_finds_what_the_index_of_lm_eval_finds(folder):
+def test_scan_finds_the_same_tasks_as_lm_evals_index(folder):
     import lm_eval.tasks
     from lm_eval.tasks._index import Kind, TaskIndex
 

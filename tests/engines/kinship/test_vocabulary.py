@@ -156,7 +156,7 @@ def test_embeddings_of_gpt_neox_are_recognized(lab, tools):
     assert [entry[:2] for entry in lab.measure("a", "b").pairs[0].left_out] == [(n, 1) for n in sorted(names.values())]
 
 
-def test_other_tensors_must_have_one_shape_whatever_their_rows(lab, tools):
+def test_other_tensors_must_have_equal_shapes(lab, tools):
     for name, rows, seed in (("base", 12, 0), ("a", 12, 2), ("b", 13, 3)):
         lab.model(name, {**resized(tools, 12, seed), UP: torch.ones(rows, 3) + seed}, tokens=words(12), vocab_size=rows)
     with pytest.raises(ModelError, match=r"model\.up\.weight has the shape \[13, 3\]"):

@@ -90,7 +90,7 @@ def test_mistakes_are_named(old, new, message):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "hello", "a: ["])
-def test_a_text_that_is_no_mapping_is_refused(text):
+def test_a_recipe_that_is_not_a_mapping_is_refused(text):
     with pytest.raises(RecipeError, match=r"not a YAML mapping|not valid YAML"):
         check_recipe(text)
 

@@ -27,7 +27,7 @@ def test_a_base_with_a_bad_number_is_named(job, broken, family):
         merge(job("ties", base=base), tiny.silent, "cpu")
 
 
-def test_a_merge_that_overflows_is_told_from_bad_parents(family, job, broken):
+def test_a_merge_that_overflows_is_distinguished_from_bad_parents(family, job, broken):
     huge = broken("model.norm.weight", 1e9)  # finite, but beyond float16
     with pytest.raises(MergeError, match=r"the merge made .* in model\.norm\.weight.*try a wider dtype"):
         merge(job(parents=(family.a, huge), dtype="float16"), tiny.silent, "cpu")

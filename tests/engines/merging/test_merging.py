@@ -82,7 +82,7 @@ PAPER = """\
 
 
 @pytest.mark.parametrize("name", ["mistral", "llama", "qwen2", "qwen3", "gemma2", "phi3"])
-def test_the_default_recipe_gives_what_the_filters_of_the_paper_give(job, tmp_path, name):
+def test_the_default_recipe_equals_the_filters_of_the_paper(job, tmp_path, name):
     def as_in_the_paper(text):
         start, end = text.index("  t:\n"), text.index("dtype:")
         return text[:start] + PAPER + text[end:]
@@ -185,7 +185,7 @@ def test_mergekits_caches_are_emptied(family, job, tmp_path):
     assert torch.equal(tiny.weights(later.output)[name], tiny.weights(fresh.output)[name])
 
 
-def test_mergekit_is_left_as_it_was(job):
+def test_mergekit_is_restored_afterwards(job):
     import mergekit.merge
     import mergekit.tokenizer.build
     import transformers

@@ -210,7 +210,7 @@ def test_any_change_of_the_child_changes_its_identity(change):
     assert identity_of(load_template("slerp"), **change) != identity_of(load_template("slerp"))
 
 
-def test_the_base_changes_the_identity_where_it_takes_part():
+def test_the_base_changes_the_identity_only_if_it_is_used():
     assert identity_of(load_template("slerp"), base_identity="x") == identity_of(load_template("slerp"))
     assert identity_of(load_template("ties"), base_identity="x") != identity_of(load_template("ties"))
     union = {"tokenizer": "base"}

@@ -51,7 +51,7 @@ def test_good_recipes_pass_and_nothing_is_written_or_kept(family, job, recipe):
     assert LoaderCache().loaders == {}
 
 
-def test_mergekit_is_left_as_it_was(job):
+def test_mergekit_is_restored_afterwards(job):
     import mergekit.parameter_resolver
     import mergekit.tokenizer.build
     from mergekit.merge_methods.base import MergeMethod

@@ -45,7 +45,7 @@ def test_no_tokenizer_is_named_where_vocabularies_are_equal(model, setting):
     assert resolve_tokenizer(setting, [model("one"), model("two")]) is None
 
 
-def test_the_vocabulary_of_the_base_matters_where_it_is_the_choice(model):
+def test_the_vocabulary_of_the_base_matters_if_it_is_configured(model):
     models, other = [model("one"), model("two")], model("other", rows=3)
     assert resolve_tokenizer("base", models, base=models[0]) is None
     assert resolve_tokenizer("base", models, base=other) == "base"

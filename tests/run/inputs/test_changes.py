@@ -87,7 +87,7 @@ def test_effect_of_a_change(
 
 
 @pytest.mark.parametrize(("key", "value", "_effect", "rescored"), CASES)
-def test_what_changes_the_key_of_a_score(
+def test_settings_that_change_the_key_of_a_score(
     *, key: str, value: Any, _effect: Effect, rescored: bool, then: Config, config: Path, tmp_path: Path
 ) -> None:
     now = _changed(config, key, value, tmp_path)
