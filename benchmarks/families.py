@@ -134,9 +134,9 @@ def outcome_of(nodes: Sequence[Mapping[str, object]]) -> Outcome:
 
 
 def reason(command: subprocess.CompletedProcess[str], folder: Path) -> str:
-    """Return the message of a failed command on one line, without the names of temporary folders."""
-    text = (command.stderr or command.stdout).replace(f"{folder}{os.sep}", "")
-    return re.sub(r"\s+", " ", text).strip()[-600:].replace("|", "\\|")
+    """Return the message of a failed command on one line, without the names of temporary folders and of the recipe."""
+    text = re.sub(r"\s+", " ", (command.stderr or command.stdout).replace(f"{folder}{os.sep}", ""))
+    return text.strip().rpartition(" by this recipe: ")[2][-600:].replace("|", "\\|")
 
 
 def main() -> int:
