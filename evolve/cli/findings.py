@@ -12,7 +12,7 @@ from evolve.run.inputs import Checked, Timing
 from evolve.run.session import Findings
 from evolve.views.numbers import duration, size
 
-__all__ = ["findings_lines"]
+__all__ = ["findings_lines", "refuse_full_disk"]
 
 
 def findings_lines(findings: Findings, start: str, runs: Path) -> list[str]:
