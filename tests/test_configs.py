@@ -134,7 +134,7 @@ def test_adapters_with_their_models(checked: Checked, adapters: list[str], famil
     settings = [f"foundation_models.Instruct={family.specialists['facts']}", *local(family), *models, *adapters]
     output = checked("adapters", *settings)
     assert output.count("with the adapter") == 2
-    assert output.endswith(f"Ready: evolve run {path_of('adapters')}\n")
+    assert output.splitlines()[-1].startswith(f"Ready: evolve run {path_of('adapters')} --set ")
     twin = shutil.copytree(tmp_path / ADAPTERS[0], tmp_path / "twin")
     same = f"foundation_models.{ADAPTERS[1]}.adapter={twin}"
     with pytest.raises(ModelError, match=f"{ADAPTERS[1]}: has the same files as {ADAPTERS[0]}"):
@@ -150,7 +150,7 @@ def test_a_configuration_without_the_hub_is_checked_completely(
     output = checked(name, *local(family, *keys))
     assert not not_checked(output)
     assert "every pair of foundations planned by mergekit" in output
-    assert output.endswith(f"Ready: evolve run {path_of(name)}\n")
+    assert output.splitlines()[-1].startswith(f"Ready: evolve run {path_of(name)} --set ")
 
 
 def test_local_models_are_checked_where_others_cannot_be_reached(checked: Checked, family: Family) -> None:
