@@ -60,11 +60,11 @@ def main() -> None:
     options = parser.parse_args()
     folders = [make(options.folder / f"m{i}", i, options.megabytes << 20) for i in range(options.models + 1)]
     models = {folder.name: folder for folder in folders[1:]}
-    job = KinshipJob(folders[0], models, tuple(combinations(models, 2)), options.device)
+    job = KinshipJob(folders[0], models, tuple(combinations(models, 2)))
     print(f"{options.models} models and a base of {options.megabytes} MB, {len(job.pairs)} pairs, {options.device}")
     for turn in range(options.turns):
         seconds, size = read(folders)
-        result = measure(job, lambda *_: None)
+        result = measure(job, lambda *_: None, options.device)
         plain, ours = size / seconds / 1e9, result.bytes_read / result.seconds / 1e9
         print(f"turn {turn + 1}: reading {plain:5.2f} GB/s, kinship {ours:5.2f} GB/s, ratio {ours / plain:.2f}")
 

@@ -70,19 +70,19 @@ def time_write(path: Path, size: int) -> Figures:
     return {"seconds": written, "gb_per_s": size / written / 1e9, "synced_gb_per_s": size / synced / 1e9}
 
 
-def time_kinship(job: KinshipJob, cold: bool) -> Figures:  # noqa: FBT001
+def time_kinship(job: KinshipJob, device: str, cold: bool) -> Figures:  # noqa: FBT001
     """Measure all pairs in one pass over base and models."""
     import torch  # noqa: F401 - before the clock starts
 
     was_cold = cold and drop_caches()
     with peak_memory() as memory:
-        result = measure(job, lambda *_: None)
+        result = measure(job, lambda *_: None, device)
     rate = result.bytes_read / result.seconds / 1e9
     values = {f"{pair.a} {pair.b}": pair.pcc for pair in result.pairs}
     return {"seconds": result.seconds, "gb_per_s": rate, "cold": was_cold, "memory": memory, "pcc": values}
 
 
-def time_merge(job: MergeJob, cold: bool) -> Figures:  # noqa: FBT001
+def time_merge(job: MergeJob, device: str, cold: bool) -> Figures:  # noqa: FBT001
     """Merge two models, with verification."""
     import mergekit.merge  # noqa: F401 - before the clock starts
     from transformers import MistralForCausalLM  # noqa: F401
@@ -92,7 +92,7 @@ def time_merge(job: MergeJob, cold: bool) -> Figures:  # noqa: FBT001
     was_cold, stages = cold and drop_caches(), Stages()
     try:
         with peak_memory() as memory:
-            result = merge(job, stages)
+            result = merge(job, stages, device)
         moved = _weights(*job.parents) + _weights(job.output)
     finally:
         shutil.rmtree(job.output)
@@ -107,7 +107,7 @@ def alone(work: Callable[..., Figures], *arguments: Any) -> Figures:
         return pool.submit(work, *arguments).result()
 
 
-def jobs(base: Path, models: Mapping[str, Path], device: str) -> tuple[KinshipJob, MergeJob]:
+def jobs(base: Path, models: Mapping[str, Path]) -> tuple[KinshipJob, MergeJob]:
     """Measure all pairs in one pass, and merge the first two models."""
     pairs = tuple(combinations(models, 2))
     parents = (models["model-1"], models["model-2"])
@@ -119,17 +119,17 @@ def jobs(base: Path, models: Mapping[str, Path], device: str) -> tuple[KinshipJo
         dtype="bfloat16",
         tokenizer=resolve_tokenizer("auto", parents),
     )
-    return KinshipJob(base, models, pairs, device), MergeJob(recipe, parents, base.parent / "child", device)
+    return KinshipJob(base, models, pairs), MergeJob(recipe, parents, base.parent / "child")
 
 
-def take_turn(kinship: KinshipJob, merging: MergeJob, cold: bool) -> Figures:  # noqa: FBT001
+def take_turn(kinship: KinshipJob, merging: MergeJob, device: str, cold: bool) -> Figures:  # noqa: FBT001
     """Do all measurements once, and compare the engines with the ceilings."""
     folders, size = [kinship.base, *kinship.models.values()], _weights(kinship.base)
     turn = {
         "read": alone(time_read, folders, cold),
-        "kinship": alone(time_kinship, kinship, cold),
+        "kinship": alone(time_kinship, kinship, device, cold),
         "write": alone(time_write, kinship.base.parent / "plain-write", size),
-        "merge": alone(time_merge, merging, cold),
+        "merge": alone(time_merge, merging, device, cold),
         "copies": alone(copy_rates),
     }
     reading, writing = turn["read"]["gb_per_s"], turn["write"]["gb_per_s"]
@@ -171,10 +171,10 @@ def main() -> None:
     base, models = make_family(options.folder.resolve(), Shape(layers=options.layers))
     size = _weights(base)
     print(f"models of {size / 1e9:.2f} GB, {options.layers} layers, made in {time.perf_counter() - began:.0f} s")
-    kinship, merging = jobs(base, models, options.device)
+    kinship, merging = jobs(base, models)
     turns = []
     for number in range(1, options.turns + 1):
-        turns.append(take_turn(kinship, merging, options.cold))
+        turns.append(take_turn(kinship, merging, options.device, options.cold))
         print(f"turn {number}")
         show(turns[-1])
     ratios = {name: median(turn["ratios"][name] for turn in turns) for name in turns[0]["ratios"]}
