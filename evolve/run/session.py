@@ -12,7 +12,7 @@ from pathlib import Path
 
 from evolve.config import Config
 from evolve.engines.protocols import Engines, Report
-from evolve.errors import EvolveError, InputError, RunFolderError
+from evolve.errors import EvolveError, InputError, RunFolderError, unreadable
 from evolve.lineage import FamilyTree, InputsMoved, RunContinued, RunStopped
 from evolve.run import inputs
 from evolve.run.driver import Driver, restore_files
@@ -265,7 +265,7 @@ def _readable() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); make it readable") from error
+        raise InputError(unreadable(error)) from error
 
 
 class _Log(logging.FileHandler):

@@ -34,7 +34,7 @@ from evolve.run.executors import Call, Executor, run_call
 from evolve.run.inputs.locate import BASE, Located, config_key
 from evolve.run.tasks import task_specs
 
-__all__ = ["Checked", "Needs", "check_folders", "check_inputs", "check_merges", "refuse_misfits"]
+__all__ = ["Checked", "Needs", "check_folders", "check_inputs", "check_merges", "layout_of", "refuse_misfits"]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def check_inputs(located: Located, engines: Engines, executor: Executor) -> Chec
     config = located.config
     templates = {name: load_template(name) for name in config.merge.recipes}
     check_folders(config)
-    layouts = {name: _layout(name, model) for name, model in located.models.items()}
+    layouts = {name: layout_of(name, model) for name, model in located.models.items()}
     refuse_misfits(layouts)
     tasks = _check_tasks(config, engines, executor)
     checked = Checked(located, layouts, templates, tasks, None, {}, rehearsed=False)
@@ -164,7 +164,8 @@ def check_folders(config: Config) -> None:
             raise ConfigError(f"evaluation.task_dirs.{number} = {folder}: there is no such folder; give one with tasks")
 
 
-def _layout(name: str, model: LocatedModel) -> Layout:
+def layout_of(name: str, model: LocatedModel) -> Layout:
+    """Return the tensors of a model, none if they are pickled; raise ModelError with the key if it is unusable."""
     try:
         return pickled_layout(model.path) if model.pickled else read_layout(model.path)
     except ModelError as error:

@@ -16,7 +16,7 @@ import filelock
 from evolve import __version__
 from evolve.config import ModelSource
 from evolve.engines.adapters import merge_adapter
-from evolve.engines.checkpoints import Layout, content_identity, fingerprint, read_layout
+from evolve.engines.checkpoints import Layout, content_identity, fingerprint
 from evolve.engines.pickled import convert
 from evolve.engines.protocols import AdapterJob, ConversionJob, Engines, MergeResult
 from evolve.engines.sources import LocatedModel
@@ -27,7 +27,7 @@ from evolve.run.durable import publish, remove
 from evolve.run.executors import Call, Executor, run_call
 from evolve.run.folder import RunFolder
 from evolve.run.hashes import HashCache
-from evolve.run.inputs.check import check_merges, refuse_misfits
+from evolve.run.inputs.check import check_merges, layout_of, refuse_misfits
 from evolve.run.inputs.fingerprint import Fingerprinted, refuse_duplicates
 from evolve.run.inputs.locate import BASE, config_key, model_sources, parts_of
 
@@ -153,7 +153,7 @@ def prepare_models(found: Fingerprinted, preparer: Preparer, engines: Engines) -
         model = located[name]
         path = preparer.make(name, model, key)
         located[name] = LocatedModel(path, model.revision)
-        layouts[name] = _layout(name, path)
+        layouts[name] = layout_of(name, located[name])
         identities[name] = content_identity(fingerprint(path, hash_of=preparer.hashes.hash_of))
         kind = "pickled" if model.adapter is None else "adapter"
         records[name] = Prepared(kind=kind, key=key, parts=_commits(checked.config.foundation_models, name, model))
@@ -171,10 +171,3 @@ def _commits(sources: Mapping[str, ModelSource], name: str, model: LocatedModel)
     roles = parts_of(sources[name]) if name in sources else {"model": ""}
     commits = (model.revision or "").split("+") if model.adapter is not None else [model.revision or ""]
     return {role: commit or None for role, commit in zip(roles, [*commits, ""], strict=False)}
-
-
-def _layout(name: str, path: Path) -> Layout:
-    try:
-        return read_layout(path)
-    except ModelError as error:
-        raise ModelError(f"{config_key(name)}: {error}") from None

@@ -95,7 +95,8 @@ def verify_models(
         RunError: A worker failed.
     """
     sources, recorded_sources = model_sources(config), model_sources(folder.located_config(tree.config))
-    paths = _recorded_paths(tree, folder)
+    recorded = _recorded_texts(tree)
+    paths = {name: _current_path(text, tree, folder) for name, text in recorded.items()}
     moved: dict[str, str] = {}
     for name, entry in _entries(tree):
         verifier = _Verifier(name, entry, sources[name], paths[name], preparer, pickled=config.allow_pickled_weights)
@@ -105,7 +106,7 @@ def verify_models(
             raise ModelError(
                 f"{now}: the files of {name} have changed since the run began; restore them, or start a new run"
             )
-        if folder.portable(now) != _recorded_texts(tree)[name]:
+        if folder.portable(now) != recorded[name]:
             moved[name] = folder.portable(now)
     return moved
 
@@ -119,10 +120,6 @@ def _recorded_texts(tree: FamilyTree) -> dict[str, str]:
     """Return the checkpoint folders of the base and the foundations as the journal has them, by name."""
     foundations = {entry.name: tree.model(entry.name).checkpoint or "" for entry in tree.origin.foundations}
     return {BASE: tree.base_path, **foundations}
-
-
-def _recorded_paths(tree: FamilyTree, folder: RunFolder) -> Mapping[str, Path]:
-    return {name: _current_path(text, tree, folder) for name, text in _recorded_texts(tree).items()}
 
 
 @dataclass(frozen=True)
