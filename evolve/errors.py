@@ -91,5 +91,10 @@ class DiskError(RunError):
 
 
 def unreadable(error: OSError) -> str:
-    """Return the message about a file or folder that the system does not let evolve read."""
+    """Return the message about a file or folder that cannot be read.
+
+    An error of `evolve.files` has no number; it says itself what is wrong with the file.
+    """
+    if error.errno is None:
+        return f"{error}; give another file"
     return f"{error.filename}: cannot be read ({error.strerror}); make it readable"

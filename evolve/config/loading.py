@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from evolve.config.messages import describe_errors
 from evolve.config.schema import Config
 from evolve.errors import ConfigError, unreadable
+from evolve.files import MOST_TEXT, UnreadableFileError, read_text
 
 __all__ = ["dump_config", "load_config"]
 
@@ -59,15 +60,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: The configuration is invalid; each line of the message names file, key, value and fix.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, MOST_TEXT)
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file; give the path of a configuration file") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a folder; give the path of a configuration file") from None
+    except UnreadableFileError as error:
+        raise ConfigError(f"{error}; give the path of a YAML file") from None
     except OSError as error:
         raise ConfigError(unreadable(error)) from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not UTF-8 text; give the path of a YAML file") from None
     raw = _read_mapping(text, str(path))
     for override in overrides:
         _apply_override(raw, override)

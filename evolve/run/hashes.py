@@ -14,6 +14,7 @@ from threading import Lock
 import platformdirs
 
 from evolve.engines.checkpoints import hash_file
+from evolve.files import MOST_RECORD, read_json
 
 __all__ = ["HashCache"]
 
@@ -89,7 +90,7 @@ def _folder() -> Path:
 
 def _read(file: Path) -> dict[str, str]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file, MOST_RECORD)
     except (OSError, ValueError):
         return {}
     return {str(key): str(value) for key, value in content.items()} if isinstance(content, dict) else {}

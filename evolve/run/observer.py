@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
+from evolve.files import MOST_RECORD, read_json
 from evolve.lineage import Event, FamilyTree
 from evolve.run.journal import utc_now
 
@@ -144,7 +145,7 @@ def read_progress(path: Path) -> StepProgress | None:
     A driver that is killed leaves its file, so check the lock to see whether the run is being driven.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path, MOST_RECORD)
         return StepProgress(
             step=str(data["step"]),
             words=str(data["words"]),
@@ -152,5 +153,5 @@ def read_progress(path: Path) -> StepProgress | None:
             total=int(data["total"]),
             at=str(data["at"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None

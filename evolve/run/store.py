@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evolve.engines.protocols import BatchSize, EvaluateResult
+from evolve.files import MOST_RECORD, read_bytes
 from evolve.lineage import Score
 from evolve.run.durable import publish, replace_json
 from evolve.run.faults import fault_point
@@ -53,7 +54,7 @@ class ScoreRecord(BaseModel):
     def read(cls, folder: Path, key: str) -> ScoreRecord | None:
         """Return the record in a folder; None if it is missing, damaged or of another key."""
         try:
-            record = cls.model_validate_json((folder / _RECORD).read_bytes())
+            record = cls.model_validate_json(read_bytes(folder / _RECORD, MOST_RECORD))
         except (OSError, ValidationError):
             return None
         return record if record.key == key else None

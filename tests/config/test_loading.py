@@ -86,7 +86,7 @@ def test_a_folder(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path)
 
-    assert str(caught.value) == f"{tmp_path}: is a folder; give the path of a configuration file"
+    assert str(caught.value) == f"{tmp_path}: is a folder, not a regular file; give the path of a YAML file"
 
 
 def test_a_binary_file(tmp_path):
@@ -664,10 +664,11 @@ def test_a_dump_has_every_default(load):
 
 
 def test_an_unreadable_file(tmp_path, monkeypatch):
-    def refuse(path: Path, **_: object) -> str:
+    def refuse(path: Path, _: int) -> int:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_text", refuse)
+    (tmp_path / "run.yaml").write_text("name: a", encoding="utf-8")
+    monkeypatch.setattr("evolve.files.os.open", refuse)
 
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path / "run.yaml")

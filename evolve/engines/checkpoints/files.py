@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from itertools import chain
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evolve.errors import ModelError
+from evolve.files import MOST_MODEL_JSON, read_json
 
 __all__ = [
     "INDEX",
@@ -51,7 +51,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         ModelError: The file cannot be read, is not valid JSON, or does not hold an object.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = read_json(path, MOST_MODEL_JSON)
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror}): download the model again") from error
     except ValueError as error:
