@@ -27,7 +27,7 @@ __all__ = [
     "read_text",
 ]
 
-MOST_TEXT = 1 << 20
+MOST_TEXT = 1 << 18
 """Most bytes of a file that people write: a configuration, a recipe."""
 
 MOST_RECORD = 64 << 20
@@ -93,8 +93,7 @@ def read_bytes(path: Path, most: int) -> bytes:
             blocks.append(block)
             size += len(block)
             if size > most:
-                limit = f"{most >> 20} MB" if most >> 20 else f"{most} bytes"
-                raise UnreadableFileError(path, f"is longer than {limit}, the most for such a file")
+                raise UnreadableFileError(path, f"is longer than {most} bytes, the most for such a file")
     return b"".join(blocks)
 
 
@@ -142,8 +141,12 @@ def parse_json(data: bytes | str, *, unique: bool = False, finite: bool = False)
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
         value = json.loads(text, **hooks)
+        if "\\ud" in text or "\\uD" in text:  # perhaps half of a surrogate pair, which no file can hold
+            json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not UTF-8") from None
+    except UnicodeEncodeError:
+        raise ValueError("it has half of a surrogate pair") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except MemoryError:

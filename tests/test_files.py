@@ -92,6 +92,7 @@ def test_text_that_is_not_utf8_is_refused(tmp_path):
         (b"1" * 400, "it has a number of 400 digits"),
         (b"1" * 5000, "it has a number of 5000 digits"),
         (b'{"a": "\xff"}', "byte 7 is not UTF-8"),
+        (b'{"a": "\\ud83d"}', "it has half of a surrogate pair"),
     ],
 )
 def test_json_that_is_refused(data, reason):

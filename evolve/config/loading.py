@@ -14,38 +14,9 @@ from evolve.config.messages import describe_errors
 from evolve.config.schema import Config
 from evolve.errors import ConfigError, unreadable
 from evolve.files import MOST_TEXT, UnreadableFileError, read_text
+from evolve.yaml import YamlError, parse_yaml
 
 __all__ = ["dump_config", "load_config"]
-
-
-_MERGE_TAG = "tag:yaml.org,2002:merge"
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML in which a repeated key is an error."""
-
-
-def _construct_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[str, int] = {}
-    for key_node, _ in node.value:  # before merge keys (<<) are resolved: a mapping may override merged keys
-        key = loader.construct_object(key_node, deep=True) if key_node.tag != _MERGE_TAG else None
-        line = key_node.start_mark.line + 1
-        if not isinstance(key, str):
-            if key_node.tag == _MERGE_TAG:
-                continue
-            shown = key_node.value if isinstance(key_node, yaml.ScalarNode) else key
-            raise ConfigError(f"line {line}: the key {shown} is not a string; put it in quotes")
-        if key in seen:
-            raise ConfigError(f"line {line}: the key {key!r} is also in line {seen[key]}; keep one of the two")
-        seen[key] = line
-    loader.flatten_mapping(node)
-    return {
-        loader.construct_object(key_node, deep=True): loader.construct_object(value_node, deep=True)
-        for key_node, value_node in node.value
-    }
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -85,19 +56,9 @@ def dump_config(config: Config) -> str:
 
 def _read_mapping(text: str, where: str) -> dict[str, Any]:
     try:
-        raw = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
-    except ConfigError as error:
+        raw = parse_yaml(text)
+    except YamlError as error:
         raise ConfigError(f"{where}: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be parsed"
-        problem = problem.removeprefix("but ").replace("\n", " ")
-        raise ConfigError(f"{where}: {line}not valid YAML: {problem}; fix the syntax there") from None
-    except ValueError as error:  # a date such as 2024-13-45
-        raise ConfigError(f"{where}: not valid YAML: {error}; put a string that looks like a date in quotes") from None
-    except RecursionError:
-        raise ConfigError(f"{where}: not valid YAML: it is nested too deeply; fix the brackets") from None
     if not isinstance(raw, dict):
         raise ConfigError(
             f"{where}: holds {_kind(raw)} and not a mapping; it needs at least base_model and foundation_models"
@@ -121,8 +82,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     if not sign or not all(parts):
         raise ConfigError(f"--set {override}: is not of the form key=value; write for example strategy.top_k=4")
     try:
-        value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ConfigError, ValueError, RecursionError):
+        value = parse_yaml(text)
+    except YamlError:
         raise ConfigError(f"--set {override}: the value is not valid YAML; quote it") from None
     try:
         _set(raw, parts, value)
