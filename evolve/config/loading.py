@@ -35,7 +35,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file; give the path of a configuration file") from None
     except UnreadableFileError as error:
-        raise ConfigError(f"{error}; give the path of a YAML file") from None
+        raise ConfigError(f"{error}; give the path of a configuration file") from None
     except OSError as error:
         raise ConfigError(unreadable(error)) from None
     raw = _read_mapping(text, str(path))

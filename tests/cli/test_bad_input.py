@@ -198,7 +198,7 @@ RECIPES: dict[str, tuple[str, tuple[str, ...]]] = {
         COMPLETE.replace("{{ parent_2 }}", "'{{ parent_2 }}'"),
         ("{{ parent_2 }}", "write it unquoted"),
     ),
-    "not YAML when filled in": (COMPLETE + "parameters: [\n", ("not valid YAML once filled in",)),
+    "not YAML when filled in": (COMPLETE + "parameters: [\n", ("once filled in", "line 7: not valid YAML")),
     "a list": ("- {{ parent_1 }}\n- {{ parent_2 }}\n", ("is not a YAML mapping",)),
     "a division by zero": (COMPLETE.replace("0.5", "{{ 1 / 0 }}"), ("cannot be filled in",)),
 }

@@ -86,7 +86,7 @@ def test_a_folder(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path)
 
-    assert str(caught.value) == f"{tmp_path}: is a folder, not a regular file; give the path of a YAML file"
+    assert str(caught.value) == f"{tmp_path}: is a folder, not a regular file; give the path of a configuration file"
 
 
 def test_a_binary_file(tmp_path):
@@ -96,7 +96,7 @@ def test_a_binary_file(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_config(path)
 
-    assert str(caught.value) == f"{path}: is not UTF-8 text; give the path of a YAML file"
+    assert str(caught.value) == f"{path}: is not UTF-8 text; give the path of a configuration file"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_binary_file(tmp_path):
             "a: 2024-13-45\n",
             "not valid YAML: month must be in 1..12; put a string that looks like a date in quotes",
         ),
-        ("[" * 5000, "not valid YAML: it is nested too deeply; fix the brackets"),
+        ("[" * 5000, "line 1: not valid YAML: it is nested too deeply; fix the brackets"),
         ("name: x\nseed: 1\nname: y\n", "line 3: the key 'name' is also in line 1; keep one of the two"),
         (
             "strategy:\n  top_k: 2\n  metric: pcc\n  top_k: 3\n",

@@ -14,7 +14,6 @@ from typing import Any
 
 import mergekit.merge
 import mergekit.tokenizer.build
-import yaml
 from mergekit.architecture import ModelArchitecture, get_architecture_info
 from mergekit.architecture.auto import infer_architecture_info
 from mergekit.common import ModelReference
@@ -24,6 +23,7 @@ from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
+from evolve.engines.merging._content import parse_recipe
 from evolve.engines.protocols import MergeJob, Report
 
 __all__ = ["Configuration", "Plan", "parse", "plan", "run"]
@@ -75,7 +75,7 @@ class Plan:
 
 def parse(recipe: str) -> Configuration:
     """Parse a recipe that `check_recipe` has accepted."""
-    configuration: Configuration = Configuration.model_validate(yaml.safe_load(recipe))
+    configuration: Configuration = Configuration.model_validate(parse_recipe(recipe))
     return configuration
 
 

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evolve.engines.checkpoints import NotFiniteError, first_bad_tensor, verify
 from evolve.engines.devices import device_name
 from evolve.engines.generators import preserved_generators
+from evolve.engines.merging._content import parse_recipe
 from evolve.engines.merging._failures import check_absolute, failures
 from evolve.engines.merging.checking import check_recipe
 from evolve.engines.protocols import MergeJob, MergeResult, Report
@@ -77,7 +76,7 @@ def seed_of(recipe: str) -> int:
             return numbers.setdefault(value, len(numbers))
         return value
 
-    canonical = json.dumps(without_paths(yaml.safe_load(recipe)), sort_keys=True)
+    canonical = json.dumps(without_paths(parse_recipe(recipe)), sort_keys=True)
     return int(hashlib.sha256(canonical.encode()).hexdigest()[:8], 16)
 
 

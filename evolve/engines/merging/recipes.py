@@ -1,6 +1,6 @@
 """Templates of recipes: find them by name, fill them in for one pair of parents, identify the children they make.
 
-A template is mergekit YAML with Jinja placeholders (sandboxed, undefined names are errors):
+A template is mergekit YAML with placeholders, in the part of Jinja that `_jinja` allows:
 
 | placeholder | becomes |
 |---|---|
@@ -25,12 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 import evolve
+from evolve.engines.merging._content import parse_recipe
+from evolve.engines.merging._jinja import fill, variables
 from evolve.engines.merging.tokenizers import TokenizerSource
-from evolve.errors import RecipeError
+from evolve.errors import RecipeError, unreadable
+from evolve.files import MOST_TEXT, read_text
 
 __all__ = ["DTYPES", "Template", "identity", "load_template", "parse_template", "render", "template_names"]
 
@@ -84,9 +85,9 @@ def load_template(name_or_path: str, search: Sequence[Path] | None = None) -> Te
     """
     path = _find(name_or_path, [_own_folder()] if search is None else search)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+        text = read_text(path, MOST_TEXT)
+    except OSError as error:
+        raise RecipeError(unreadable(error)) from None
     return parse_template(name_or_path, text)
 
 
@@ -192,15 +193,11 @@ def _find(name_or_path: str, search: Sequence[Path]) -> Path:
     )
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-
-
 def _placeholders(text: str, name: str) -> frozenset[str]:
     try:
-        used = meta.find_undeclared_variables(_environment().parse(text))
-    except TemplateSyntaxError as error:
-        raise RecipeError(f"recipe {name}, line {error.lineno}: {error.message}") from error
+        used = variables(text)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {name}: {error}") from None
     for unknown in sorted(used - set(_PLACEHOLDERS)):
         near = get_close_matches(unknown, _PLACEHOLDERS, n=1, cutoff=0.5) or _PLACEHOLDERS
         raise RecipeError(f"recipe {name} uses the unknown placeholder {unknown!r}; did you mean {' or '.join(near)}?")
@@ -235,20 +232,19 @@ def _complete(
     if tokenizer is not None and not any(key in content for key in _TOKENIZER_KEYS):
         source = {"union": "union", "first": references["parent_1"], "base": references["base_model"]}[tokenizer]
         text = f"{text.rstrip()}\ntokenizer:\n  source: {source}\n"
-        content = yaml.safe_load(text)
+        content = parse_recipe(text)
     return text, content
 
 
 def _fill(template: Template, values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     try:
-        text = _environment().from_string(template.text).render(values)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {template.name} is not valid YAML once filled in: {error}") from error
-    except (TemplateError, ArithmeticError, TypeError, ValueError) as error:
-        raise RecipeError(f"recipe {template.name} cannot be filled in: {error}") from error
-    if not isinstance(content, dict):
-        raise RecipeError(f"recipe {template.name} is not a YAML mapping")
+        text = fill(template.text, values)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {template.name} cannot be filled in: {error}") from None
+    try:
+        content = parse_recipe(text)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {template.name}, once filled in: {error}") from None
     return text, content
 
 
