@@ -162,10 +162,10 @@ def _refuse_irregular(path: Path, found: os.stat_result) -> None:
     raise UnreadableFileError(path, f"is a {kind}, not a regular file")
 
 
-def _parse_int(text: str) -> int:
+def _parse_int(text: str) -> float:
     if len(text) > _MOST_DIGITS:
         raise ValueError(f"it has a number of {len(text)} digits")
-    return int(text)
+    return -0.0 if text == "-0" else int(text)  # as other parsers of JSON read it
 
 
 def _parse_float(text: str) -> float:

@@ -138,7 +138,7 @@ def read_layout(folder: Path) -> Layout:
         if not single.is_file():
             raise ModelError(_no_weights(folder))
         tensors = read_tensors(single)
-        if index.is_file() and {*(read_json_object(index).get("weight_map") or {}).values()} != {SINGLE}:
+        if index.is_file() and not _names_only(SINGLE, index):
             raise ModelError(f"{folder} holds {SINGLE} and an index of other weights: remove one of the two")
     else:
         tensors = _read_shards(folder, index)
@@ -147,6 +147,11 @@ def read_layout(folder: Path) -> Layout:
     ordered = sorted(tensors.values(), key=lambda info: (info.file, info.offset))
     files = {name: (folder / name).stat().st_size for name in sorted({info.file for info in ordered})}
     return Layout(folder, config, {info.name: info for info in ordered}, files)
+
+
+def _names_only(file: str, index: Path) -> bool:
+    places = read_json_object(index).get("weight_map")
+    return isinstance(places, dict) and bool(places) and all(place == file for place in places.values())
 
 
 def _owner(name: str) -> str:
@@ -171,4 +176,8 @@ def _read_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
     for name, shard in places.items():
         if name not in headers[shard]:
             raise ModelError(f"{index} puts {name} into {shard}, which does not hold it: download the model again")
+    for shard, tensors in headers.items():
+        for name in tensors:
+            if name in places and places[name] != shard:
+                raise ModelError(f"{folder} holds {name} in {places[name]} and in {shard}: download the model again")
     return {name: headers[shard][name] for name, shard in places.items()}

@@ -91,7 +91,7 @@ def test_a_full_recipe_is_accepted():
         ("weight: 0.5", "weight: 'nan'", "weight in the recipe cannot be 'nan': it must be between"),
         ("weight: 0.5", "weight: 1e400", "weight in the recipe cannot be '1e400': it must be between"),
         ("weight: 0.5", "weight: .nan", r"models\[0\].parameters.weight = nan: it must be finite; give a number"),
-        ("density: 0.5", "density: 1.0e+30", "density in the recipe cannot be 1e.30: it must be between"),
+        ("[0.1, 0.9]", "1.0e+30", "density in the recipe cannot be 1e.30: it must be between"),
         ("source: union", "source: union, pad_to_multiple_of: 0", "pad_to_multiple_of in the recipe cannot be 0"),
         ("source: union", "source: union, pad_to_multiple_of: 99999999", "cannot be 99999999: give a number from 1"),
     ],
