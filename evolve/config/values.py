@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-__all__ = ["Arguments", "ModelName", "Name", "Section", "error_at"]
+__all__ = ["Arguments", "ChildName", "ModelName", "Name", "Section", "error_at"]
 
 # mergekit reads `+` and `@` in a model's path as an adapter and a revision, and a name becomes a folder.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -29,6 +29,12 @@ def _check_model_name(name: str) -> str:
         raise ValueError("base_model is the name of the base model; rename it")
     if _CHILD_NAME.fullmatch(_check_name(name)):
         raise ValueError("names of the form model-<generation>-<n> are reserved for children; rename it")
+    return name
+
+
+def _check_child_name(name: str) -> str:
+    if not _CHILD_NAME.fullmatch(_check_name(name)):
+        raise ValueError("a child has a name of the form model-<generation>-<n>")
     return name
 
 
@@ -59,6 +65,7 @@ def error_at(key: str, value: Any, reason: str) -> PydanticCustomError:
 
 
 Name = Annotated[str, AfterValidator(_check_name)]
+ChildName = Annotated[str, AfterValidator(_check_child_name)]
 ModelName = Annotated[str, AfterValidator(_check_model_name)]
 Arguments = Annotated[dict[str, Any], AfterValidator(_check_plain)]
 
