@@ -44,10 +44,6 @@ __all__ = [
 
 SCHEMA = 2
 
-Bytes = Annotated[int, Field(ge=0, lt=2**63)]
-Count = Annotated[int, Field(ge=0, lt=2**31)]
-Seconds = Annotated[float, Field(ge=0, le=1e10)]
-BatchSize = Annotated[int, Field(ge=1, lt=2**31)] | Literal["auto"]
 TokenizerChoice = Literal["plain", "union", "base", "first"]
 
 
@@ -58,6 +54,18 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(part) for part in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _encodable(value: Any) -> Any:
+    """Replace surrogates, which no file can hold; a message may name a file whose name is not UTF-8."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+Words = Annotated[str, BeforeValidator(_encodable)]
+Bytes = Annotated[int, Field(ge=0, lt=2**63)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Seconds = Annotated[float, Field(ge=0, le=1e10)]
+BatchSize = Annotated[int, Field(ge=1, lt=2**31)] | Literal["auto"]
 
 
 class _Record(BaseModel):
@@ -134,7 +142,7 @@ class PlannedMerge(_Record):
     parents: tuple[Name, Name]
     kind: Literal["merge", "exploration"]
     recipe: str
-    decision: str
+    decision: Words
 
 
 class RunStarted(_Record):
@@ -240,7 +248,7 @@ class ModelFailed(_Record):
     type: Literal["model_failed"] = "model_failed"
     model: Name
     step: Literal["merge", "evaluate"]
-    reason: str
+    reason: Words
     attempts: Count
 
 
@@ -250,7 +258,7 @@ class StepRetried(_Record):
     type: Literal["step_retried"] = "step_retried"
     model: Name
     step: Literal["merge", "evaluate"]
-    reason: str
+    reason: Words
     attempt: Count
     batch_size: int | None = Field(None, ge=1, lt=2**31)
 
@@ -260,7 +268,7 @@ class CheckpointRemade(_Record):
 
     type: Literal["checkpoint_remade"] = "checkpoint_remade"
     model: Name
-    reason: str
+    reason: Words
     identity: str
     bytes: Bytes
     seconds: Seconds
@@ -293,7 +301,7 @@ class RunStopped(_Record):
     type: Literal["run_stopped"] = "run_stopped"
     reason: Literal["converged", "saturated", "exhausted", "budget", "failed"]
     generation: Count
-    detail: str
+    detail: Words
 
 
 class RunContinued(_Record):
@@ -305,7 +313,7 @@ class RunContinued(_Record):
     """
 
     type: Literal["run_continued"] = "run_continued"
-    reason: str
+    reason: Words
     retried: tuple[Name, ...] = ()
 
 

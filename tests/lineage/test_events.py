@@ -180,7 +180,10 @@ def test_the_examples_have_every_number_field_of_the_events():
         (ModelMerged, {**EVENTS[3].model_dump(), "checkpoint": "/etc"}),
         (ModelMerged, {**EVENTS[3].model_dump(), "checkpoint": "models/other"}),
         (ModelMerged, {**EVENTS[3].model_dump(), "recipe": "recipes/../m.yaml"}),
-        (ModelMerged, {**EVENTS[3].model_dump(), "model": "..", "checkpoint": "models/..", "recipe": "recipes/...yaml"}),
+        (
+            ModelMerged,
+            {**EVENTS[3].model_dump(), "model": "..", "checkpoint": "models/..", "recipe": "recipes/...yaml"},
+        ),
         (RunStarted, {**EVENTS[0].model_dump(), "layers": 10**9}),
         (GenerationPlanned, {"generation": 2, "top": ("A",), "merges": MERGES}),
         (PlannedMerge, {**MERGES[0].model_dump(), "name": "A"}),
@@ -244,7 +247,9 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", ["../../../victim", "/etc", "a/b", "", ".", "..", "a..b", "a\x1b[2J", "a\n", "-a", "ü"])
+@pytest.mark.parametrize(
+    "name", ["../../../victim", "/etc", "a/b", "", ".", "..", "a..b", "a\x1b[2J", "a\n", "-a", "ü"]
+)
 @pytest.mark.parametrize(("event", "path"), NAMES, ids=lambda x: getattr(x, "type", None) or ".".join(map(str, x)))
 def test_a_name_that_a_configuration_refuses_is_refused_in_every_field(event, path, name):
     raw = json.loads(event.model_dump_json())
