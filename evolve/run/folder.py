@@ -146,6 +146,7 @@ class RunFolder:
 
     def staged(self, purpose: str) -> Path:
         """Make an empty staging folder for one piece of work; delete the files of an earlier attempt."""
+        refuse_links(self.root)
         path = self.staging / purpose
         remove(path)
         path.mkdir(parents=True)
@@ -236,6 +237,7 @@ class RunFolder:
 
         Request caches are kept until the run has finished, so that an interrupted evaluation can resume.
         """
+        refuse_links(self.root)
         for path in self.staging.iterdir():
             if finished or not _is_request_cache(path):
                 remove(path)

@@ -228,13 +228,16 @@ class Journal:
         change = self._change()
         if change is None:
             return
+        resume = shlex.join(["evolve", "resume", str(self.path.parent)])
         kept = rescue(self.path, bytes(self._known) + line)
         if kept is None:
-            raise RunError(f"{self.path}: {change} during the run, with its folder; restore the folder from a copy")
-        root = self.path.parent
+            raise RunError(
+                f"{self.path}: was deleted or moved during the run, with its folder; put the folder back, then "
+                f"`{resume}`"
+            )
         raise RunError(
             f"{self.path}: {change} during the run; all {self._length + 1} events are in {kept.name}; to go on: "
-            f"`{shlex.join(['mv', str(kept), str(self.path)])}`, then `{shlex.join(['evolve', 'resume', str(root)])}`"
+            f"`{shlex.join(['mv', str(kept), str(self.path)])}`, then `{resume}`"
         )
 
     def _change(self) -> str | None:
