@@ -62,10 +62,11 @@ def main() -> None:
         sys.exit(app(standalone_mode=False))
     except EvolveError as error:
         from evolve.cli.output import say_error
+        from evolve.views.text import plain
 
         say_error(f"evolve: {error}")
         for note in getattr(error, "__notes__", ()):
-            print(note, file=sys.stderr)
+            print(plain(note), file=sys.stderr)
         sys.exit(error.exit_code)
     except _UsageError as error:
         sys.exit(_explain(error))

@@ -31,8 +31,8 @@ def find_run(name: str) -> Path:
 
 
 def complete_runs(incomplete: str) -> Iterable[str]:
-    """Return the runs in `runs/` whose name, or whose path, begins like this."""
-    journals = sorted(RUNS.glob(f"*/{_JOURNAL}"))
+    """Return the runs in `runs/` whose name, or whose path, begins like this; none with hidden characters."""
+    journals = sorted(path for path in RUNS.glob(f"*/{_JOURNAL}") if str(path).isprintable())
     names = [form for journal in journals for form in (journal.parent.name, str(journal.parent))]
     return [name for name in names if name.startswith(incomplete) and ("/" in incomplete or "/" not in name)]
 

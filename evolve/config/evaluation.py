@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from evolve.config.values import Arguments, Section, error_at
+from evolve.config.values import Arguments, Section, TaskName, error_at
 
 __all__ = ["EvaluationConfig", "TaskConfig"]
 
@@ -17,7 +17,7 @@ BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
 class TaskConfig(Section):
     """One benchmark task and the metric that counts towards the average."""
 
-    task: str = Field(
+    task: TaskName = Field(
         min_length=1,
         title="The benchmark: any task or group of lm-eval.",
         description="the name of an lm-eval task",

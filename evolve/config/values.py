@@ -9,11 +9,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-__all__ = ["Arguments", "ModelName", "Name", "Section", "error_at"]
+__all__ = ["Arguments", "ChildName", "ModelName", "Name", "Section", "TaskName", "error_at"]
 
 # mergekit reads `+` and `@` in a model's path as an adapter and a revision, and a name becomes a folder.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _CHILD_NAME = re.compile(r"model-\d+-(\d+|exp(-\d+)?)")
+_MOST_TASK_NAME = 200
 
 
 def _check_name(name: str) -> str:
@@ -29,6 +30,22 @@ def _check_model_name(name: str) -> str:
         raise ValueError("base_model is the name of the base model; rename it")
     if _CHILD_NAME.fullmatch(_check_name(name)):
         raise ValueError("names of the form model-<generation>-<n> are reserved for children; rename it")
+    return name
+
+
+def _check_child_name(name: str) -> str:
+    if not _CHILD_NAME.fullmatch(_check_name(name)):
+        raise ValueError("a child has a name of the form model-<generation>-<n>")
+    return name
+
+
+def _check_task_name(name: str) -> str:
+    """Refuse a name that cannot be the name of a folder; a slash in it becomes an underscore."""
+    if not name.isprintable() or ".." in name or name.startswith((".", "/")) or len(name.encode()) > _MOST_TASK_NAME:
+        raise ValueError(
+            f"a task has a name of at most {_MOST_TASK_NAME} printable characters that does not begin with '.' or '/' "
+            "and has no '..'; rename the task"
+        )
     return name
 
 
@@ -59,7 +76,9 @@ def error_at(key: str, value: Any, reason: str) -> PydanticCustomError:
 
 
 Name = Annotated[str, AfterValidator(_check_name)]
+ChildName = Annotated[str, AfterValidator(_check_child_name)]
 ModelName = Annotated[str, AfterValidator(_check_model_name)]
+TaskName = Annotated[str, AfterValidator(_check_task_name)]
 Arguments = Annotated[dict[str, Any], AfterValidator(_check_plain)]
 
 

@@ -60,7 +60,7 @@ class CheckpointGuard:
 
     def damage(self, folder: Path, identity: str) -> str | None:
         """Describe the damage to a checkpoint in a few words; return None if it is intact."""
-        if not folder.is_dir():
+        if folder.is_symlink() or not folder.is_dir():
             return "the checkpoint is missing"
         manifest = Manifest.read(folder, identity)
         if manifest is None:

@@ -5,24 +5,28 @@ The journal is the only record of the run. All other files can be rebuilt from i
 
 from __future__ import annotations
 
-import json
 import os
+import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from evolve.config import Config, dump_config
 from evolve.errors import RunFolderError
+from evolve.files import MOST_MODEL_JSON, read_json
 from evolve.lineage import FamilyTree, Model, to_node_link
 from evolve.run.durable import NO_ROOM, remove, replace_json, replace_text, sync_folder
 from evolve.run.faults import fault_point
 from evolve.run.journal import read_journal, tree_of
+from evolve.run.links import refuse_links
+from evolve.run.rescue import rescues
 
 __all__ = ["RunFolder"]
 
 _OURS = {".lock", "driver.json", "progress.json", "config.yaml", "journal.jsonl", "family_tree.json", "run.log"}
 _FOLDERS = ("recipes", "models", "evals", "staging")
-_LEFTOVERS = (".*.gone", ".*.tmp", ".*.moving")
+_LEFTOVER = re.compile(r"\..+\.\d+\.(gone|tmp|moving)")
 
 
 @dataclass(frozen=True)
@@ -142,9 +146,9 @@ class RunFolder:
 
     def staged(self, purpose: str) -> Path:
         """Make an empty staging folder for one piece of work; delete the files of an earlier attempt."""
+        refuse_links(self.root)
         path = self.staging / purpose
-        if path.exists():
-            remove(path)
+        remove(path)
         path.mkdir(parents=True)
         return path
 
@@ -153,29 +157,39 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """Return the run in an existing folder; raise RunFolderError if there is none."""
-        folder = cls(path.absolute())
-        if not path.is_dir():
-            problem = "is a file, not a run folder" if path.exists() else "there is no such folder"
+        folder = cls(_absolute(path))
+        try:
+            if not path.is_dir():
+                problem = "is a file, not a run folder" if path.exists() else "there is no such folder"
+                raise RunFolderError(
+                    f"{path}: {problem}; give the folder of a run, for example runs/demo. `evolve run` makes the "
+                    "folder after its checks; if it was interrupted before that, start it again"
+                )
+            if folder.journal.exists():
+                return folder
+            kept = rescues(folder.journal)
+        except OSError as error:
+            raise RunFolderError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+        if kept:
             raise RunFolderError(
-                f"{path}: {problem}; give the folder of a run, for example runs/demo. `evolve run` makes the folder "
-                "after its checks; if it was interrupted before that, start it again"
+                f"{path}: its journal is missing, and {kept[-1].name} has what was rescued of it; restore it by "
+                f"`{shlex.join(['mv', str(kept[-1]), str(folder.journal)])}`"
             )
-        if not folder.journal.is_file():
-            raise RunFolderError(f"{path}: is not a run (journal.jsonl is missing); give the folder of a run")
-        return folder
+        raise RunFolderError(f"{path}: is not a run (journal.jsonl is missing); give the folder of a run")
 
     @classmethod
     def prepare(cls, path: Path) -> RunFolder:
         """Check that a folder can be used for a new or a resumed run; `create` makes it.
 
         Raises:
-            RunFolderError: The path is a file, is not writable, or is a folder that is not empty and not a run.
+            RunFolderError: The path is a file, is not writable, has links, or is a folder that is not empty and not a
+                run.
         """
-        folder = cls(path.absolute())
+        folder = cls(_absolute(path))
         try:
             if path.exists() and not path.is_dir():
                 raise RunFolderError(f"{path}: is a file; give a folder for the run by --run-dir")
-            existing = path if path.exists() else next(parent for parent in path.absolute().parents if parent.exists())
+            existing = path if path.exists() else next(parent for parent in folder.root.parents if parent.exists())
             if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
                 raise RunFolderError(
                     f"{path}: cannot be written ({existing} is not writable); choose another --run-dir"
@@ -187,6 +201,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{path}: is not empty and is not a run ({', '.join(others[:3])}); choose another --run-dir"
             )
+        refuse_links(folder.root)
         return folder
 
     def other_files(self) -> list[str]:
@@ -222,13 +237,14 @@ class RunFolder:
 
         Request caches are kept until the run has finished, so that an interrupted evaluation can resume.
         """
+        refuse_links(self.root)
         for path in self.staging.iterdir():
-            if finished or not path.name.startswith("requests-"):
+            if finished or not _is_request_cache(path):
                 remove(path)
         self.progress.unlink(missing_ok=True)  # left by a driver that was killed
         for parent in (self.root, *(self.root / name for name in _FOLDERS)):
-            for pattern in _LEFTOVERS:
-                for path in parent.glob(pattern):
+            for path in parent.iterdir():
+                if _LEFTOVER.fullmatch(path.name):
                     remove(path)
 
     def is_complete(self, tree: FamilyTree) -> bool:
@@ -239,7 +255,7 @@ class RunFolder:
         if self.progress.exists() or (self.staging.exists() and any(self.staging.iterdir())):
             return False
         try:
-            return bool(json.loads(self.family_tree.read_text(encoding="utf-8")) == to_node_link(tree))
+            return bool(read_json(self.family_tree, MOST_MODEL_JSON) == to_node_link(tree))
         except (OSError, ValueError):
             return False
 
@@ -261,3 +277,19 @@ class RunFolder:
     def write_config(self, config: Config) -> None:
         """Rewrite config.yaml."""
         replace_text(self.config, dump_config(config))
+
+
+def _absolute(path: Path) -> Path:
+    """Return the absolute form of a path that the journal can hold."""
+    try:
+        absolute = path.absolute()
+        str(absolute).encode()
+    except UnicodeEncodeError:
+        raise RunFolderError(f"{path}: its path is not UTF-8; rename the folder, or give another --run-dir") from None
+    except FileNotFoundError:
+        raise RunFolderError(f"{path}: the working directory was deleted; change to another folder") from None
+    return absolute
+
+
+def _is_request_cache(path: Path) -> bool:
+    return path.name.startswith("requests-") and path.is_file() and not path.is_symlink()

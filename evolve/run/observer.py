@@ -14,6 +14,7 @@ from typing import Protocol
 
 from evolve.files import MOST_RECORD, read_json
 from evolve.lineage import Event, FamilyTree
+from evolve.run.durable import create_file
 from evolve.run.journal import utc_now
 
 __all__ = ["Observer", "Observers", "ProgressFile", "Silent", "StepProgress", "read_progress"]
@@ -127,7 +128,9 @@ class ProgressFile:
         report = StepProgress(call_id, words, done, total, utc_now())
         draft = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         with contextlib.suppress(OSError):
-            draft.write_text(json.dumps(asdict(report)), encoding="utf-8")
+            draft.unlink(missing_ok=True)
+            with create_file(draft) as file:
+                file.write(json.dumps(asdict(report)))
             draft.replace(self._path)
 
     def note(self, words: str) -> None:

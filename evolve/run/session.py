@@ -24,7 +24,9 @@ from evolve.run.inputs.changes import Change
 from evolve.run.inputs.fingerprint import Reporter
 from evolve.run.interrupts import Interrupted, Interrupts
 from evolve.run.journal import Journal, tree_of
+from evolve.run.links import refuse_links
 from evolve.run.lock import driver_lock
+from evolve.run.log import logging_to
 from evolve.run.observer import Observer, Observers, ProgressFile
 from evolve.run.steps import RunContext
 from evolve.run.store import ScoreStore
@@ -131,6 +133,7 @@ class Session:
         """
         folder = RunFolder.open(run_dir)
         tree = folder.read_tree()
+        refuse_links(folder.root, [model.name for model in tree.models])
         with _interruptible(), explained(folder.root):
             _, changes = _settings(tree, folder, config)
             if tree.stop is not None and not _continues(tree.stop, changes):
@@ -207,7 +210,7 @@ def _driver(context: RunContext, journal: Journal, executor: Executor, observer:
         on_first=lambda: observer.note("stopping at the next safe point; press Ctrl-C again to stop now"),
         on_second=executor.abandon,
     )
-    with _logging_to(folder.log), interrupts:
+    with logging_to(folder.log, _LOG), interrupts:
         try:
             yield Driver(context, journal, executor, observer, interrupts)
         except EvolveError as error:
@@ -266,29 +269,3 @@ def _readable() -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(unreadable(error)) from error
-
-
-class _Log(logging.FileHandler):
-    """A log file that ignores write errors; the run itself reports a full disk."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Ignore the error."""
-
-    def close(self) -> None:
-        """Close the file, even if its end cannot be written."""
-        with contextlib.suppress(OSError):
-            super().close()
-
-
-@contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    handler = _Log(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    _LOG.addHandler(handler)
-    _LOG.setLevel(logging.INFO)
-    _LOG.propagate = False
-    try:
-        yield
-    finally:
-        _LOG.removeHandler(handler)
-        handler.close()

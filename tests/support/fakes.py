@@ -10,7 +10,9 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +123,12 @@ def _cause(fault: str, subject: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if fault.startswith("exit"):
         os._exit(int(fault.removeprefix("exit")))
+    if fault.startswith("link="):
+        path, _, target = fault.removeprefix("link=").partition(">")
+        shutil.rmtree(path)
+        Path(path).symlink_to(target)
+    if fault.startswith("run="):
+        subprocess.run(fault.removeprefix("run="), shell=True, check=True)
     if fault.startswith("fill="):
         _fill(Path(fault.removeprefix("fill=")))
     if fault == "disk":

@@ -5,9 +5,11 @@ It restricts itself to its device before any call imports torch.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -23,6 +25,7 @@ from evolve.engines.protocols import Report
 from evolve.errors import EvolveError
 from evolve.run.durable import NO_ROOM
 from evolve.run.executors.base import Call, Done, Failed, Outcome
+from evolve.run.log import LogFormatter, VisibleText, open_log
 
 __all__ = ["perform", "serve"]
 
@@ -46,7 +49,7 @@ def serve(pipe: connection.Connection, device: str) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     threading.Thread(target=_die_with_driver, daemon=True).start()
     _send_output_to(Path(os.devnull))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _log_to_output()
     _configure_libraries()
     visible = restrict_to(device)
     while True:
@@ -72,10 +75,20 @@ def _die_with_driver() -> None:
 
 def _send_output_to(log: Path) -> None:
     """Redirect standard output and standard error to a file, so that they do not disturb the display."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = open_log(log)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+
+
+def _log_to_output() -> None:
+    """Send the records of all loggers to standard error, and let Python print no control characters."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        raw = io.BufferedWriter(io.FileIO(number, "w", closefd=False))
+        setattr(sys, name, VisibleText(raw, encoding="utf-8", line_buffering=True))
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def _configure_libraries() -> None:

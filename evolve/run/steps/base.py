@@ -48,6 +48,7 @@ class RunContext:
         hashes: The cache of file hashes.
         guard: Detects damaged checkpoints.
         making: Models whose checkpoints are being made.
+        begun: Number of events before this session.
     """
 
     folder: RunFolder
@@ -56,6 +57,8 @@ class RunContext:
     hashes: HashCache = field(default_factory=HashCache)
     guard: CheckpointGuard = field(init=False)
     making: set[str] = field(default_factory=set)
+    begun: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.guard = CheckpointGuard(self.hashes)
+        self.begun = len(self.tree.history)

@@ -85,6 +85,8 @@ class _Evaluation:
 
     def read(self, folder: Path) -> Records:
         """Return the records in a folder of scores by task, only those of this model and these settings."""
+        if folder.is_symlink():
+            return {}
         found = {task: ScoreRecord.read(folder / task_folder(task), key) for task, key in self.keys.items()}
         return {task: record for task, record in found.items() if record is not None}
 
