@@ -12,7 +12,8 @@ EvolveError                     exit code 1: the work could not be done
 ├── EvaluationError             an evaluation produced no usable score
 ├── KinshipError                a kinship is undefined or not finite
 └── RunError                    a run cannot continue; it can be resumed when the cause is fixed
-    └── DiskError               the disk is full
+    ├── DiskError               the disk is full, or a file reached the limit of its size
+    └── InputsChangedError      a file that the run reads has changed since the run began
 ```
 
 The user sees only the message of such an error. It says which value of which file or key is wrong, and how to fix it.
@@ -21,12 +22,16 @@ Any other exception is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+import re
+
 __all__ = [
     "ConfigError",
     "DiskError",
     "EvaluationError",
     "EvolveError",
     "InputError",
+    "InputsChangedError",
     "KinshipError",
     "MergeError",
     "ModelError",
@@ -34,8 +39,17 @@ __all__ = [
     "RunError",
     "RunFolderError",
     "TaskError",
+    "full_disk",
+    "make_room",
     "unreadable",
 ]
+
+_FULL_DISK = {
+    errno.ENOSPC: ("no space left on device", "disk is full"),
+    errno.EDQUOT: ("disk quota exceeded",),
+    errno.EFBIG: ("file too large",),
+}
+"""Error numbers of a full disk, an exhausted quota and a file size limit, and the messages of libraries about them."""
 
 
 class EvolveError(Exception):
@@ -87,7 +101,11 @@ class RunError(EvolveError):
 
 
 class DiskError(RunError):
-    """The disk is full."""
+    """The disk is full, or a file reached the limit of its size."""
+
+
+class InputsChangedError(RunError):
+    """A file that the run reads has changed since the run began."""
 
 
 def unreadable(error: OSError) -> str:
@@ -98,3 +116,25 @@ def unreadable(error: OSError) -> str:
     if error.errno is None:
         return f"{error}; give another file"
     return f"{error.filename}: cannot be read ({error.strerror}); make it readable"
+
+
+def full_disk(error: BaseException) -> int | None:
+    """Return the error number of a full disk, an exhausted quota or a file size limit; None for any other error.
+
+    An OSError has the number. safetensors, SQLite and Arrow give only a message.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number is not None:
+        return number if number in _FULL_DISK else None
+    if isinstance(error, EvolveError):
+        return None
+    words = str(error).lower()
+    found = re.search(r"os error (\d+)", words)
+    if found is not None:
+        return int(found[1]) if int(found[1]) in _FULL_DISK else None
+    return next((number for number, phrases in _FULL_DISK.items() if any(p in words for p in phrases)), None)
+
+
+def make_room(number: int | None) -> str:
+    """Return what the user has to do after an error with a number from `full_disk`."""
+    return "raise the limit of the file size (`ulimit -f`)" if number == errno.EFBIG else "make room"

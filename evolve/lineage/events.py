@@ -156,6 +156,8 @@ class RunStarted(_Record):
         layers: Number of layers of the models; null if no recipe uses it, and in schema 1.
         differing_settings: Settings of the architecture that differ among the base and the foundations: setting to
             model to value. Merges take them from parent 1.
+        reads: Path of each file in `data` outside `evaluation.datasets` and `evaluation.task_dirs`, by its name there.
+        recipe_models: Identity of each model that a recipe names beside its parents and the base, by path.
     """
 
     type: Literal["run_started"] = "run_started"
@@ -170,6 +172,8 @@ class RunStarted(_Record):
     root: str | None = None
     layers: int | None = Field(None, ge=1, le=100_000)
     differing_settings: Annotated[dict[str, dict[str, Any]], BeforeValidator(_finite)] = Field(default_factory=dict)
+    reads: dict[str, str] = Field(default_factory=dict)
+    recipe_models: dict[str, str] = Field(default_factory=dict)
 
 
 class GenerationPlanned(_Record):

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from evolve.characters import escaped
-from evolve.errors import DiskError, RunError
+from evolve.errors import DiskError, RunError, full_disk, make_room
 from evolve.run.faults import fault_point
 
 __all__ = [
-    "NO_ROOM",
     "create_file",
     "explained",
     "publish",
@@ -28,9 +27,6 @@ __all__ = [
     "replace_text",
     "sync_folder",
 ]
-
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Error numbers of a full disk, an exhausted quota and a file size limit."""
 
 
 @contextmanager
@@ -45,8 +41,10 @@ def explained(root: Path) -> Iterator[None]:
         raise
     except OSError as error:
         where = error.filename or root
-        if error.errno in NO_ROOM:
-            raise DiskError(f"{where}: {error.strerror}; make room, then run `evolve resume {root}`") from error
+        number = full_disk(error)
+        if number is not None:
+            reason = error.strerror or error
+            raise DiskError(f"{where}: {reason}; {make_room(number)}, then run `evolve resume {root}`") from error
         raise RunError(f"{where}: {error.strerror or error}; fix the cause, then run `evolve resume {root}`") from error
 
 
@@ -122,7 +120,7 @@ def _move_across(staged: Path, final: Path) -> None:
         _sync_contents(copy)
     except OSError as error:
         shutil.rmtree(copy, ignore_errors=True)
-        if error.errno in NO_ROOM:  # the error names the source, but the disk of the target is full
+        if full_disk(error) is not None:  # the error names the source, but the disk of the target is full
             raise OSError(error.errno, error.strerror, str(final.parent)) from error
         raise
     fault_point("move.after_fsync")

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evolve.config import Config, dump_config
-from evolve.errors import RunFolderError
+from evolve.errors import RunFolderError, full_disk
 from evolve.files import MOST_MODEL_JSON, read_json
 from evolve.lineage import FamilyTree, Model, to_node_link
-from evolve.run.durable import NO_ROOM, remove, replace_json, replace_text, sync_folder
+from evolve.run.durable import remove, replace_json, replace_text, sync_folder
 from evolve.run.faults import fault_point
 from evolve.run.journal import read_journal, tree_of
 from evolve.run.links import refuse_links
@@ -219,7 +219,7 @@ class RunFolder:
             missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            if error.errno in NO_ROOM:
+            if full_disk(error) is not None:
                 raise
             raise RunFolderError(f"{self.root}: cannot be made ({error.strerror}); choose another --run-dir") from error
         for path in missing:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from evolve.engines.checkpoints.comparison import differences, differing_settings
 from evolve.engines.checkpoints.files import companions, is_complete, is_pickled, read_index, read_json_object
-from evolve.engines.checkpoints.hashing import FileStamp, content_identity, fingerprint, hash_file
+from evolve.engines.checkpoints.hashing import FileStamp, content_identity, fingerprint, hash_file, model_files
 from evolve.engines.checkpoints.headers import ITEM_BYTES, TORCH_NAMES, TensorInfo, item_bytes, read_tensors
 from evolve.engines.checkpoints.layout import Layout, is_head, read_config, read_layout
 from evolve.engines.checkpoints.tokens import same_vocabulary, token_rows, tokenizer_files
@@ -44,6 +44,7 @@ __all__ = [
     "is_pickled",
     "item_bytes",
     "manifest",
+    "model_files",
     "read_config",
     "read_index",
     "read_json_object",

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from evolve.errors import MergeError, ModelError
+from evolve.errors import MergeError, ModelError, full_disk
 
 __all__ = ["check_absolute", "failures"]
-
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_absolute(folders: Sequence[Path]) -> None:
@@ -53,17 +49,9 @@ def failures(what: str) -> Iterator[None]:
         TypeError,
         ValueError,
     ) as error:
-        number = _errno(error)
-        if number in _FULL_DISK:
+        number = full_disk(error)
+        if number is not None:
             raise OSError(number, f"{what}: {error}") from error
         kind = f"{type(error).__name__} " if isinstance(error, LookupError) else ""
         words = " ".join(str(error).split()) or type(error).__name__
         raise MergeError(f"{what}: {kind}{words}") from error
-
-
-def _errno(error: BaseException) -> int | None:
-    """Return the operating system's error number, which safetensors gives in its message only."""
-    if isinstance(error, OSError):
-        return error.errno
-    found = re.search(r"os error (\d+)", str(error))
-    return int(found[1]) if found else None

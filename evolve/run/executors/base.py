@@ -49,7 +49,7 @@ class Failed:
         cause: Kind of the failure:
             `error`: the function raised one of evolve's own errors, so that another attempt would fail as well;
             `memory`: the host or the GPU ran out of memory;
-            `disk`: a disk or a quota is full;
+            `disk`: a disk or a quota is full, or a file reached the limit of its size;
             `died`: the worker process ended;
             `bug`: the function raised an unforeseen error, or the machine failed (an I/O error, a CUDA error).
         reason: One sentence for the user.

@@ -6,6 +6,7 @@ The driver does not import torch, a worker that dies costs one call, and a worke
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
@@ -13,6 +14,7 @@ from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from evolve.errors import make_room
 from evolve.run.executors.base import Call, Failed, Outcome, Progress
 from evolve.run.executors.worker import serve
 
@@ -122,6 +124,8 @@ class LocalExecutor:
         self._call = None
         self._end(patience=0.0)
         if code is not None and code < 0:
+            if -code == signal.SIGXFSZ:
+                return Failed(call.id, "disk", f"a file reached the limit of its size; {make_room(errno.EFBIG)}")
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             hint = "; the system may have run out of memory" if name == "SIGKILL" else ""
             reason = f"its worker process was killed by {name}{hint}"

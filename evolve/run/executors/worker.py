@@ -22,8 +22,7 @@ import tqdm
 
 from evolve.engines.devices import restrict_to
 from evolve.engines.protocols import Report
-from evolve.errors import EvolveError
-from evolve.run.durable import NO_ROOM
+from evolve.errors import EvolveError, full_disk, make_room
 from evolve.run.executors.base import Call, Done, Failed, Outcome
 from evolve.run.log import LogFormatter, VisibleText, open_log
 
@@ -132,8 +131,9 @@ def _failure(call: Call, error: Exception) -> Failed:
     for origin in _origins(error):  # an engine may have wrapped the original error
         if _is_out_of_memory(origin):
             return Failed(call.id, "memory", f"it ran out of memory ({_first_line(origin)})")
-        if _is_out_of_space(origin):
-            return Failed(call.id, "disk", f"the disk is full ({_first_line(origin)})")
+        number = full_disk(origin)
+        if number is not None:
+            return Failed(call.id, "disk", f"the disk is full ({_first_line(origin)}); {make_room(number)}")
     if isinstance(error, EvolveError):
         machine_failed = any(_is_machine_failure(origin) for origin in _origins(error))
         return Failed(call.id, "bug" if machine_failed else "error", str(error), error)
@@ -161,16 +161,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
         or any(phrase in words for phrase in ("out of memory", "can't allocate memory", "cannot allocate memory"))
-    )
-
-
-def _is_out_of_space(error: BaseException) -> bool:
-    """Compare the error number, or the message of safetensors (Rust) and SQLite, which raise no OSError."""
-    if isinstance(error, OSError):
-        return error.errno in NO_ROOM
-    words = str(error).lower()
-    return not isinstance(error, EvolveError) and any(
-        phrase in words for phrase in ("no space left on device", "disk is full", "disk quota exceeded")
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from evolve.config import Config
 from evolve.engines.adapters import ADAPTER_FILES
-from evolve.engines.checkpoints import content_identity, fingerprint
+from evolve.engines.checkpoints import content_identity, fingerprint, model_files
 from evolve.engines.pickled import pickled_files
 from evolve.engines.protocols import Report
 from evolve.engines.sources import LocatedModel
@@ -28,6 +28,8 @@ __all__ = [
     "Fingerprinted",
     "Reporter",
     "content_of",
+    "data_paths",
+    "files_of",
     "fingerprint_inputs",
     "hash_data",
     "preparation_key",
@@ -100,12 +102,21 @@ def preparation_key(model: LocatedModel, content: str, hashes: HashCache) -> str
         content: The result of `content_of` for the model.
         hashes: The cache of file hashes.
     """
-    folder = model.adapter
-    if folder is None:
+    if model.adapter is None:
         return content
-    names = {*ADAPTER_FILES, *(path.name for pattern in _TOKENIZER_FILES for path in folder.glob(pattern))}
-    files = {name: hashes.hash_of(folder / name) for name in sorted(names)}
+    files = {path.name: hashes.hash_of(path) for path in _adapter_files(model.adapter)}
     return _hash({"model": content, "adapter": files, "peft": version("peft")})
+
+
+def files_of(model: LocatedModel) -> list[Path]:
+    """Return all files of a model and its adapter that affect the model's output."""
+    files = model_files(model.path, pickled_files(model.path) if model.pickled else None)
+    return files if model.adapter is None else [*files, *_adapter_files(model.adapter)]
+
+
+def _adapter_files(folder: Path) -> list[Path]:
+    names = {*ADAPTER_FILES, *(path.name for pattern in _TOKENIZER_FILES for path in folder.glob(pattern))}
+    return [folder / name for name in sorted(names)]
 
 
 def refuse_duplicates(identities: Mapping[str, str], paths: Mapping[str, Path]) -> None:
@@ -122,14 +133,24 @@ def refuse_duplicates(identities: Mapping[str, str], paths: Mapping[str, Path]) 
 
 def hash_data(config: Config, hashes: HashCache) -> dict[str, str]:
     """Return the SHA-256 of each local file that evaluations read, by a name that does not depend on its location."""
-    found: dict[str, str] = {}
+    return {name: hashes.hash_of(path) for name, path in data_paths(config, {}).items()}
+
+
+def data_paths(config: Config, reads: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the path of each local file that evaluations read, by a name that does not depend on its location.
+
+    Args:
+        config: The configuration, with absolute paths.
+        reads: Files outside the folders of the configuration, by name.
+    """
+    found = dict(reads)
     for task, folder in config.evaluation.datasets.items():
         for path in sorted([*folder.glob("*.jsonl"), *folder.glob("*.parquet")]):
-            found[f"{task}/{path.name}"] = hashes.hash_of(path)
+            found[f"{task}/{path.name}"] = path
     for number, folder in enumerate(config.evaluation.task_dirs):
         for path in sorted(folder.rglob("*")):  # a task may include and read any of them
             if path.is_file() and path.parent.name != "__pycache__":
-                found[f"task_dirs.{number}/{path.relative_to(folder).as_posix()}"] = hashes.hash_of(path)
+                found[f"task_dirs.{number}/{path.relative_to(folder).as_posix()}"] = path
     return found
 
 

@@ -20,7 +20,7 @@ from evolve.engines.checkpoints import Layout, content_identity, fingerprint
 from evolve.engines.pickled import convert
 from evolve.engines.protocols import AdapterJob, ConversionJob, Engines, MergeResult
 from evolve.engines.sources import LocatedModel
-from evolve.errors import EvolveError, ModelError
+from evolve.errors import EvolveError, InputsChangedError, ModelError
 from evolve.lineage import FoundationEntry, Prepared, RunStarted
 from evolve.run.checkpoints import CheckpointGuard, Manifest
 from evolve.run.durable import publish, remove
@@ -28,8 +28,9 @@ from evolve.run.executors import Call, Executor, run_call
 from evolve.run.folder import RunFolder
 from evolve.run.hashes import HashCache
 from evolve.run.inputs.check import check_merges, layout_of, refuse_misfits
-from evolve.run.inputs.fingerprint import Fingerprinted, refuse_duplicates
+from evolve.run.inputs.fingerprint import Fingerprinted, content_of, files_of, preparation_key, refuse_duplicates
 from evolve.run.inputs.locate import BASE, config_key, model_sources, parts_of
+from evolve.run.reads import Reads
 
 __all__ = ["Preparer", "Ready", "prepare_models"]
 
@@ -104,6 +105,7 @@ class Preparer:
 
         Raises:
             ModelError: peft cannot merge the adapter, or the pickled weights are unusable.
+            InputsChangedError: A file that it is made of changed meanwhile.
             RunError: The worker failed.
         """
         root = self.converted if model.adapter is None else self.adapters
@@ -119,10 +121,7 @@ class Preparer:
             remove(staged)
         staged.mkdir()
         try:
-            result: MergeResult = run_call(self.executor, self._call(name, model, staged))
-        except ModelError as error:
-            remove(staged)
-            raise ModelError(f"{config_key(name)}: {error}") from None
+            result = self._run(name, model, key, staged)
         except EvolveError:
             remove(staged)
             raise
@@ -131,11 +130,30 @@ class Preparer:
         publish(staged, root / key)
         CheckpointGuard(self.hashes).trust(root / key, manifest)
 
+    def _run(self, name: str, model: LocatedModel, key: str, staged: Path) -> MergeResult:
+        """Prepare a model in a staging folder; refuse the result if a file that it was made of has changed."""
+        reads = Reads.begin(self.hashes, lambda: files_of(model))
+        if preparation_key(model, content_of(model, self.hashes), self.hashes) != key:
+            raise InputsChangedError(f"{config_key(name)}: its files have changed during the checks; start again")
+        try:
+            result: MergeResult = run_call(self.executor, self._call(name, model, staged))
+        except ModelError as error:
+            _refuse_change(name, reads)
+            raise ModelError(f"{config_key(name)}: {error}") from None
+        _refuse_change(name, reads)
+        return result
+
     def _call(self, name: str, model: LocatedModel, staged: Path) -> Call:
         if model.adapter is None:
             return Call(f"convert {name}", convert, ConversionJob(model.path, staged))
         job = AdapterJob(model.path, model.adapter, staged, trust_remote_code=self.trust_remote_code)
         return Call(f"merge adapter {name}", merge_adapter, job)
+
+
+def _refuse_change(name: str, reads: Reads) -> None:
+    change = reads.change()
+    if change is not None:
+        raise InputsChangedError(f"{config_key(name)}: {change} while it was prepared; {change.fix}, then start again")
 
 
 def prepare_models(found: Fingerprinted, preparer: Preparer, engines: Engines) -> Ready:

@@ -12,6 +12,7 @@ from evolve.run.checkpoints import CheckpointGuard
 from evolve.run.executors import Call
 from evolve.run.folder import RunFolder
 from evolve.run.hashes import HashCache
+from evolve.run.reads import Reads
 
 __all__ = ["Begun", "RunContext", "StepInFlight"]
 
@@ -26,6 +27,7 @@ class StepInFlight:
         model: The candidate that a failure costs an attempt; None if a failure costs the run an attempt.
         step: Kind of the step: `merge`, `evaluate` or `kinship`.
         makes: The model whose checkpoint the step makes; None if it makes none.
+        reads: The files that the call reads.
     """
 
     call: Call
@@ -33,6 +35,7 @@ class StepInFlight:
     model: str | None
     step: str
     makes: str | None = None
+    reads: Reads | None = None
 
 
 Begun = StepInFlight | tuple[Event, ...] | None

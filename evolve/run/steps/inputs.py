@@ -1,0 +1,177 @@
+"""The inputs of a step: what its call reads is as the journal has it before the call, and unchanged after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import uuid4
+
+from evolve.engines.checkpoints import FileStamp, content_identity, model_files
+from evolve.engines.protocols import EvaluateJob, KinshipJob
+from evolve.errors import InputsChangedError, ModelError
+from evolve.run.checkpoints import Manifest
+from evolve.run.folder import RunFolder
+from evolve.run.inputs.fingerprint import data_paths
+from evolve.run.reads import Change, Reads
+from evolve.run.steps.base import RunContext, StepInFlight
+
+__all__ = ["begin_reading", "refuse_changes"]
+
+
+def begin_reading(context: RunContext, step: StepInFlight) -> StepInFlight:
+    """Return a step with the files that it reads, after comparing their contents with the journal.
+
+    The request caches of an evaluation are named by the states of these files. A file that changed and was restored
+    has another state, so that answers from the time of the change are not used.
+
+    Raises:
+        InputsChangedError: A file has changed since the run began.
+    """
+    reads = _Inputs(context, tuple(_models(context, step)), step.step == "evaluate").begin()
+    call, job = step.call, step.call.job
+    if isinstance(job, EvaluateJob):
+        stamp = reads.stamp or uuid4().hex
+        caches = {task: stem.with_name(f"{stem.name}-{stamp}") for task, stem in job.request_caches.items()}
+        call = replace(call, job=replace(job, request_caches=caches))
+    return replace(step, call=call, reads=reads)
+
+
+def refuse_changes(context: RunContext, step: StepInFlight) -> None:
+    """Make sure that nothing has changed that a step read, before its result is recorded or its candidate is blamed.
+
+    Raises:
+        InputsChangedError: A file has changed; the answers that an evaluation cached are deleted.
+    """
+    change = step.reads.change() if step.reads is not None else None
+    if change is None:
+        return
+    if isinstance(step.call.job, EvaluateJob):
+        for stem in step.call.job.request_caches.values():
+            for path in stem.parent.glob(f"{stem.name}*"):
+                path.unlink(missing_ok=True)
+    raise _error(context.folder, change, f"during `{step.call.id}`, and nothing of that step is kept")
+
+
+def _error(folder: RunFolder, change: Change, when: str) -> InputsChangedError:
+    resume = f"`evolve resume {folder.root}`"
+    if isinstance(change.file, Path) and change.file.is_relative_to(folder.models) and change.fix != "remove it":
+        return InputsChangedError(f"{change} {when}; run {resume}, which merges the model again")
+    return InputsChangedError(f"{change} {when}; {change.fix} and run {resume}, or start a new run")
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model that a step reads.
+
+    Attributes:
+        identity: Its recorded identity.
+        child: Whether the run made it; its manifest then has the hashes of its files.
+    """
+
+    folder: Path
+    identity: str
+    child: bool
+
+
+def _models(context: RunContext, step: StepInFlight) -> Iterator[_Model]:
+    """Yield the models whose files a step reads."""
+    tree, folder, names = context.tree, context.folder, [step.model] if step.model else []
+    if step.step == "merge" and step.model is not None:
+        names = [*tree.model(step.model).parents]
+        for path, identity in tree.origin.recipe_models.items():
+            yield _Model(folder.locate(path), identity, child=False)
+    elif isinstance(step.call.job, KinshipJob):
+        names = [*step.call.job.models]
+    if step.step != "evaluate":
+        yield _Model(folder.locate(tree.base_path), tree.origin.base.identity, child=False)
+    for model in map(tree.model, names):
+        yield _Model(folder.checkpoint_of(model), model.identity or "", model.kind != "foundation")
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The inputs of one step: models, and for an evaluation the data."""
+
+    context: RunContext
+    models: tuple[_Model, ...]
+    evaluates: bool
+
+    def begin(self) -> Reads:
+        """Return the files, after comparing their contents with the journal."""
+        first = self.context.hashes.first
+        with self._explained():
+            reads = Reads.begin(self.context.hashes, self.list_files)
+            for model in self.models:
+                stamps = {path: self._stamp(path) for path in model_files(model.folder)}
+                self._verify(model, stamps, first)
+            if self.evaluates:
+                self._verify_data(first)
+        return reads
+
+    def list_files(self) -> Iterator[Path]:
+        """Yield the files as they are now."""
+        for model in self.models:
+            yield from model_files(model.folder)
+        yield from self._data().values()
+
+    def _data(self) -> Mapping[str, Path]:
+        if not self.evaluates:
+            return {}
+        tree, folder = self.context.tree, self.context.folder
+        reads = {name: folder.locate(path) for name, path in tree.origin.reads.items()}
+        return data_paths(folder.located_config(tree.config), reads)
+
+    def _stamp(self, path: Path) -> FileStamp:
+        hashed = self.context.hashes.hashed(path)
+        return FileStamp(hashed.state.size, hashed.sha256)
+
+    def _verify(self, model: _Model, stamps: Mapping[Path, FileStamp], first: Mapping[Path, str]) -> None:
+        """Compare the files of a model with the manifest of a child, or with the identity of a foundation."""
+        by_name = {path.relative_to(model.folder).as_posix(): stamp for path, stamp in stamps.items()}
+        if model.child:
+            manifest = Manifest.read(model.folder, model.identity)
+            if manifest is None:
+                raise self._error(Change(model.folder, "has changed"))
+            first = {model.folder / name: sha256 for name, (_, sha256) in manifest.files.items()}
+            unchanged = all(first.get(path) == stamp.sha256 for path, stamp in stamps.items())
+        else:
+            unchanged = content_identity(by_name) == model.identity
+        if not unchanged:
+            now = {path: stamp.sha256 for path, stamp in stamps.items()}
+            change = _first_change(now, first) or Change(model.folder, "has changed")
+            raise self._error(change)
+
+    def _verify_data(self, first: Mapping[Path, str]) -> None:
+        """Compare the data with the recorded hashes; a revision of data on the Hub is no file."""
+        tree, paths = self.context.tree, self._data()
+        revisions = {f"{task.task}/revision" for task in tree.config.evaluation.tasks} - paths.keys()
+        then = {name: sha256 for name, sha256 in tree.origin.data.items() if name not in revisions}
+        for name, path in paths.items():
+            if name not in then or self._stamp(path).sha256 != then[name]:
+                raise self._error(Change(path, "has changed" if name in then else "is new"))
+        for name in then.keys() - paths.keys():
+            gone = (path for path, sha256 in first.items() if sha256 == then[name] and not path.exists())
+            raise self._error(Change(next(gone, name), "is missing"))
+
+    def _error(self, change: Change) -> InputsChangedError:
+        return _error(self.context.folder, change, "since the run began")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Report what cannot be read as a change, because it could be read when the run began."""
+        try:
+            yield
+        except (ModelError, OSError) as error:
+            raise self._error(Change.of(error)) from error
+
+
+def _first_change(now: Mapping[Path, str], first: Mapping[Path, str]) -> Change | None:
+    """Return the first difference of some files to the first hashes of files in their folders."""
+    for path, sha256 in sorted(now.items()):
+        if first.get(path) != sha256:
+            return Change(path, "has changed" if path in first else "is new")
+    folders = {path.parent for path in now}
+    gone = (path for path in sorted(first) if path.parent in folders and path not in now and not path.exists())
+    return next((Change(path, "is missing") for path in gone), None)
