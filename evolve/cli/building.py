@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
+from contextlib import closing, suppress
 from itertools import combinations
 from pathlib import Path
 
 from evolve.cli.display import display
 from evolve.cli.output import say
+from evolve.cli.streams import OutputLost
 from evolve.config import Config, EvaluationConfig, TaskConfig
 from evolve.engines import REAL
 from evolve.engines.checkpoints import read_layout
@@ -18,6 +19,8 @@ from evolve.nursery import OWN_TASK, Family, build, load, shortfalls
 from evolve.nursery.family import MANIFEST, UNFINISHED
 from evolve.run.child import Child, load_template
 from evolve.run.executors import Call, Executor, LocalExecutor, run_call
+from evolve.run.interrupts import Interrupted, interruptible
+from evolve.run.scratch import scratch_folder
 from evolve.run.tasks import evaluate_job, task_specs
 
 __all__ = ["TASKS", "build_family"]
@@ -49,17 +52,21 @@ def build_family(directory: Path, seed: int | None) -> None:
         return
     if load(directory) is not None:
         raise InputError(f"{directory}: has a family of another seed than --seed {seed}; give another folder")
-    with display() as watching:
-        executor = LocalExecutor(watching.working)
+    with display() as watching, closing(LocalExecutor(watching.working)) as executor:
         try:
-            family: Family = run_call(executor, Call("nursery", _build, (directory.absolute(), seed or 0)))
-            problems, lines = _examine(executor, family)
-        finally:
-            executor.close()
-    for line in lines:
-        say(line)
+            with interruptible():
+                family: Family = run_call(executor, Call("nursery", _build, (directory.absolute(), seed or 0)))
+                problems, lines = _examine(executor, family)
+        except Interrupted as interrupted:
+            error = EvolveError(f"{interrupted}; the family in {directory} is not complete, the same command builds it anew")
+            error.exit_code = interrupted.exit_code
+            raise error from None
     if problems:
         (family.directory / MANIFEST).replace(family.directory / UNFINISHED)  # another build may replace this family
+    with suppress(OutputLost):  # the family is there
+        for line in lines:
+            say(line)
+    if problems:
         raise EvolveError(f"{directory}: is not a usable test bed: {'; '.join(problems)}; try another --seed")
 
 
@@ -82,8 +89,7 @@ def _build(job: tuple[Path, int], report: Report) -> Family:
 def _examine(executor: Executor, family: Family) -> tuple[list[str], list[str]]:
     """Score the specialists and the merge of each pair; return the reasons to refuse the family, and the scores."""
     lines, scores, merges = [], {}, {}
-    with tempfile.TemporaryDirectory(prefix="evolve-") as folder:
-        scratch = Path(folder)
+    with scratch_folder() as scratch:
         for name, path in family.specialists.items():
             scores[name] = _evaluate(executor, family, path, scratch / f"{name}-scores")
             lines.append(f"{name}: {_line(scores[name])}")

@@ -11,6 +11,7 @@ from evolve.cli.display import display
 from evolve.cli.findings import findings_lines, refuse_full_disk
 from evolve.cli.names import RUNS
 from evolve.cli.output import say, show
+from evolve.cli.streams import OutputLost
 from evolve.config import Config, load_config
 from evolve.engines import REAL
 from evolve.errors import EvolveError, InputError, RunFolderError
@@ -100,13 +101,19 @@ def _drive(folder: Path, force: bool, start: str | None, work: Callable[[Session
             finished = work(Session(REAL, watching, force=force))
         except Interrupted as interrupted:
             raise _with_advice(interrupted, _advice(folder, start)) from None
+    with suppress(OutputLost):  # the run itself has succeeded
+        _print_end(finished, folder)
+    if finished.stop.reason == "failed":
+        raise EvolveError(f"{folder}: {finished.stop.detail}; the log is {finished.folder.log}")
+
+
+def _print_end(finished: Finished, folder: Path) -> None:
+    """Print a summary of a run that has stopped."""
     if not finished.worked:
         say(f"The run in {folder} has finished already.")
         if finished.ignored:
             say(f"It stopped as {finished.stop.reason}; a changed {', '.join(finished.ignored)} does not continue it.")
     show(summary_view(finished.tree, folder=str(folder)))
-    if finished.stop.reason == "failed":
-        raise EvolveError(f"{folder}: {finished.stop.detail}; the log is {finished.folder.log}")
 
 
 def _tree(folder: Path) -> FamilyTree | None:
@@ -119,7 +126,7 @@ def _tree(folder: Path) -> FamilyTree | None:
 def _advice(folder: Path, start: str | None) -> str:
     """Return the advice how to continue; a run that has not begun is started again."""
     if start is not None and _tree(folder) is None:
-        return f"the run had not begun, start it again by `{start}`"
+        return f"stopped before the run began; nothing was recorded, start it again by `{start}`"
     return f"nothing is lost, resume it by `{command('evolve', 'resume', str(folder))}`"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.text import Text
 
 from evolve.cli.display import display
+from evolve.cli.names import expanded
 from evolve.cli.output import print_json, say, show
 from evolve.config import METRICS
 from evolve.engines import REAL
@@ -126,7 +127,7 @@ def _labels(models: Sequence[str]) -> list[str]:
 
 
 def _path(model: str) -> Path:
-    path = Path(model).expanduser()
+    path = expanded(model)
     return path.resolve() if path.exists() else path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from evolve.run.folder import RunFolder
 from evolve.run.hashes import HashCache
 from evolve.run.inputs.changes import Change
 from evolve.run.inputs.fingerprint import Reporter
-from evolve.run.interrupts import Interrupted, Interrupts
+from evolve.run.interrupts import Interrupts, interruptible
 from evolve.run.journal import Journal, tree_of
 from evolve.run.lock import driver_lock
 from evolve.run.observer import Observer, Observers, ProgressFile
@@ -86,7 +85,7 @@ class Session:
             InputError: An input is invalid; the message names it and the fix.
             RunError: The worker failed.
         """
-        with _interruptible(), _readable(), self._executor(config, self.observer) as executor:
+        with interruptible(), _readable(), self._executor(config, self.observer) as executor:
             located = inputs.locate_models(config, fetch)
             checked = inputs.check_inputs(located, self.engines, executor)
             inputs.fingerprint_inputs(checked, HashCache(), _reporter(self.observer))
@@ -104,22 +103,23 @@ class Session:
         folder = RunFolder.prepare(run_dir)
         if folder.has_begun():
             return self.resume(run_dir, config)
-        with _interruptible(), explained(folder.root), self._running(folder, config) as (observers, executor):
+        with interruptible(), explained(folder.root), self._running(folder, config) as (observers, executor):
             with _readable():
                 located = inputs.locate_models(config, inputs.Fetch())
                 checked = inputs.check_inputs(located, self.engines, executor)
                 hashes = HashCache()
                 found = inputs.fingerprint_inputs(checked, hashes, _reporter(observers))
             ready = inputs.prepare_models(found, self._preparer(folder, config, executor, hashes), self.engines)
-            folder.create()
-            with driver_lock(folder.root, force=self.force), Journal(folder.journal) as journal:
-                if journal.entries:
-                    raise RunFolderError(f"{run_dir}: another process has just begun a run there; resume that")
-                context = RunContext(folder, FamilyTree(), self.engines, hashes)
-                with _driver(context, journal, executor, observers) as driver:
-                    folder.write_config(config)
-                    driver.record(ready.start_event(folder))
-                    return _finish(driver, folder)
+            with _interrupts(executor, observers) as interrupts:  # a signal now waits for the first event
+                folder.create()
+                with driver_lock(folder.root, force=self.force), Journal(folder.journal) as journal:
+                    if journal.entries:
+                        raise RunFolderError(f"{run_dir}: another process has just begun a run there; resume that")
+                    context = RunContext(folder, FamilyTree(), self.engines, hashes)
+                    with _driver(context, journal, executor, observers, interrupts) as driver:
+                        folder.write_config(config)
+                        driver.record(ready.start_event(folder))
+                        return _finish(driver, folder)
 
     def resume(self, run_dir: Path, config: Config | None = None) -> Finished:
         """Resume the run in a folder, with another configuration if that changes no result.
@@ -131,7 +131,7 @@ class Session:
         """
         folder = RunFolder.open(run_dir)
         tree = folder.read_tree()
-        with _interruptible(), explained(folder.root):
+        with interruptible(), explained(folder.root):
             _, changes = _settings(tree, folder, config)
             if tree.stop is not None and not _continues(tree.stop, changes):
                 self._restore(folder, tree)
@@ -154,7 +154,10 @@ class Session:
             context = RunContext(folder, tree, self.engines, hashes)
             for name in inputs.replaced_templates(tree):
                 observers.note(f"recipe {name} differs in this version of evolve; the run keeps the recorded one")
-            with _driver(context, journal, executor, observers) as driver:
+            with (
+                _interrupts(executor, observers) as interrupts,
+                _driver(context, journal, executor, observers, interrupts) as driver,
+            ):
                 if changes:
                     driver.record(inputs.settings_changed(changes, folder, settings))
                 if moved or tree.root != str(folder.root):
@@ -195,19 +198,24 @@ class Session:
                 yield observers, executor
 
 
+def _interrupts(executor: Executor, observer: Observer) -> Interrupts:
+    return Interrupts(
+        on_first=lambda: observer.note("stopping at the next safe point; press Ctrl-C again to stop now"),
+        on_second=executor.abandon,
+    )
+
+
 @contextmanager
-def _driver(context: RunContext, journal: Journal, executor: Executor, observer: Observer) -> Iterator[Driver]:
-    """Make the driver with its log and its signal handlers."""
+def _driver(
+    context: RunContext, journal: Journal, executor: Executor, observer: Observer, interrupts: Interrupts
+) -> Iterator[Driver]:
+    """Make the driver with its log."""
     folder = context.folder
     folder.make_folders()
     folder.tidy()
     ScoreStore(folder.scores, folder.root).tidy()
     executor.redirect(folder.log, folder.staging)
-    interrupts = Interrupts(
-        on_first=lambda: observer.note("stopping at the next safe point; press Ctrl-C again to stop now"),
-        on_second=executor.abandon,
-    )
-    with _logging_to(folder.log), interrupts:
+    with _logging_to(folder.log):
         try:
             yield Driver(context, journal, executor, observer, interrupts)
         except EvolveError as error:
@@ -248,15 +256,6 @@ def _reporter(observer: Observer) -> Reporter:
         return lambda words, done, total: observer.working("inputs", f"{words} {name}", done, total)
 
     return report_on
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Turn a Ctrl-C while no driver handles signals into `Interrupted`; no recorded work is lost then."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(signal.SIGINT) from None
 
 
 @contextmanager

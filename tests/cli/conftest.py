@@ -15,7 +15,7 @@ from executors import InlineExecutor
 from fakes import FAKE, write_family
 
 from evolve.cli import driving
-from evolve.cli.app import main
+from evolve.cli import main
 from evolve.config import load_config
 from evolve.engines.protocols import Engines, Report
 from evolve.run.executors import LocalExecutor, Progress

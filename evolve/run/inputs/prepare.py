@@ -6,7 +6,8 @@ manifest lists its files, so that an incomplete or damaged one is detected and p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ from evolve.engines.checkpoints import Layout, content_identity, fingerprint
 from evolve.engines.pickled import convert
 from evolve.engines.protocols import AdapterJob, ConversionJob, Engines, MergeResult
 from evolve.engines.sources import LocatedModel
-from evolve.errors import EvolveError, ModelError
+from evolve.errors import ModelError
 from evolve.lineage import FoundationEntry, Prepared, RunStarted
 from evolve.run.checkpoints import CheckpointGuard, Manifest
 from evolve.run.durable import publish, remove
@@ -107,8 +108,7 @@ class Preparer:
             RunError: The worker failed.
         """
         root = self.converted if model.adapter is None else self.adapters
-        root.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(root / f".{key}.lock"):  # another run may be preparing the same model
+        with _exclusive(root, key):  # another run may be preparing the same model
             if CheckpointGuard(self.hashes).damage(root / key, key) is not None:
                 self._make(name, model, key, root)
         return root / key
@@ -123,7 +123,7 @@ class Preparer:
         except ModelError as error:
             remove(staged)
             raise ModelError(f"{config_key(name)}: {error}") from None
-        except EvolveError:
+        except BaseException:  # also a signal
             remove(staged)
             raise
         manifest = Manifest.of(name, key, result)
@@ -136,6 +136,28 @@ class Preparer:
             return Call(f"convert {name}", convert, ConversionJob(model.path, staged))
         job = AdapterJob(model.path, model.adapter, staged, trust_remote_code=self.trust_remote_code)
         return Call(f"merge adapter {name}", merge_adapter, job)
+
+
+@contextmanager
+def _exclusive(root: Path, key: str) -> Iterator[None]:
+    """Hold the lock of one prepared model; remove its file, and after a failure the empty folders that were made.
+
+    A process that waited for the lock of a removed file gets no lock by it; filelock opens the file anew.
+    """
+    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
+    lock = root / f".{key}.lock"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(lock):
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    except BaseException:
+        with suppress(OSError):  # another process uses it
+            for folder in missing:
+                folder.rmdir()
+        raise
 
 
 def prepare_models(found: Fingerprinted, preparer: Preparer, engines: Engines) -> Ready:
