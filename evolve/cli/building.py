@@ -15,11 +15,11 @@ from evolve.engines import REAL
 from evolve.engines.checkpoints import read_layout
 from evolve.engines.protocols import EvaluateResult, MergeJob, Report
 from evolve.errors import EvolveError, InputError
-from evolve.nursery import OWN_TASK, Family, build, load, shortfalls
+from evolve.nursery import OWN_TASK, Family, build, load, refuse_foreign, shortfalls
 from evolve.nursery.family import MANIFEST, UNFINISHED
 from evolve.run.child import Child, load_template
 from evolve.run.executors import Call, Executor, LocalExecutor, run_call
-from evolve.run.interrupts import Interrupted, interruptible
+from evolve.run.interrupts import Interrupted, raising_signals
 from evolve.run.scratch import scratch_folder
 from evolve.run.tasks import evaluate_job, task_specs
 
@@ -52,15 +52,12 @@ def build_family(directory: Path, seed: int | None) -> None:
         return
     if load(directory) is not None:
         raise InputError(f"{directory}: has a family of another seed than --seed {seed}; give another folder")
-    with display() as watching, closing(LocalExecutor(watching.working)) as executor:
-        try:
-            with interruptible():
-                family: Family = run_call(executor, Call("nursery", _build, (directory.absolute(), seed or 0)))
-                problems, lines = _examine(executor, family)
-        except Interrupted as interrupted:
-            error = EvolveError(f"{interrupted}; the family in {directory} is not complete, the same command builds it anew")
-            error.exit_code = interrupted.exit_code
-            raise error from None
+    try:
+        with raising_signals(), display() as watching, closing(LocalExecutor(watching.working)) as executor:
+            family: Family = run_call(executor, Call("nursery", _build, (directory.absolute(), seed or 0)))
+            problems, lines = _examine(executor, family)
+    except Interrupted as interrupted:
+        raise interrupted.with_advice(f"{directory} has no complete family, start the command again") from None
     if problems:
         (family.directory / MANIFEST).replace(family.directory / UNFINISHED)  # another build may replace this family
     with suppress(OutputLost):  # the family is there
@@ -74,6 +71,7 @@ def _check_usable(directory: Path) -> None:
     try:
         if directory.exists() and not directory.is_dir():
             raise InputError(f"{directory}: is a file; give a folder for the family")
+        refuse_foreign(directory)
         existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
     except OSError as error:
         raise InputError(f"{directory}: cannot be used ({error.strerror}); give another folder") from None

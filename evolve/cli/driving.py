@@ -18,7 +18,7 @@ from evolve.errors import EvolveError, InputError, RunFolderError
 from evolve.lineage import FamilyTree
 from evolve.run.folder import RunFolder
 from evolve.run.inputs import Fetch
-from evolve.run.interrupts import Interrupted
+from evolve.run.interrupts import Interrupted, raising_signals
 from evolve.run.session import Finished, Session
 from evolve.views import resume_line, summary_view
 from evolve.views.text import command
@@ -47,9 +47,10 @@ def check_config(config: Path, overrides: list[str], *, offline: bool, download:
     fetch = Fetch(download=download, need_all=not offline)
     with _naming(config), display() as watching:
         try:
-            findings = Session(REAL, watching).check(settings, fetch, time=time)
+            with raising_signals():
+                findings = Session(REAL, watching).check(settings, fetch, time=time)
         except Interrupted as interrupted:
-            raise _with_advice(interrupted, "nothing was changed, start the check again") from None
+            raise interrupted.with_advice("nothing was changed, start the check again") from None
     for line in findings_lines(findings, _start(config, None, overrides), RUNS):
         say(line)
     refuse_full_disk(findings, RUNS)
@@ -98,9 +99,10 @@ def _drive(folder: Path, force: bool, start: str | None, work: Callable[[Session
             if before.stop is None:
                 watching.note(resume_line(before))
         try:
-            finished = work(Session(REAL, watching, force=force))
+            with raising_signals():
+                finished = work(Session(REAL, watching, force=force))
         except Interrupted as interrupted:
-            raise _with_advice(interrupted, _advice(folder, start)) from None
+            raise interrupted.with_advice(_advice(folder, start)) from None
     with suppress(OutputLost):  # the run itself has succeeded
         _print_end(finished, folder)
     if finished.stop.reason == "failed":
@@ -128,9 +130,3 @@ def _advice(folder: Path, start: str | None) -> str:
     if start is not None and _tree(folder) is None:
         return f"stopped before the run began; nothing was recorded, start it again by `{start}`"
     return f"nothing is lost, resume it by `{command('evolve', 'resume', str(folder))}`"
-
-
-def _with_advice(interrupted: Interrupted, advice: str) -> EvolveError:
-    error = EvolveError(f"{interrupted}; {advice}")
-    error.exit_code = interrupted.exit_code
-    return error

@@ -11,7 +11,7 @@ import sys
 
 from evolve.cli.streams import OutputLost, guarded_streams
 from evolve.errors import EvolveError
-from evolve.run.interrupts import Interrupted, interruptible, raising_signals
+from evolve.run.interrupts import exiting_signals
 
 __all__ = ["main"]
 
@@ -27,7 +27,7 @@ def main() -> None:
 
 def _call() -> int:
     try:
-        with raising_signals(), interruptible():
+        with exiting_signals():
             _ignore_wrong_sizes()
             from evolve.cli.app import call
 
@@ -41,8 +41,7 @@ def _call() -> int:
 def _explain(error: EvolveError) -> None:
     from evolve.cli.output import say_error
 
-    advice = "; nothing was changed" if isinstance(error, Interrupted) else ""
-    say_error(f"evolve: {error}{advice}")
+    say_error(f"evolve: {error}")
     for note in getattr(error, "__notes__", ()):
         print(note, file=sys.stderr)
 

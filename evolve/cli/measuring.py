@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from itertools import combinations
 from math import fsum
 from pathlib import Path
@@ -20,6 +21,7 @@ from evolve.engines.protocols import KinshipJob, KinshipResult
 from evolve.engines.sources import resolve
 from evolve.errors import InputError, ModelError, unreadable
 from evolve.run.executors import Call, LocalExecutor, run_call
+from evolve.run.interrupts import raising_signals
 from evolve.views.text import Table, View, plain
 
 __all__ = ["measure_kinship"]
@@ -54,12 +56,12 @@ def measure_kinship(models: Sequence[str], base: str, metric: str, device: str, 
 
 def _measure(job: KinshipJob, device: str) -> KinshipResult:
     """Measure in a worker process, as a run does."""
-    with display(stderr=True) as watching:
-        executor = LocalExecutor(watching.working, device=device)
-        try:
-            result: KinshipResult = run_call(executor, Call("kinship", REAL.measure, job, gpus=1))
-        finally:
-            executor.close()
+    with (
+        raising_signals(),
+        display(stderr=True) as watching,
+        closing(LocalExecutor(watching.working, device=device)) as executor,
+    ):
+        result: KinshipResult = run_call(executor, Call("kinship", REAL.measure, job, gpus=1))
     return result
 
 

@@ -27,7 +27,9 @@ def expanded(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise InputError(f"{text}: the home folder of {Path(text).parts[0]} is not known; give the whole path") from None
+        raise InputError(
+            f"{text}: the home folder of {Path(text).parts[0]} is not known; give the whole path"
+        ) from None
 
 
 def find_run(name: str) -> Path:

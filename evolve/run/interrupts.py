@@ -1,8 +1,9 @@
 """Ctrl-C, SIGTERM and SIGHUP.
 
-Before a run begins a signal raises an exception, which unwinds the work and removes its files (`raising_signals`).
-During a run the first signal stops it at a safe point, and the second stops it at once (`Interrupts`). There the handler
-only stores the signal: if it raised an exception, an artifact could be in place without its event.
+A command that has nothing to clean up ends at once (`exiting_signals`). Before a run begins a signal raises an
+exception, which unwinds the work and removes its files (`raising_signals`). During a run the first signal stops it at a
+safe point, and the second stops it at once (`Interrupts`). There the handler only stores the signal: if it raised an
+exception, an artifact could be in place without its event.
 
 A SIGHUP that is ignored, as under nohup, stays ignored.
 """
@@ -12,13 +13,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 from evolve.errors import EvolveError
 
-__all__ = ["STOP_SIGNALS", "Interrupted", "Interrupts", "Stopped", "interruptible", "raising_signals"]
+__all__ = ["STOP_SIGNALS", "Interrupted", "Interrupts", "exiting_signals", "raising_signals"]
 
 STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
@@ -32,32 +33,32 @@ class Interrupted(EvolveError):
         super().__init__(f"interrupted by {signal.Signals(number).name}")
         self.exit_code = 128 + number
 
+    def with_advice(self, advice: str) -> EvolveError:
+        """Return an error that also says what to do next."""
+        error = EvolveError(f"{self}; {advice}")
+        error.exit_code = self.exit_code
+        return error
 
-class Stopped(BaseException):
-    """A signal while its handler raises; no `Exception`, so that nothing on the way handles it as a failure."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+class _Stopped(BaseException):
+    """A signal; no `Exception`, so that nothing on the way handles it as a failure of the work."""
 
 
 @contextmanager
-def raising_signals() -> Iterator[None]:
-    """Raise `Stopped` at a signal; it must be entered in the main thread.
+def exiting_signals() -> Iterator[None]:
+    """End the process at a signal, with one message; for the time in which there is nothing to clean up.
 
-    After the first one, only another Ctrl-C raises again: a closed terminal or a job manager sends several signals,
-    and the work is being unwound already.
+    It must be entered in the main thread, like the other context managers. An exception is not raised: some modules
+    that are being imported would swallow it.
     """
-    stopping = False
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal stopping
+    def leave(number: int, frame: FrameType | None) -> None:
         del frame
-        if not stopping or number == signal.SIGINT:
-            stopping = True
-            raise Stopped(number)
+        with suppress(OSError):
+            os.write(2, f"evolve: {Interrupted(number)}\n".encode())
+        os._exit(128 + number)
 
-    before = _handle_signals(stop)
+    before = _handle_signals(leave)
     try:
         yield
     finally:
@@ -65,14 +66,29 @@ def raising_signals() -> Iterator[None]:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Turn a signal that was raised into `Interrupted`."""
+def raising_signals() -> Iterator[None]:
+    """Unwind the work at a signal, so that its temporary files are removed, then raise `Interrupted`.
+
+    After the first signal only another Ctrl-C has an effect: a closed terminal or a job manager may send several.
+    """
+    stopped: int | None = None
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        del frame
+        if stopped is None or number == signal.SIGINT:
+            stopped = number
+            raise _Stopped
+
+    before = _handle_signals(stop)
     try:
         yield
-    except KeyboardInterrupt:
-        raise Interrupted(signal.SIGINT) from None
-    except Stopped as stopped:
-        raise Interrupted(stopped.number) from None
+    except BaseException:
+        if stopped is None:
+            raise
+        raise Interrupted(stopped) from None  # whatever came of the signal
+    finally:
+        _restore(before)
 
 
 class Interrupts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,14 +15,14 @@ from evolve.engines.protocols import Engines, Report
 from evolve.errors import EvolveError, InputError, RunFolderError, unreadable
 from evolve.lineage import FamilyTree, InputsMoved, RunContinued, RunStopped
 from evolve.run import inputs
-from evolve.run.driver import Driver, restore_files
+from evolve.run.driver import Driver, recipes_are_current, restore_files
 from evolve.run.durable import explained
 from evolve.run.executors import Executor, LocalExecutor, Progress
 from evolve.run.folder import RunFolder
 from evolve.run.hashes import HashCache
 from evolve.run.inputs.changes import Change
 from evolve.run.inputs.fingerprint import Reporter
-from evolve.run.interrupts import Interrupts, interruptible
+from evolve.run.interrupts import Interrupted, Interrupts
 from evolve.run.journal import Journal, tree_of
 from evolve.run.lock import driver_lock
 from evolve.run.observer import Observer, Observers, ProgressFile
@@ -85,7 +86,7 @@ class Session:
             InputError: An input is invalid; the message names it and the fix.
             RunError: The worker failed.
         """
-        with interruptible(), _readable(), self._executor(config, self.observer) as executor:
+        with _interruptible(), _readable(), self._executor(config, self.observer) as executor:
             located = inputs.locate_models(config, fetch)
             checked = inputs.check_inputs(located, self.engines, executor)
             inputs.fingerprint_inputs(checked, HashCache(), _reporter(self.observer))
@@ -103,7 +104,7 @@ class Session:
         folder = RunFolder.prepare(run_dir)
         if folder.has_begun():
             return self.resume(run_dir, config)
-        with interruptible(), explained(folder.root), self._running(folder, config) as (observers, executor):
+        with _interruptible(), explained(folder.root), self._running(folder, config) as (observers, executor):
             with _readable():
                 located = inputs.locate_models(config, inputs.Fetch())
                 checked = inputs.check_inputs(located, self.engines, executor)
@@ -131,7 +132,7 @@ class Session:
         """
         folder = RunFolder.open(run_dir)
         tree = folder.read_tree()
-        with interruptible(), explained(folder.root):
+        with _interruptible(), explained(folder.root):
             _, changes = _settings(tree, folder, config)
             if tree.stop is not None and not _continues(tree.stop, changes):
                 self._restore(folder, tree)
@@ -168,12 +169,13 @@ class Session:
                 return _finish(driver, folder)
 
     def _restore(self, folder: RunFolder, tree: FamilyTree) -> None:
-        """Restore the files of a finished run that were deleted or not written before a kill."""
-        if folder.is_complete(tree):
+        """Restore the files of a finished run that were deleted, not written before a kill, or have moved."""
+        context = RunContext(folder, tree, self.engines)
+        if folder.is_complete(tree) and recipes_are_current(context):
             return
         with driver_lock(folder.root, force=self.force):
             folder.make_folders()
-            restore_files(RunContext(folder, tree, self.engines))
+            restore_files(context)
             folder.tidy(finished=True)
 
     def _preparer(self, folder: RunFolder, config: Config, executor: Executor, hashes: HashCache) -> inputs.Preparer:
@@ -226,7 +228,7 @@ def _driver(
 def _settings(tree: FamilyTree, folder: RunFolder, config: Config | None) -> tuple[Config, list[Change]]:
     """Return the configuration to resume with, and its differences from the recorded one."""
     if config is None:
-        settings = inputs.moved_config(tree, folder)
+        settings = folder.located_config(tree.config, tree.root)
     else:
         settings = inputs.with_recorded_recipes(tree, folder, config)
     return settings, inputs.accepted_changes(tree, folder, settings)
@@ -256,6 +258,15 @@ def _reporter(observer: Observer) -> Reporter:
         return lambda words, done, total: observer.working("inputs", f"{words} {name}", done, total)
 
     return report_on
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Turn a Ctrl-C while no driver handles signals into `Interrupted`; no recorded work is lost then."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(signal.SIGINT) from None
 
 
 @contextmanager

@@ -34,8 +34,8 @@ _REPORT_EVERY_S = 0.1
 def serve(pipe: connection.Connection, device: str) -> None:
     """Run the calls that arrive through `pipe` until it closes.
 
-    A pair of paths instead of a call redirects the output and the temporary files; the first message is one. If the driver ends for any reason,
-    the worker and its children are killed.
+    A pair of paths instead of a call redirects the output and the temporary files; the first message is one. If the
+    driver ends for any reason, the worker and its children are killed.
 
     Args:
         pipe: Receives `Call` and pairs of paths; sends progress reports as tuples, and outcomes.
