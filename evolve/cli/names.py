@@ -8,12 +8,28 @@ from pathlib import Path
 
 import typer
 
-__all__ = ["RUNS", "complete_models", "complete_runs", "find_run"]
+from evolve.errors import InputError
+
+__all__ = ["RUNS", "complete_models", "complete_runs", "expanded", "find_run"]
 
 RUNS = Path("runs")
 """The folder of all runs, in the working directory."""
 
 _JOURNAL = "journal.jsonl"
+
+
+def expanded(text: str) -> Path:
+    """Return a path of the command line, with the home folder for a leading `~`.
+
+    Raises:
+        InputError: There is no such user.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"{text}: the home folder of {Path(text).parts[0]} is not known; give the whole path"
+        ) from None
 
 
 def find_run(name: str) -> Path:
@@ -23,7 +39,7 @@ def find_run(name: str) -> Path:
         name: The path of the folder, or the name of a run in `runs/`. A folder of the working directory with a journal
             comes first. If there is no such run, the path is returned unchanged.
     """
-    path = Path(name)
+    path = expanded(name)
     in_runs = RUNS / path
     if len(path.parts) == 1 and name != ".." and not (path / _JOURNAL).exists() and in_runs.is_dir():
         return in_runs

@@ -59,7 +59,7 @@ def build(
     number of torch threads do not change.
 
     Args:
-        directory: The folder, which is created if it is missing. Other files in it are kept.
+        directory: The folder, which is created if it is missing. Other files in that of an earlier build are kept.
         seed: Seed of the items and the models.
         on_progress: Called after every step of the training.
         recipe: The sizes; None for the defaults.
@@ -68,7 +68,8 @@ def build(
         The family, with absolute paths.
 
     Raises:
-        InputError: A folder that would be replaced was not made by an earlier build.
+        InputError: The folder is neither empty nor one of an earlier build, or has something else in the place of a
+            result.
     """
     recipe = recipe or NurseryRecipe()
     family = _layout(directory)
@@ -106,6 +107,22 @@ def load(directory: Path, *, seed: int | None = None, recipe: NurseryRecipe | No
     return family if complete and all(folder.is_dir() for folder in family.datasets.values()) else None
 
 
+def refuse_foreign(directory: Path) -> None:
+    """Raise InputError unless a folder is missing, empty, or marked by a build.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    if not directory.exists() or (directory / MANIFEST).is_file() or (directory / UNFINISHED).is_file():
+        return
+    names = sorted(path.name for path in directory.iterdir())
+    if names:
+        raise InputError(
+            f"{directory}: is not empty and has no family of `evolve nursery` ({', '.join(names[:3])}); give a new or "
+            "an empty folder"
+        )
+
+
 def _layout(directory: Path) -> Family:
     directory = directory.absolute()
     return Family(
@@ -119,10 +136,12 @@ def _layout(directory: Path) -> Family:
 def _clear(family: Family) -> None:
     """Remove the result of an earlier build, and nothing else, and mark the folder as unfinished."""
     directory = family.directory
-    old = [path for path in (family.base, *family.specialists.values(), directory / "datasets") if path.exists()]
-    ours = (directory / MANIFEST).is_file() or (directory / UNFINISHED).is_file()
-    if old and not ours:
-        raise InputError(f"{old[0]}: is in the way and was not made by evolve; move it, or give another folder")
+    refuse_foreign(directory)
+    results = (family.base, *family.specialists.values(), directory / "datasets")
+    old = [path for path in results if path.exists() or path.is_symlink()]
+    for path in old:
+        if path.is_symlink() or not path.is_dir():
+            raise InputError(f"{path}: is in the way and was not made by evolve; move it, or give another folder")
     directory.mkdir(parents=True, exist_ok=True)
     (directory / UNFINISHED).touch()
     (directory / MANIFEST).unlink(missing_ok=True)

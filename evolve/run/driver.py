@@ -29,9 +29,17 @@ from evolve.run.faults import fault_point
 from evolve.run.interrupts import Interrupts
 from evolve.run.journal import Journal, utc_now
 from evolve.run.observer import Observer
-from evolve.run.steps import RunContext, StepInFlight, batch_size, begin, refuse_changes, restore_recipe
+from evolve.run.steps import (
+    RunContext,
+    StepInFlight,
+    batch_size,
+    begin,
+    has_current_recipe,
+    refuse_changes,
+    restore_recipe,
+)
 
-__all__ = ["Driver", "restore_files"]
+__all__ = ["Driver", "recipes_are_current", "restore_files"]
 
 _LOG = logging.getLogger("evolve.run")
 _POLL_S = 0.2
@@ -191,9 +199,14 @@ class Driver:
 
 def restore_files(context: RunContext) -> None:
     """Rewrite the files that follow from the journal: the configuration, the family tree and the recipes."""
-    context.folder.write_config(context.folder.located_config(context.tree.config))
+    context.folder.write_config(context.folder.located_config(context.tree.config, context.tree.root))
     context.folder.write_tree(context.tree)
     _restore_recipes(context)
+
+
+def recipes_are_current(context: RunContext) -> bool:
+    """Return whether the recipes have the present paths of their models."""
+    return all(has_current_recipe(context, model) for model in context.tree.models if model.recipe is not None)
 
 
 def _restore_recipes(context: RunContext) -> None:

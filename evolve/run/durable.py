@@ -31,14 +31,9 @@ __all__ = [
 
 @contextmanager
 def explained(root: Path) -> Iterator[None]:
-    """Turn an OSError of the run in `root` into a `RunError` with the command that resumes the run.
-
-    A broken pipe is raised as it is: it concerns the reader of standard output and not the run.
-    """
+    """Turn an OSError of the run in `root` into a `RunError` with the command that resumes the run."""
     try:
         yield
-    except BrokenPipeError:
-        raise
     except OSError as error:
         where = error.filename or root
         number = full_disk(error)

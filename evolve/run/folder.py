@@ -101,11 +101,11 @@ class RunFolder:
         """Return a path in this folder as the journal and the tree keep it."""
         return path.relative_to(self.root).as_posix()
 
-    def checkpoint_of(self, model: Model) -> Path:
-        """Return the checkpoint folder of a model that has one."""
+    def checkpoint_of(self, model: Model, root: str | None = None) -> Path:
+        """Return the checkpoint folder of a model that has one; `root` as in `relocated`."""
         if model.checkpoint is None:
             raise ValueError(f"{model.name} has no checkpoint")
-        return self.locate(model.checkpoint)
+        return self.relocated(model.checkpoint, root)
 
     # ------------------------------------------------------------------------------------------------ moved folders
 
@@ -120,13 +120,32 @@ class RunFolder:
         """Return the absolute form of a path in the journal."""
         return Path(os.path.normpath(self.root / path))
 
+    def relocated(self, path: str, root: str | None) -> Path:
+        """Return where a path of the journal is now; its recorded place if it is nowhere.
+
+        If this folder has moved, what a path outside it names may have moved with it, or not.
+
+        Args:
+            path: The path as the journal keeps it.
+            root: The recorded place of this folder; None if it does not matter or is not known.
+        """
+        here = self.locate(path)
+        if root is None or not path.startswith(("/", "../")) or here.exists():
+            return here
+        before = Path(os.path.normpath(Path(root) / path))
+        moved = self.locate(os.path.relpath(before, root))
+        return next((place for place in (before, moved) if place.exists()), here)
+
     def portable_config(self, config: Config) -> Config:
         """Return a configuration with its paths as the journal keeps them."""
         return self.with_paths(config, self.portable)
 
-    def located_config(self, config: Config) -> Config:
-        """Return a configuration from the journal with absolute paths."""
-        return self.with_paths(config, lambda path: str(self.locate(path)) if path.startswith("../") else path)
+    def located_config(self, config: Config, root: str | None = None) -> Config:
+        """Return a configuration from the journal with absolute paths; `root` as in `relocated`."""
+        outside = ("/", "../")  # the others are Hub ids
+        return self.with_paths(
+            config, lambda path: str(self.relocated(path, root)) if path.startswith(outside) else path
+        )
 
     @staticmethod
     def with_paths(config: Config, change: Callable[[str], str]) -> Config:

@@ -15,7 +15,7 @@ from evolve.engines.protocols import Engines, Report
 from evolve.errors import EvolveError, InputError, RunFolderError, unreadable
 from evolve.lineage import FamilyTree, InputsMoved, RunContinued, RunStopped
 from evolve.run import inputs
-from evolve.run.driver import Driver, restore_files
+from evolve.run.driver import Driver, recipes_are_current, restore_files
 from evolve.run.durable import explained
 from evolve.run.executors import Executor, LocalExecutor, Progress
 from evolve.run.folder import RunFolder
@@ -113,15 +113,16 @@ class Session:
                 hashes = HashCache()
                 found = inputs.fingerprint_inputs(checked, hashes, _reporter(observers))
             ready = inputs.prepare_models(found, self._preparer(folder, config, executor, hashes), self.engines)
-            folder.create()
-            with driver_lock(folder.root, force=self.force), Journal(folder.journal) as journal:
-                if journal.entries:
-                    raise RunFolderError(f"{run_dir}: another process has just begun a run there; resume that")
-                context = RunContext(folder, FamilyTree(), self.engines, hashes)
-                with _driver(context, journal, executor, observers) as driver:
-                    folder.write_config(config)
-                    driver.record(ready.start_event(folder))
-                    return _finish(driver, folder)
+            with _interrupts(executor, observers) as interrupts:  # a signal now waits for the first event
+                folder.create()
+                with driver_lock(folder.root, force=self.force), Journal(folder.journal) as journal:
+                    if journal.entries:
+                        raise RunFolderError(f"{run_dir}: another process has just begun a run there; resume that")
+                    context = RunContext(folder, FamilyTree(), self.engines, hashes)
+                    with _driver(context, journal, executor, observers, interrupts) as driver:
+                        folder.write_config(config)
+                        driver.record(ready.start_event(folder))
+                        return _finish(driver, folder)
 
     def resume(self, run_dir: Path, config: Config | None = None) -> Finished:
         """Resume the run in a folder, with another configuration if that changes no result.
@@ -157,7 +158,10 @@ class Session:
             context = RunContext(folder, tree, self.engines, hashes)
             for name in inputs.replaced_templates(tree):
                 observers.note(f"recipe {name} differs in this version of evolve; the run keeps the recorded one")
-            with _driver(context, journal, executor, observers) as driver:
+            with (
+                _interrupts(executor, observers) as interrupts,
+                _driver(context, journal, executor, observers, interrupts) as driver,
+            ):
                 if changes:
                     driver.record(inputs.settings_changed(changes, folder, settings))
                 if moved or tree.root != str(folder.root):
@@ -168,12 +172,13 @@ class Session:
                 return _finish(driver, folder)
 
     def _restore(self, folder: RunFolder, tree: FamilyTree) -> None:
-        """Restore the files of a finished run that were deleted or not written before a kill."""
-        if folder.is_complete(tree):
+        """Restore the files of a finished run that were deleted, not written before a kill, or have moved."""
+        context = RunContext(folder, tree, self.engines)
+        if folder.is_complete(tree) and recipes_are_current(context):
             return
         with driver_lock(folder.root, force=self.force):
             folder.make_folders()
-            restore_files(RunContext(folder, tree, self.engines))
+            restore_files(context)
             folder.tidy(finished=True)
 
     def _preparer(self, folder: RunFolder, config: Config, executor: Executor, hashes: HashCache) -> inputs.Preparer:
@@ -198,19 +203,24 @@ class Session:
                 yield observers, executor
 
 
+def _interrupts(executor: Executor, observer: Observer) -> Interrupts:
+    return Interrupts(
+        on_first=lambda: observer.note("stopping at the next safe point; press Ctrl-C again to stop now"),
+        on_second=executor.abandon,
+    )
+
+
 @contextmanager
-def _driver(context: RunContext, journal: Journal, executor: Executor, observer: Observer) -> Iterator[Driver]:
-    """Make the driver with its log and its signal handlers."""
+def _driver(
+    context: RunContext, journal: Journal, executor: Executor, observer: Observer, interrupts: Interrupts
+) -> Iterator[Driver]:
+    """Make the driver with its log."""
     folder = context.folder
     folder.make_folders()
     folder.tidy()
     ScoreStore(folder.scores, folder.root).tidy()
     executor.redirect(folder.log, folder.staging)
-    interrupts = Interrupts(
-        on_first=lambda: observer.note("stopping at the next safe point; press Ctrl-C again to stop now"),
-        on_second=executor.abandon,
-    )
-    with logging_to(folder.log, _LOG), interrupts:
+    with logging_to(folder.log, _LOG):
         try:
             yield Driver(context, journal, executor, observer, interrupts)
         except EvolveError as error:
@@ -221,7 +231,7 @@ def _driver(context: RunContext, journal: Journal, executor: Executor, observer:
 def _settings(tree: FamilyTree, folder: RunFolder, config: Config | None) -> tuple[Config, list[Change]]:
     """Return the configuration to resume with, and its differences from the recorded one."""
     if config is None:
-        settings = inputs.moved_config(tree, folder)
+        settings = folder.located_config(tree.config, tree.root)
     else:
         settings = inputs.with_recorded_recipes(tree, folder, config)
     return settings, inputs.accepted_changes(tree, folder, settings)

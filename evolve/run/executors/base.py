@@ -87,7 +87,7 @@ class Executor(Protocol):
     def redirect(self, log: Path, scratch: Path) -> None:
         """Send the output of all workers to a file, and their temporary files to an existing folder.
 
-        Before the first call of this method, output is discarded and temporary files go to the system's folder.
+        Before the first call of this method, output is discarded and temporary files go to a folder of the executor.
         """
 
     def submit(self, call: Call) -> None:
@@ -106,13 +106,19 @@ class Executor(Protocol):
 def run_call(executor: Executor, call: Call) -> Any:
     """Run one call, wait for it and return its result; no other call may be in flight.
 
+    An exception while it waits, such as one of a signal, abandons the call, so that nothing writes files any more.
+
     Raises:
         EvolveError: The error that the call raised. Any other failure raises a `DiskError` or a `RunError`, with the
             traceback of an unforeseen error as a note.
     """
-    executor.submit(call)
-    while (outcome := executor.wait(1.0)) is None:
-        pass
+    try:
+        executor.submit(call)
+        while (outcome := executor.wait(1.0)) is None:
+            pass
+    except BaseException:
+        executor.abandon()
+        raise
     if isinstance(outcome, Done):
         return outcome.result
     kind = DiskError if outcome.cause == "disk" else RunError

@@ -17,17 +17,19 @@ from pathlib import Path
 from evolve.errors import make_room
 from evolve.run.executors.base import Call, Failed, Outcome, Progress
 from evolve.run.executors.worker import serve
+from evolve.run.interrupts import STOP_SIGNALS
+from evolve.run.scratch import scratch_folder
 
 __all__ = ["LocalExecutor"]
 
-_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 _PATIENCE_S = 5.0
 
 
 class LocalExecutor:
     """An executor that runs one call at a time in a worker process.
 
-    The first call starts the worker, and so does the first call after the worker has ended.
+    The first call starts the worker, and so does the first call after the worker has ended. Until `redirect` is called,
+    the worker's temporary files lie in a folder that `close` and `abandon` remove, even if the worker was killed.
 
     Args:
         progress: Listener to the progress of calls; called from within `wait`.
@@ -38,6 +40,7 @@ class LocalExecutor:
         self._progress = progress
         self._device = device
         self._paths: tuple[Path, Path] | None = None
+        self._scratch = contextlib.ExitStack()
         self._context = multiprocessing.get_context("spawn")
         self._process: SpawnProcess | None = None
         self._pipe: connection.Connection | None = None
@@ -94,29 +97,38 @@ class LocalExecutor:
         """Kill the worker; its unfinished files stay in the staging folder."""
         self._call = None
         self._end(patience=0.0)
+        self._scratch.close()
 
     def close(self) -> None:
         """End the worker; a call in flight is lost."""
         self._end(patience=_PATIENCE_S if self._call is None else 0.0)
         self._call = None
+        self._scratch.close()
 
     def _start(self) -> None:
         self._end(patience=0.0)
+        paths = self._paths or self._make_scratch()
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=serve, args=(theirs, self._device), name="evolve-worker")
-        # Start multiprocessing's resource tracker now: starting it unblocks the signals.
-        resource_tracker.ensure_running()
-        # Block signals until `_process` is set, so that a handler can kill the worker. The worker inherits the block,
-        # so that it gets no signal before it ignores them.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        # Start multiprocessing's resource tracker now: starting it unblocks signals. It inherits the block of SIGHUP,
+        # which it does not ignore itself, so that it does not end with the terminal.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
+            resource_tracker.ensure_running()
+            # Block signals until `_process` is set, so that a handler can kill the worker. The worker inherits the
+            # block, so that it gets no signal before it ignores them.
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
             process.start()
             theirs.close()
             self._process, self._pipe = process, ours
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        if self._paths is not None:
-            ours.send(self._paths)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        with contextlib.suppress(BrokenPipeError):  # the worker has just died; wait() reports that
+            ours.send(paths)
+
+    def _make_scratch(self) -> tuple[Path, Path]:
+        self._scratch.close()
+        return Path(os.devnull), self._scratch.enter_context(scratch_folder())
 
     def _died(self, call: Call, process: SpawnProcess) -> Outcome:
         process.join(_PATIENCE_S)

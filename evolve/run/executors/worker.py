@@ -24,6 +24,7 @@ from evolve.engines.devices import restrict_to
 from evolve.engines.protocols import Report
 from evolve.errors import EvolveError, full_disk, make_room
 from evolve.run.executors.base import Call, Done, Failed, Outcome
+from evolve.run.interrupts import STOP_SIGNALS
 from evolve.run.log import LogFormatter, VisibleText, open_log
 
 __all__ = ["perform", "serve"]
@@ -35,17 +36,17 @@ _REPORT_EVERY_S = 0.1
 def serve(pipe: connection.Connection, device: str) -> None:
     """Run the calls that arrive through `pipe` until it closes.
 
-    A pair of paths instead of a call redirects the output and the temporary files. If the driver ends for any reason,
-    the worker and its children are killed.
+    A pair of paths instead of a call redirects the output and the temporary files; the first message is one. If the
+    driver ends for any reason, the worker and its children are killed.
 
     Args:
         pipe: Receives `Call` and pairs of paths; sends progress reports as tuples, and outcomes.
         device: The torch device for the calls: `auto`, `cpu`, `cuda` or `cuda:<number>`.
     """
     os.setpgid(0, 0)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the driver handles them, even if the whole process group gets them
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     threading.Thread(target=_die_with_driver, daemon=True).start()
     _send_output_to(Path(os.devnull))
     _log_to_output()

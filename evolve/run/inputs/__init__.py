@@ -13,7 +13,7 @@ from evolve.run.inputs.check import Checked, Needs, check_inputs
 from evolve.run.inputs.fingerprint import Fingerprinted, fingerprint_inputs
 from evolve.run.inputs.locate import Fetch, Located, Missing, locate_models
 from evolve.run.inputs.prepare import Preparer, Ready, prepare_models
-from evolve.run.inputs.resume import moved_config, refuse_changed_data, refuse_other_engines, verify_models
+from evolve.run.inputs.resume import refuse_changed_data, refuse_other_engines, verify_models
 from evolve.run.inputs.timing import Timing, time_one_batch
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "check_inputs",
     "fingerprint_inputs",
     "locate_models",
-    "moved_config",
     "prepare_models",
     "refuse_changed_data",
     "refuse_other_engines",

@@ -5,7 +5,6 @@ No weights are read, so it takes seconds for models of any size. Errors that it 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from evolve.lineage import Pair, most_children
 from evolve.run.child import Child, choose_tokenizer, load_template, size_of
 from evolve.run.executors import Call, Executor, run_call
 from evolve.run.inputs.locate import BASE, Located, config_key
+from evolve.run.scratch import scratch_folder
 from evolve.run.tasks import task_specs
 
 __all__ = ["Checked", "Needs", "check_folders", "check_inputs", "check_merges", "layout_of", "refuse_misfits"]
@@ -211,11 +211,11 @@ def _recipes(checked: Checked, name: str, pairs: list[Pair], paths: Mapping[str,
 @contextmanager
 def _separate_folders(models: Mapping[str, LocatedModel]) -> Iterator[dict[str, Path]]:
     """Give each model a separate folder, as mergekit requires; two adapters may adapt the same model."""
-    with tempfile.TemporaryDirectory(prefix="evolve-models-") as links:
+    with scratch_folder() as links:
         folders = {name: model.path for name, model in models.items()}
         for name, model in models.items():
             if model.adapter is not None:
-                folders[name] = Path(links) / name
+                folders[name] = links / name
                 folders[name].symlink_to(model.path, target_is_directory=True)
         yield folders
 

@@ -6,7 +6,8 @@ manifest lists its files, so that an incomplete or damaged one is detected and p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ from evolve.engines.checkpoints import Layout, content_identity, fingerprint
 from evolve.engines.pickled import convert
 from evolve.engines.protocols import AdapterJob, ConversionJob, Engines, MergeResult
 from evolve.engines.sources import LocatedModel
-from evolve.errors import EvolveError, InputsChangedError, ModelError
+from evolve.errors import InputsChangedError, ModelError
 from evolve.lineage import FoundationEntry, Prepared, RunStarted
 from evolve.run.checkpoints import CheckpointGuard, Manifest
 from evolve.run.durable import publish, remove
@@ -109,8 +110,7 @@ class Preparer:
             RunError: The worker failed.
         """
         root = self.converted if model.adapter is None else self.adapters
-        root.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(root / f".{key}.lock"):  # another run may be preparing the same model
+        with _exclusive(root, key):  # another run may be preparing the same model
             if CheckpointGuard(self.hashes).damage(root / key, key) is not None:
                 self._make(name, model, key, root)
         return root / key
@@ -122,7 +122,7 @@ class Preparer:
         staged.mkdir()
         try:
             result = self._run(name, model, key, staged)
-        except EvolveError:
+        except BaseException:  # also a signal
             remove(staged)
             raise
         manifest = Manifest.of(name, key, result)
@@ -154,6 +154,28 @@ def _refuse_change(name: str, reads: Reads) -> None:
     change = reads.change()
     if change is not None:
         raise InputsChangedError(f"{config_key(name)}: {change} while it was prepared; {change.fix}, then start again")
+
+
+@contextmanager
+def _exclusive(root: Path, key: str) -> Iterator[None]:
+    """Hold the lock of one prepared model; remove its file, and after a failure the empty folders that were made.
+
+    A process that waited for the lock of a removed file gets no lock by it; filelock opens the file anew.
+    """
+    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
+    lock = root / f".{key}.lock"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(lock):
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    except BaseException:
+        with suppress(OSError):  # another process uses it
+            for folder in missing:
+                folder.rmdir()
+        raise
 
 
 def prepare_models(found: Fingerprinted, preparer: Preparer, engines: Engines) -> Ready:

@@ -5,7 +5,6 @@ Models and data are compared by content. New paths are recorded, and changed con
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,29 +23,7 @@ from evolve.run.inputs.fingerprint import Reporter, content_of, hash_data, prepa
 from evolve.run.inputs.locate import BASE, config_key, locate_model, model_sources
 from evolve.run.inputs.prepare import Preparer
 
-__all__ = ["moved_config", "refuse_changed_data", "refuse_other_engines", "verify_models"]
-
-
-def moved_config(tree: FamilyTree, folder: RunFolder) -> Config:
-    """Return the run's configuration with the current, absolute paths of its models and data."""
-
-    def current(text: str) -> str:
-        return str(_current_path(text, tree, folder)) if text.startswith(("/", "../")) else text
-
-    return folder.with_paths(tree.config, current)
-
-
-def _current_path(text: str, tree: FamilyTree, folder: RunFolder) -> Path:
-    """Return where a path of the journal is now.
-
-    If the run folder has moved, what the path names may have moved with it, or not.
-    """
-    here = folder.locate(text)
-    if here.exists() or tree.root is None:
-        return here
-    before = Path(os.path.normpath(Path(tree.root) / text))
-    moved = folder.locate(os.path.relpath(before, tree.root))
-    return next((path for path in (before, moved) if path.exists()), here)
+__all__ = ["refuse_changed_data", "refuse_other_engines", "verify_models"]
 
 
 def refuse_other_engines(tree: FamilyTree) -> None:
@@ -96,7 +73,7 @@ def verify_models(
     """
     sources, recorded_sources = model_sources(config), model_sources(folder.located_config(tree.config))
     recorded = _recorded_texts(tree)
-    paths = {name: _current_path(text, tree, folder) for name, text in recorded.items()}
+    paths = {name: folder.relocated(text, tree.root) for name, text in recorded.items()}
     moved: dict[str, str] = {}
     for name, entry in _entries(tree):
         verifier = _Verifier(name, entry, sources[name], paths[name], preparer, pickled=config.allow_pickled_weights)

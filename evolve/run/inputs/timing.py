@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from evolve.engines.protocols import Engines, EvaluateResult, TaskSpec
 from evolve.run.executors import Call, Executor, run_call
 from evolve.run.inputs.check import Checked
 from evolve.run.inputs.locate import BASE
+from evolve.run.scratch import scratch_folder
 from evolve.run.tasks import evaluate_job, task_specs
 
 __all__ = ["Timing", "time_one_batch"]
@@ -54,8 +53,8 @@ def time_one_batch(checked: Checked, engines: Engines, executor: Executor) -> Ti
     if name is None:
         return None
     specs = [_shortened(spec) for spec in task_specs(config)]
-    with tempfile.TemporaryDirectory(prefix="evolve-timing-") as output:
-        job = evaluate_job(config, checkpoint=models[name].path, tasks=specs, output=Path(output))
+    with scratch_folder() as output:
+        job = evaluate_job(config, checkpoint=models[name].path, tasks=specs, output=output)
         result: EvaluateResult = run_call(executor, Call(f"time {name}", engines.evaluate, job, gpus=1))
     load = max(0.0, result.seconds - math.fsum(result.task_seconds.values()))
     needs = checked.needs

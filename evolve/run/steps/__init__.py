@@ -7,9 +7,17 @@ from evolve.run.steps.base import Begun, RunContext, StepInFlight
 from evolve.run.steps.evaluate import batch_size, begin_evaluation
 from evolve.run.steps.inputs import begin_reading, refuse_changes
 from evolve.run.steps.measure import begin_measuring
-from evolve.run.steps.merge import begin_merge, restore_recipe
+from evolve.run.steps.merge import begin_merge, has_current_recipe, restore_recipe
 
-__all__ = ["RunContext", "StepInFlight", "batch_size", "begin", "refuse_changes", "restore_recipe"]
+__all__ = [
+    "RunContext",
+    "StepInFlight",
+    "batch_size",
+    "begin",
+    "has_current_recipe",
+    "refuse_changes",
+    "restore_recipe",
+]
 
 
 def begin(context: RunContext, step: Step) -> Begun:

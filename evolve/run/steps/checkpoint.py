@@ -43,8 +43,8 @@ class CheckpointWork:
         tree, folder = context.tree, context.folder
         name = model.recipe_name or ""
         template = merging.parse_template(name, tree.origin.recipes[name])
-        first, second = (folder.checkpoint_of(tree.model(parent)) for parent in model.parents)
-        base = folder.locate(tree.base_path)
+        first, second = (folder.checkpoint_of(tree.model(parent), tree.root) for parent in model.parents)
+        base = folder.relocated(tree.base_path, tree.root)
         layers = tree.origin.layers
         if layers is None and template.uses_layers:  # a journal of schema 1 does not record it
             layers = int(read_layout(first).setting("num_hidden_layers"))
@@ -114,14 +114,18 @@ class CheckpointWork:
 
         If a parent must be merged again first, the recipe is written later.
         """
+        if not self.has_current_recipe():
+            replace_text(self.context.folder.recipe(self.model.name), self.child.recipe())
+
+    def has_current_recipe(self) -> bool:
+        """Return whether the recipe exists with the present paths, or cannot be written yet."""
         path = self.context.folder.recipe(self.model.name)
         try:
             recipe = self.child.recipe()
         except ModelError as error:
             _LOG.info("the recipe of %s is not written yet: %s", self.model.name, error)
-        else:
-            if not path.exists() or path.read_text(encoding="utf-8") != recipe:
-                replace_text(path, recipe)
+            return True
+        return path.exists() and path.read_text(encoding="utf-8") == recipe
 
     @property
     def _purpose(self) -> str:
