@@ -10,9 +10,11 @@ EvolveError                     exit code 1: the work could not be done
 │   └── RunFolderError          a run folder, its journal or its lock
 ├── MergeError                  a merge produced no usable checkpoint
 ├── EvaluationError             an evaluation produced no usable score
+│   └── RehearsalError          it failed on the first documents
 ├── KinshipError                a kinship is undefined or not finite
 └── RunError                    a run cannot continue; it can be resumed when the cause is fixed
-    └── DiskError               the disk is full
+    ├── DiskError               the disk is full
+    └── OutOfMemoryError        the host or the device is too small for a call
 ```
 
 The user sees only the message of such an error. It says which value of which file or key is wrong, and how to fix it.
@@ -30,7 +32,9 @@ __all__ = [
     "KinshipError",
     "MergeError",
     "ModelError",
+    "OutOfMemoryError",
     "RecipeError",
+    "RehearsalError",
     "RunError",
     "RunFolderError",
     "TaskError",
@@ -78,6 +82,19 @@ class EvaluationError(EvolveError):
     """An evaluation produced no usable score."""
 
 
+class RehearsalError(EvaluationError):
+    """The rehearsal of an evaluation failed, because of the model or of a setting.
+
+    Attributes:
+        setting: Key and value of the setting that is wrong if the rehearsal of every model fails in the same way; None
+            if the model is wrong in any case.
+    """
+
+    def __init__(self, words: str, setting: str | None = None) -> None:
+        super().__init__(words)
+        self.setting = setting
+
+
 class KinshipError(EvolveError):
     """A kinship is undefined or not finite."""
 
@@ -88,6 +105,10 @@ class RunError(EvolveError):
 
 class DiskError(RunError):
     """The disk is full."""
+
+
+class OutOfMemoryError(RunError):
+    """The memory of the host or of the device was too small for a call."""
 
 
 def unreadable(error: OSError) -> str:
