@@ -10,10 +10,12 @@ EvolveError                     exit code 1: the work could not be done
 │   └── RunFolderError          a run folder, its journal or its lock
 ├── MergeError                  a merge produced no usable checkpoint
 ├── EvaluationError             an evaluation produced no usable score
+│   └── RehearsalError          it failed on the first documents
 ├── KinshipError                a kinship is undefined or not finite
 └── RunError                    a run cannot continue; it can be resumed when the cause is fixed
     ├── DiskError               the disk is full, or a file reached the limit of its size
-    └── InputsChangedError      a file that the run reads has changed since the run began
+    ├── InputsChangedError      a file that the run reads has changed since the run began
+    └── OutOfMemoryError        the host or the device is too small for a call
 ```
 
 The user sees only the message of such an error. It says which value of which file or key is wrong, and how to fix it.
@@ -35,7 +37,9 @@ __all__ = [
     "KinshipError",
     "MergeError",
     "ModelError",
+    "OutOfMemoryError",
     "RecipeError",
+    "RehearsalError",
     "RunError",
     "RunFolderError",
     "TaskError",
@@ -92,6 +96,19 @@ class EvaluationError(EvolveError):
     """An evaluation produced no usable score."""
 
 
+class RehearsalError(EvaluationError):
+    """The rehearsal of an evaluation failed, because of the model or of a setting.
+
+    Attributes:
+        setting: Key and value of the setting that is wrong if the rehearsal of every model fails in the same way; None
+            if the model is wrong in any case.
+    """
+
+    def __init__(self, words: str, setting: str | None = None) -> None:
+        super().__init__(words)
+        self.setting = setting
+
+
 class KinshipError(EvolveError):
     """A kinship is undefined or not finite."""
 
@@ -106,6 +123,10 @@ class DiskError(RunError):
 
 class InputsChangedError(RunError):
     """A file that the run reads has changed since the run began."""
+
+
+class OutOfMemoryError(RunError):
+    """The memory of the host or of the device was too small for a call."""
 
 
 def unreadable(error: OSError) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "Engines",
     "EvaluateJob",
     "EvaluateResult",
+    "EvaluationRehearser",
     "Evaluator",
     "FilterMatch",
     "InspectModelsJob",
@@ -31,13 +32,16 @@ __all__ = [
     "KinshipMeter",
     "KinshipResult",
     "MergeJob",
+    "MergePlanner",
+    "MergeRehearser",
     "MergeResult",
     "Merger",
     "ModelFacts",
     "ModelInspector",
     "PairKinship",
-    "RecipeRehearser",
-    "RehearseJob",
+    "PlanMergesJob",
+    "RehearseEvaluationJob",
+    "RehearseMergeJob",
     "Report",
     "TaskFacts",
     "TaskInspector",
@@ -225,6 +229,30 @@ class Evaluator(Protocol):
         """Evaluate on a torch device; `auto` is CUDA if available."""
 
 
+@dataclass(frozen=True)
+class RehearseEvaluationJob:
+    """The rehearsal of one evaluation on the first documents of each task.
+
+    Attributes:
+        evaluation: The evaluation. Its output folder and its request caches are not used.
+        keys: Configuration key of each task, for messages.
+    """
+
+    evaluation: EvaluateJob
+    keys: Mapping[str, str]
+
+
+class EvaluationRehearser(Protocol):
+    """An engine that rehearses an evaluation.
+
+    It raises `ConfigError` with the key of a wrong setting, or `TaskError`. It raises `RehearsalError` if the model may
+    be the cause; the message then does not name the model.
+    """
+
+    def __call__(self, job: RehearseEvaluationJob, report: Report, device: str = "auto") -> None:
+        """Evaluate on a torch device; `auto` is CUDA if available."""
+
+
 # --------------------------------------------------------------------------------------------------------- kinship
 
 
@@ -322,8 +350,8 @@ class ModelInspector(Protocol):
 
 
 @dataclass(frozen=True)
-class RehearseJob:
-    """The rehearsal of merges: mergekit plans them without reading weights.
+class PlanMergesJob:
+    """The planning of merges by mergekit, on shapes, without reading weights.
 
     Attributes:
         recipes: Complete mergekit YAML of each merge, by name of the template.
@@ -350,11 +378,32 @@ class FilterMatch:
     tensors: int
 
 
-class RecipeRehearser(Protocol):
-    """An engine that rehearses merges; it raises `RecipeError` with the template's name if mergekit rejects one."""
+class MergePlanner(Protocol):
+    """An engine that plans merges; it raises `RecipeError` with the template's name if mergekit rejects one."""
 
-    def __call__(self, job: RehearseJob, report: Report) -> Mapping[str, tuple[FilterMatch, ...]]:
+    def __call__(self, job: PlanMergesJob, report: Report) -> Mapping[str, tuple[FilterMatch, ...]]:
         """Return the matches of each template's filters for its first recipe; none if `plan` is false."""
+
+
+@dataclass(frozen=True)
+class RehearseMergeJob:
+    """The rehearsal of one merge: its embeddings and its first layers are merged in memory.
+
+    Attributes:
+        template: Name of the template.
+        recipe: Complete mergekit YAML with absolute paths of the parents.
+    """
+
+    template: str
+    recipe: str
+    trust_remote_code: bool = False
+
+
+class MergeRehearser(Protocol):
+    """An engine that rehearses a merge; it raises `RecipeError` with the template's name if the merge fails."""
+
+    def __call__(self, job: RehearseMergeJob, report: Report, device: str = "auto") -> None:
+        """Merge on a torch device; `auto` is CUDA if available."""
 
 
 @dataclass(frozen=True)
@@ -365,12 +414,14 @@ class InspectTasksJob:
         tasks: The tasks of the evaluation.
         model: Name of the lm-eval model class.
         batch_size: The configured batch size; only some model classes support `auto`.
+        complete: Download data from the Hub. Otherwise data that are not on this machine are left out.
     """
 
     tasks: tuple[TaskSpec, ...]
     task_dirs: tuple[Path, ...] = ()
     model: str = "hf"
     batch_size: BatchSize = 16
+    complete: bool = False
 
 
 @dataclass(frozen=True)
@@ -408,5 +459,7 @@ class Engines:
     evaluate: Evaluator
     measure: KinshipMeter
     inspect_models: ModelInspector
-    rehearse: RecipeRehearser
+    plan_merges: MergePlanner
+    rehearse_merge: MergeRehearser
+    rehearse_evaluation: EvaluationRehearser
     inspect_tasks: TaskInspector

@@ -34,7 +34,7 @@ from evolve.engines.protocols import (
     MergeResult,
     ModelFacts,
     PairKinship,
-    RehearseJob,
+    PlanMergesJob,
     Report,
     TaskFacts,
     TaskScore,
@@ -217,7 +217,7 @@ def inspect_models(job: InspectModelsJob, report: Report) -> dict[str, ModelFact
     return {name: ModelFacts(layers=1) for name in job.models}
 
 
-def rehearse(job: RehearseJob, report: Report) -> dict[str, tuple[()]]:
+def plan_merges(job: PlanMergesJob, report: Report) -> dict[str, tuple[()]]:
     return dict.fromkeys(job.recipes, ())
 
 
@@ -231,6 +231,6 @@ FAKE = Engines(
     evaluate=evaluate,
     measure=measure,
     inspect_models=inspect_models,
-    rehearse=rehearse,
+    plan_merges=plan_merges,
     inspect_tasks=inspect_tasks,
 )

@@ -18,7 +18,7 @@ from evolve.engines.merging.checking import check_recipe
 from evolve.engines.protocols import MergeJob, MergeResult, Report
 from evolve.errors import MergeError, RecipeError
 
-__all__ = ["merge", "seed_of"]
+__all__ = ["blame", "merge", "seed_of"]
 
 _RANDOM_METHODS = ("arcee_fusion", "dare_linear", "dare_ties", "della", "della_linear")
 _MODEL_KEYS = ("base_model", "model", "path", "source", "tokenizer_source")
@@ -94,10 +94,10 @@ def _verified(job: MergeJob, models: Sequence[Path], report: Report) -> dict[str
     try:
         return verify(job.output, trust_remote_code=job.trust_remote_code, report=report)
     except NotFiniteError as error:
-        raise MergeError(_blame(error.tensor, models)) from error
+        raise MergeError(blame(error.tensor, models)) from error
 
 
-def _blame(bad: str, models: Sequence[Path]) -> str:
+def blame(bad: str, models: Sequence[Path]) -> str:
     """Return whether a model held the bad numbers or the merge overflowed, as a message."""
     for folder in models:
         if (name := first_bad_tensor(folder)) is not None:

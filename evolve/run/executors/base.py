@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from evolve.errors import DiskError, EvolveError, RunError
+from evolve.errors import DiskError, EvolveError, OutOfMemoryError, RunError
 
 __all__ = ["Call", "Done", "Executor", "Failed", "Outcome", "Progress", "run_call"]
 
@@ -109,8 +109,8 @@ def run_call(executor: Executor, call: Call) -> Any:
     An exception while it waits, such as one of a signal, abandons the call, so that nothing writes files any more.
 
     Raises:
-        EvolveError: The error that the call raised. Any other failure raises a `DiskError` or a `RunError`, with the
-            traceback of an unforeseen error as a note.
+        EvolveError: The error that the call raised. Any other failure raises a `DiskError`, an `OutOfMemoryError` or
+            another `RunError`, with the traceback of an unforeseen error as a note.
     """
     try:
         executor.submit(call)
@@ -121,7 +121,7 @@ def run_call(executor: Executor, call: Call) -> Any:
         raise
     if isinstance(outcome, Done):
         return outcome.result
-    kind = DiskError if outcome.cause == "disk" else RunError
+    kind = {"disk": DiskError, "memory": OutOfMemoryError}.get(outcome.cause, RunError)
     error = outcome.error or kind(f"{call.id}: {outcome.reason}")
     if outcome.trace:
         error.add_note(outcome.trace)

@@ -22,7 +22,7 @@ from evolve.engines.protocols import (
     InspectModelsJob,
     InspectTasksJob,
     ModelFacts,
-    RehearseJob,
+    PlanMergesJob,
     TaskFacts,
 )
 from evolve.engines.sources import LocatedModel
@@ -135,9 +135,9 @@ def check_merges(checked: Checked, engines: Engines, executor: Executor) -> Chec
     with _separate_folders(models) as paths:
         pairs = _pairs(checked)
         recipes = {name: tuple(_recipes(checked, name, pairs, paths)) for name in checked.templates}
-        rehearsal = RehearseJob(recipes, plan=bool(pairs), trust_remote_code=config.trust_remote_code)
+        rehearsal = PlanMergesJob(recipes, plan=bool(pairs), trust_remote_code=config.trust_remote_code)
         try:
-            filters = run_call(executor, Call("check recipes", engines.rehearse, rehearsal))
+            filters = run_call(executor, Call("check recipes", engines.plan_merges, rehearsal))
         except RecipeError as error:
             raise RecipeError(" ".join(str(error).split())) from None
     complete = len(pairs) == len(list(combinations(config.foundation_models, 2)))

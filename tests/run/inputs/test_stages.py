@@ -16,7 +16,7 @@ from fakes import FAKE, write_family
 from evolve.config import load_config
 from evolve.engines import merging
 from evolve.engines.checkpoints import hash_file
-from evolve.engines.protocols import FilterMatch, RehearseJob, Report
+from evolve.engines.protocols import FilterMatch, PlanMergesJob, Report
 from evolve.errors import ModelError
 from evolve.run import hashes
 from evolve.run.inputs import Fetch, changes
@@ -76,12 +76,12 @@ def test_the_check_rehearses_the_recipes_of_the_run(
         _tokens(config.parent / name, *"xy")
     rehearsed: list[Mapping[str, tuple[str, ...]]] = []
 
-    def rehearse(job: RehearseJob, report: Report) -> Mapping[str, tuple[FilterMatch, ...]]:
+    def plan_merges(job: PlanMergesJob, report: Report) -> Mapping[str, tuple[FilterMatch, ...]]:
         rehearsed.append(job.recipes)
         return dict.fromkeys(job.recipes, ())
 
     settings = load_config(config, [f"merge.tokenizer={setting}", "strategy.max_generations=1"])
-    session = Session(replace(FAKE, rehearse=rehearse), Silent(), executors=InlineExecutor)
+    session = Session(replace(FAKE, plan_merges=plan_merges), Silent(), executors=InlineExecutor)
     session.run(settings, tmp_path / "run")
     (recipes,) = rehearsed
     known = {_described(text) for text in recipes["slerp"]}
