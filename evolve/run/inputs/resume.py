@@ -1,6 +1,6 @@
-"""Checks on resume: engines, data and models must be the same as when the run began.
+"""Checks on resume: engines and models must be the same as when the run began.
 
-Models and data are compared by content. New paths are recorded, and changed content is refused.
+Models are compared by content. New paths are recorded, and changed content is refused.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ from evolve.errors import ConfigError, ModelError
 from evolve.lineage import FamilyTree, FoundationEntry, Prepared
 from evolve.run.checkpoints import Manifest
 from evolve.run.folder import RunFolder
-from evolve.run.hashes import HashCache
-from evolve.run.inputs.check import check_folders
-from evolve.run.inputs.fingerprint import Reporter, content_of, hash_data, preparation_key
+from evolve.run.inputs.fingerprint import Reporter, content_of, preparation_key
 from evolve.run.inputs.locate import BASE, config_key, locate_model, model_sources
 from evolve.run.inputs.prepare import Preparer
 
-__all__ = ["refuse_changed_data", "refuse_other_engines", "verify_models"]
+__all__ = ["refuse_other_engines", "verify_models"]
 
 
 def refuse_other_engines(tree: FamilyTree) -> None:
@@ -38,18 +36,6 @@ def refuse_other_engines(tree: FamilyTree) -> None:
                 f"the run began with {name} {then}, but {now} is installed, which may merge or score differently; "
                 f"install {name}=={then}, or start a new run"
             )
-
-
-def refuse_changed_data(tree: FamilyTree, config: Config, root: Path, hashes: HashCache) -> None:
-    """Raise ConfigError if a file that evaluations read is missing, new or changed since the run began."""
-    check_folders(config)
-    now, then = hash_data(config, hashes), tree.origin.data
-    if now != then:
-        changed = sorted(name for name in {*now, *then} if now.get(name) != then.get(name))
-        raise ConfigError(
-            f"{root}: files of evaluation.datasets or evaluation.task_dirs have changed since the run began "
-            f"({', '.join(changed[:3])}); restore them, or start a new run"
-        )
 
 
 def verify_models(
