@@ -1,0 +1,46 @@
+"""The table of faults: every row is a fault that a user can meet, seen from outside."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults import hostile_files, hostile_folders, late_failures, terminals, wrong_results
+from tests.faults.commands import Commands
+from tests.faults.places import Places
+from tests.faults.table import Fault, judge
+
+TABLE = (
+    *wrong_results.ROWS,
+    *late_failures.ROWS,
+    *hostile_folders.ROWS,
+    *hostile_files.ROWS,
+    *terminals.ROWS,
+)
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
+    folder = tmp_path_factory.mktemp("table_of_faults")
+    commands = Commands(folder / "cache")
+    yield Places(folder / "places", commands)
+    commands.close()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, id=f"{fault.kind}-{fault.name}", marks=[pytest.mark.slow] if fault.slow else [])
+        for fault in TABLE
+    ],
+)
+def test_a_fault(fault: Fault, places: Places, tmp_path: Path) -> None:
+    judge(fault, places.make(tmp_path, fault.family))
+
+
+def test_each_row_has_a_name_of_its_own() -> None:
+    names = Counter((fault.kind, fault.name) for fault in TABLE)
+    assert [name for name, count in names.items() if count > 1] == []

@@ -1,0 +1,459 @@
+"""Rows of wrong results: a score, a kinship or a child that is not that of the files as they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runs import events, tree_without_times
+from tests.faults.hostile_files import HEADERS
+from tests.faults.places import configure, text, together, write
+from tests.faults.table import RUN_FOLDER, Change, Fault, Place, Step, nothing
+from tests.support import families
+
+# ---------------------------------------------------------------------------------------- inputs that a score depends on
+
+
+def shown_again(name: str, before: Change, change: Change, *, models: tuple[str, ...] = ("A", "B")) -> Fault:
+    """Return a row: a second run beside the first, after a change, must not take the scores of the first."""
+
+    def scored_again(place: Place) -> None:
+        scored = events(place.runs / "second", "model_evaluated")
+        assert {event["model"] for event in scored} == {"A", "B", "model-1-1"}
+        old = [event["model"] for event in scored if event["reused"] or event["reused_tasks"]]
+        assert not [model for model in old if model in models], f"old scores of {old} are shown"
+
+    first = Step(("run", "<config>", "--run-dir", "<run>"), before=before, code=0, changes=RUN_FOLDER)
+    second = Step(
+        ("run", "<config>", "--run-dir", "<runs>/second"), before=change, code=0, changes=RUN_FOLDER, after=scored_again
+    )
+    return Fault("wrong result", f"the score key misses {name}", "real", (first, second))
+
+
+def own_task(**keys: Any) -> Change:
+    """Return a change that adds a task of the user's own with yes-or-no questions in a folder outside `task_dirs`."""
+
+    def change(place: Place) -> None:
+        rows = [{"question": f"Is {number} even?", "label": number % 2} for number in range(8)]
+        write(place.root / "outside" / "items.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        task = {
+            "task": "mine",
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": "<root>/outside/items.jsonl"}},
+            "output_type": "multiple_choice",
+            "test_split": "test",
+            "doc_to_text": "{{question}}",
+            "doc_to_choice": ["yes", "no"],
+            "doc_to_target": "{{label}}",
+            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        } | keys
+        shown = yaml.safe_dump({key: value for key, value in task.items() if value is not None}, sort_keys=False)
+        functions = place.named(shown).replace("'!function ", "!function ").replace(".target'", ".target")
+        write(place.family / "tasks" / "mine.yaml", functions)
+        evaluation = {"evaluation__tasks": [{"task": "mine"}], "evaluation__datasets": {}}
+        configure(**evaluation, evaluation__task_dirs=["./tasks"])(place)
+
+    return change
+
+
+def rows_reversed(path: str) -> Change:
+    """Return a change that turns the labels of the items around."""
+
+    def change(place: Place) -> None:
+        file = Path(place.named(path))
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        turned = [row | {"label": 1 - row["label"]} for row in rows]
+        file.write_text("".join(json.dumps(row) + "\n" for row in turned))
+
+    return change
+
+
+def outside(name: str, content: str) -> Change:
+    return lambda place: write(place.root / "outside" / name, place.named(content))
+
+
+TRUSTED = configure(evaluation__trust_task_code=True)
+FUNCTION = "def target(doc):\n    return doc['label']\n"
+TURNED = "def target(doc):\n    return 1 - doc['label']\n"
+HELPED = (
+    "import importlib.util\n"
+    "spec = importlib.util.spec_from_file_location('helper_of_mine', '<root>/outside/helper.py')\n"
+    "helper = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(helper)\n"
+    "def target(doc):\n    return helper.target(doc)\n"
+)
+OPENED = (
+    "from pathlib import Path\nturned = int(Path('<root>/outside/turned.txt').read_text())\n"
+    "def target(doc):\n    return abs(turned - doc['label'])\n"
+)
+
+
+def other_tokenizer(place: Place) -> None:
+    """Number the tokens of the tokenizer in `words` in the opposite order."""
+    path = place.family / "words" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    common = [token for token, number in sorted(vocabulary.items(), key=lambda entry: entry[1]) if number > 2]
+    numbers = sorted((vocabulary[token] for token in common), reverse=True)
+    vocabulary.update(dict(zip(common, numbers, strict=True)))
+    path.write_text(json.dumps(content))
+
+
+def words(place: Place) -> None:
+    """Give the evaluation a tokenizer of its own."""
+    (place.family / "words").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(place.family / "A" / name, place.family / "words" / name)
+    configure(evaluation__model_args__tokenizer="<family>/words")(place)
+
+
+def adapter(seed: int) -> Change:
+    def change(place: Place) -> None:
+        shutil.rmtree(place.family / "lora", ignore_errors=True)
+        families.adapt(place.family / "lora", place.family / "base", seed=seed)
+        configure(evaluation__model_args__peft="<family>/lora")(place)
+
+    return change
+
+
+def template(words_before: str) -> Change:
+    content = f"{{% for m in messages %}}{words_before}{{{{ m['content'] }}}}{{% endfor %}}"
+    return together(
+        lambda place: write(place.family / "words" / "chat_template.jinja", content),
+        configure(evaluation__apply_chat_template=True),
+    )
+
+
+def third(seed: int) -> Change:
+    return lambda place: families.save(place.family / "third", seed=seed, near=place.family / "base")
+
+
+def other_items(place: Place) -> None:
+    path = place.family / "winogrande" / "train.jsonl"
+    path.write_text(path.read_text().replace("Ann", "Eve"))
+
+
+WITH_A_THIRD = """merge_method: linear
+models:
+  - {model: {{ parent_1 }}, parameters: {weight: 0.4}}
+  - {model: {{ parent_2 }}, parameters: {weight: 0.3}}
+  - {model: {model: {path: "<family>/third"}}, parameters: {weight: 0.3}}
+dtype: {{ dtype }}
+"""
+
+
+def third_recipe(place: Place) -> None:
+    text("three.yaml", place.named(WITH_A_THIRD))(place)
+    configure(merge__recipe="./three.yaml")(place)
+
+
+KEYS = (
+    shown_again("the data files of a task", own_task(), rows_reversed("<root>/outside/items.jsonl")),
+    shown_again(
+        "a folder of data that a task names",
+        together(own_task(dataset_path="<root>/outside", dataset_kwargs=None)),
+        rows_reversed("<root>/outside/items.jsonl"),
+    ),
+    shown_again(
+        "an included file",
+        together(
+            outside("common.yaml", "doc_to_target: '{{label}}'\n"),
+            own_task(include="<root>/outside/common.yaml", doc_to_target=None),
+        ),
+        outside("common.yaml", "doc_to_target: '{{1 - label}}'\n"),
+    ),
+    shown_again(
+        "a function in a folder outside the tasks",
+        together(
+            TRUSTED,
+            outside("own.py", FUNCTION),
+            outside("common.yaml", "doc_to_target: !function own.target\n"),
+            own_task(include="<root>/outside/common.yaml", doc_to_target=None),
+        ),
+        outside("own.py", TURNED),
+    ),
+    shown_again(
+        "a module that a function imports",
+        together(
+            TRUSTED,
+            outside("helper.py", FUNCTION),
+            lambda place: text("tasks/own.py", place.named(HELPED))(place),
+            own_task(doc_to_target="!function own.target"),
+        ),
+        outside("helper.py", TURNED),
+    ),
+    shown_again(
+        "a file that a function reads",
+        together(
+            TRUSTED,
+            outside("turned.txt", "0"),
+            lambda place: text("tasks/own.py", place.named(OPENED))(place),
+            own_task(doc_to_target="!function own.target"),
+        ),
+        outside("turned.txt", "1"),
+    ),
+    shown_again("a tokenizer in model_args", words, other_tokenizer),
+    shown_again("an adapter in model_args", adapter(1), adapter(2)),
+    shown_again("a chat template in model_args", together(words, template("a")), template("b")),
+    shown_again("a third model of a recipe", together(third(7), third_recipe), third(8), models=("model-1-1",)),
+    shown_again("the data of a task", nothing, other_items),
+)
+
+
+def known(name: str, before: Change) -> Fault:
+    """Return a row: without a change the second run takes the scores of the first."""
+
+    def taken(place: Place) -> None:
+        assert all(event["reused"] for event in events(place.runs / "second", "model_evaluated"))
+
+    first = Step(("run", "<config>", "--run-dir", "<run>"), before=before, code=0, changes=RUN_FOLDER)
+    second = Step(("run", "<config>", "--run-dir", "<runs>/second"), code=0, changes=RUN_FOLDER, after=taken)
+    return Fault("wrong result", name, "real", (first, second))
+
+
+SHARED = (
+    known("equal scores of a task with data outside are computed twice", own_task()),
+    known("equal scores with a tokenizer in model_args are computed twice", words),
+)
+
+# ----------------------------------------------------------------------------------------- inputs that change in a run
+
+
+def changed(name: str, file: str, engine: str, nth: int, script: str, recorded: int) -> Fault:
+    """Return a row: a file changes before the n-th call of an engine, and what the call gives is not recorded.
+
+    Args:
+        name: What changes.
+        file: The file, which is restored before the run is resumed.
+        engine: The engine.
+        nth: The call.
+        script: Changes the file.
+        recorded: The number of models that have been scored before.
+    """
+
+    def keep(place: Place) -> None:
+        shutil.copy2(place.named(file), place.root / "kept")
+
+    def nothing_recorded(place: Place) -> None:
+        assert len(events(place.run, "model_evaluated")) == recorded
+        assert not events(place.run, "model_failed")
+        assert not events(place.run, "step_retried")
+        assert not (events(place.run, "kinship_measured") if engine == "measure" else [])
+        assert not (events(place.run, "model_merged") if engine == "merge" else [])
+        scores = [path for path in (place.runs / ".scores").iterdir() if not path.name.startswith(".")]
+        assert len(scores) == recorded
+
+    def restore(place: Place) -> None:
+        Path(place.named(file)).write_bytes((place.root / "kept").read_bytes())
+
+    stopped = Step(
+        ("run", "<config>", "--run-dir", "<run>"),
+        before=keep,
+        code=1,
+        words=(file, "resume"),
+        changes=(*RUN_FOLDER, "family/*"),
+        hooks={engine: (nth, script)},
+        after=nothing_recorded,
+    )
+    resumed = Step(("resume", "<run>"), before=restore, code=0, changes=RUN_FOLDER)
+    return Fault("wrong result", f"{name} in a run", "real", (stopped, resumed))
+
+
+DATA, WEIGHTS = "<family>/winogrande/validation.jsonl", "<family>/A/model.safetensors"
+REVERSE = f"tac {DATA} > {DATA}.new && mv {DATA}.new {DATA}"
+OVERWRITE = "cat <family>/B/model.safetensors > "
+CHANGES = (
+    changed("data are reversed", DATA, "evaluate", 2, REVERSE, 1),
+    changed("data are reversed and keep their time", DATA, "evaluate", 2, f"cp -p {DATA} <root>/t && {REVERSE} "
+            f"&& touch -r <root>/t {DATA} && rm <root>/t", 1),
+    changed("weights are replaced before a merge", WEIGHTS, "merge", 1, f"{OVERWRITE}{WEIGHTS}", 2),
+    changed("weights are replaced before a kinship", WEIGHTS, "measure", 1, f"{OVERWRITE}{WEIGHTS}", 2),
+    changed("weights are replaced before a score", "<family>/B/model.safetensors", "evaluate", 2,
+            "cp -p <family>/B/model.safetensors <root>/t && cat <family>/A/model.safetensors > "
+            "<family>/B/model.safetensors && touch -r <root>/t <family>/B/model.safetensors && rm <root>/t", 1),
+    changed("the base is replaced before a kinship", "<family>/base/model.safetensors", "measure", 1,
+            f"{OVERWRITE}<family>/base/model.safetensors", 2),
+    changed("a config.json changes before a score", "<family>/B/config.json", "evaluate", 2,
+            "sed -i s/1e-06/1e-02/ <family>/B/config.json", 1),
+)  # fmt: skip
+
+# ---------------------------------------------------------------------------------------------- a limit of file size
+
+
+def no_model_failed(place: Place) -> None:
+    if (place.run / "journal.jsonl").exists():
+        assert not events(place.run, "model_failed")
+        assert not events(place.run, "step_retried")
+
+
+LIMITED = Fault(
+    "wrong result",
+    "a limit of file size counts against a child",
+    "real",
+    (
+        Step(
+            ("run", "<config>", "--run-dir", "<run>"),
+            code=1,
+            words=("disk", "evolve resume"),
+            changes=RUN_FOLDER,
+            limits={"FSIZE": 100_000},
+            after=no_model_failed,
+        ),
+        Step(("run", "<config>", "--run-dir", "<run>"), code=0, changes=RUN_FOLDER, after=no_model_failed),
+    ),
+)
+
+# ----------------------------------------------------------------------------------- settings that are read as others
+
+
+RECIPE = """merge_method: slerp
+base_model: {{ parent_1 }}
+models: [{model: {{ parent_1 }}}, {model: {{ parent_2 }}}]
+parameters: {t: 0.5}
+dtype: {{ dtype }}
+"""
+
+
+def recipe_says(name: str, change: tuple[str, str], *said: str) -> Fault:
+    before = together(text("mine.yaml", RECIPE.replace(*change)), configure(merge__recipe="./mine.yaml"))
+    words_ = ("<config>: merge.recipe = <family>/mine.yaml", *said)
+    return Fault("wrong result", name, "fake", (Step(("check", "<config>"), before, words=words_, engines="fake"),))
+
+
+def weights(name: str, *values: float) -> Fault:
+    keys: dict[str, Any] = {f"evaluation__tasks__{number}__weight": value for number, value in enumerate(values)}
+    said = ("<config>: evaluation.tasks.0.weight", "1e-06", "1e+06")
+    step = Step(("check", "<config>"), configure(**keys), words=said[:1], engines="fake")
+    return Fault("wrong result", name, "fake", (step,))
+
+
+SETTINGS = (
+    recipe_says("a recipe with a key twice", ("parameters: {t: 0.5}", "parameters: {t: 0.5, t: 0.9}"), "t", "twice"),
+    recipe_says("a recipe with a section twice", ("dtype:", "merge_method: linear\ndtype:"), "merge_method", "twice"),
+    weights("a weight of a task near zero", 5e-324),
+    weights("weights of tasks whose sum overflows", 1.5e308, 1.5e308),
+    weights("a weight of a task below the range", 1e-7),
+    weights("a weight of a task above the range", 1e7),
+)
+
+# ------------------------------------------------------------------------------------------------ files of weights
+
+
+def kinship_of(name: str, header: Change) -> Fault:
+    step = Step(
+        ("kinship", "--base", "<family>/base", "<family>/A", "<family>/B"),
+        header,
+        words=("<family>/A/model.safetensors", "header"),
+        engines="fake",
+    )
+    return Fault("wrong result", f"a kinship of weights with {name}", "fake", (step,))
+
+
+KINSHIPS = tuple(kinship_of(name, header) for name, header in HEADERS.items())
+
+# ------------------------------------------------------------------------------------------------ records of scores
+
+
+def records(place: Place) -> list[Path]:
+    return [*place.runs.glob(".scores/*/score.json"), *place.runs.glob("run/evals/*/*/score.json")]
+
+
+def poisoned(name: str, change: Callable[[Path], object]) -> Fault:
+    """Return a row: damaged records in the store of a finished run, which the next run must not believe."""
+
+    def poison(place: Place) -> None:
+        for path in place.runs.glob(".scores/*/score.json"):
+            change(path)
+
+    def ignored(place: Place) -> None:
+        ours, theirs = (tree_without_times(place.runs / name) for name in ("second", "run"))
+        assert ours["graph"]["run"]
+        scores = [{node["id"]: node["scores"] for node in data["nodes"]} for data in (ours, theirs)]
+        assert scores[0] == scores[1]
+        assert not any(event["reused"] for event in events(place.runs / "second", "model_evaluated"))
+
+    second = Step(
+        ("run", "<config>", "--run-dir", "<runs>/second"),
+        poison,
+        code=0,
+        changes=RUN_FOLDER,
+        engines="fake",
+        after=ignored,
+        seconds=20,
+    )
+    again = Step(("resume", "<runs>/second"), code=0, changes=RUN_FOLDER, engines="fake")
+    return Fault("wrong result", f"a record of a score {name}", "finished", (second, again))
+
+
+def score_with(**values: Any) -> Callable[[Path], object]:
+    def change(path: Path) -> None:
+        content = json.loads(path.read_text())
+        content["score"] |= values
+        path.write_text(json.dumps(content))
+
+    return change
+
+
+def record_with(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    def edit(path: Path) -> None:
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    return edit
+
+
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def linked(target: str) -> Callable[[Path], object]:
+    def change(path: Path) -> None:
+        path.unlink()
+        path.symlink_to(target)
+
+    return change
+
+
+RECORDS = (
+    poisoned("outside the range of its metric", score_with(value=7.5)),
+    poisoned("below the range of its metric", score_with(value=-0.5)),
+    poisoned("of another metric", score_with(metric="f1,none")),
+    poisoned("with a standard error of 400 digits", lambda path: path.write_text(
+        path.read_text().replace('"stderr": ', '"stderr": ' + "9" * 400))),
+    poisoned("without a score", record_with(lambda content: content.pop("score"))),
+    poisoned("with a key too many", record_with(lambda content: content.update(more=1))),
+    poisoned("of brackets", lambda path: path.write_text("[" * 200_000)),
+    poisoned("that is not UTF-8", lambda path: path.write_bytes(b"\xff\xfe")),
+    poisoned("that is a pipe", fifo),
+    poisoned("that is a device", linked("/dev/zero")),
+)  # fmt: skip
+
+
+def event_without_a_task(name: str, change: Callable[[dict[str, Any]], object]) -> Fault:
+    from tests.faults.hostile_folders import forged
+
+    def edit(event: dict[str, Any]) -> None:
+        if event["type"] == "model_evaluated" and event["model"] == "A":
+            change(event["scores"])
+
+    steps = tuple(
+        Step(arguments, before, code=2, words=("journal.jsonl", "line"), engines="fake")
+        for arguments, before in ((("status", "<run>"), forged(edit)), (("resume", "<run>"), nothing))
+    )
+    return Fault("wrong result", f"a journal with scores {name}", "begun", steps)
+
+
+JOURNALS = (
+    event_without_a_task("without a task", lambda scores: scores.pop("beta")),
+    event_without_a_task("of a task too many", lambda scores: scores.update(gamma=scores["beta"])),
+    event_without_a_task("outside the range", lambda scores: scores["beta"].update(value=7.5)),
+)
+
+ROWS = (*KEYS, *SHARED, *CHANGES, LIMITED, *SETTINGS, *KINSHIPS, *RECORDS, *JOURNALS)
