@@ -162,9 +162,7 @@ def test_a_link_is_refused_while_the_run_is_driven(victim: Path, half: Path) -> 
     assert contents(victim) == before
 
 
-def test_a_run_folder_may_be_a_link_itself(
-    half: Path, tmp_path: Path, drivers: Drivers, reference: Reference
-) -> None:
+def test_a_run_folder_may_be_a_link_itself(half: Path, tmp_path: Path, drivers: Drivers, reference: Reference) -> None:
     (tmp_path / "runs" / "alias").symlink_to(half)
     refuse_links(tmp_path / "runs" / "alias", ["A", "model-1-1"])
     ended = drivers(tmp_path / "runs" / "alias")
