@@ -72,7 +72,7 @@ def test_a_run_folder_with_a_link_is_refused(
     ],
 )
 def test_an_entry_of_the_staging_folder_that_is_a_link_is_deleted_and_not_followed(
-    name: str, half: Path, victim: Path, tmp_path: Path, drivers: Drivers, reference: Reference
+    name: str, half: Path, victim: Path, drivers: Drivers, reference: Reference
 ) -> None:
     _link(half / "staging" / name, victim)
     before = contents(victim)
@@ -84,7 +84,7 @@ def test_an_entry_of_the_staging_folder_that_is_a_link_is_deleted_and_not_follow
 
 @pytest.mark.parametrize("name", ["models/model-2-1", "evals/model-2-1", "recipes/model-2-1.yaml", "models/.x.77.gone"])
 def test_a_link_in_the_place_of_a_model_to_come_is_replaced(
-    name: str, tmp_path: Path, victim: Path, drivers: Drivers, config: Path, reference: Reference
+    *, name: str, tmp_path: Path, victim: Path, drivers: Drivers, config: Path, reference: Reference
 ) -> None:
     run = tmp_path / "runs" / "run"
     drivers(run, config, EVOLVE_FAULT="step.before_call:4")  # before generation 2 is planned
@@ -162,9 +162,7 @@ def test_a_link_is_refused_while_the_run_is_driven(victim: Path, half: Path) -> 
     assert contents(victim) == before
 
 
-def test_a_run_folder_may_be_a_link_itself(
-    half: Path, tmp_path: Path, drivers: Drivers, reference: Reference
-) -> None:
+def test_a_run_folder_may_be_a_link_itself(half: Path, tmp_path: Path, drivers: Drivers, reference: Reference) -> None:
     (tmp_path / "runs" / "alias").symlink_to(half)
     refuse_links(tmp_path / "runs" / "alias", ["A", "model-1-1"])
     ended = drivers(tmp_path / "runs" / "alias")

@@ -88,6 +88,7 @@ def _inject(kind: str, subject: str) -> None:
     """Cause the faults of `EVOLVE_FAKE=<kind>:<subject>:<fault>[:<times>:<counter file>]`, joined by commas."""
     for fault in _faults(kind, subject):
         _cause(fault, subject)
+        _interfere(fault)
 
 
 def _faults(kind: str, subject: str) -> Iterator[str]:
@@ -107,6 +108,8 @@ def _faults(kind: str, subject: str) -> Iterator[str]:
 def _cause(fault: str, subject: str) -> None:
     if fault == "refuse":
         raise MergeError(f"{subject} is refused") if "merge" in fault else EvaluationError(f"{subject} is refused")
+    if fault == "unnamed":
+        raise MergeError("no file /x\udcff")
     if fault == "input":
         raise TaskError(f"the data of {subject} are missing")
     if fault == "bug":
@@ -123,18 +126,22 @@ def _cause(fault: str, subject: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if fault.startswith("exit"):
         os._exit(int(fault.removeprefix("exit")))
-    if fault.startswith("link="):
-        path, _, target = fault.removeprefix("link=").partition(">")
-        shutil.rmtree(path)
-        Path(path).symlink_to(target)
-    if fault.startswith("run="):
-        subprocess.run(fault.removeprefix("run="), shell=True, check=True)
-    if fault.startswith("fill="):
-        _fill(Path(fault.removeprefix("fill=")))
     if fault == "disk":
         raise OSError(28, "No space left on device", subject)
     if fault.startswith("sleep"):
         time.sleep(float(fault.removeprefix("sleep")))
+
+
+def _interfere(fault: str) -> None:
+    """Do what other processes do during a run."""
+    if fault.startswith("link="):
+        path, _, target = fault.removeprefix("link=").partition(">")
+        shutil.rmtree(path)
+        Path(path).symlink_to(target)
+    if fault.startswith("fill="):
+        _fill(Path(fault.removeprefix("fill=")))
+    if fault.startswith("run="):
+        subprocess.run(fault.removeprefix("run="), shell=True, check=True)
 
 
 def _fill(path: Path) -> None:

@@ -64,7 +64,7 @@ def contents(folder: Path) -> dict[str, bytes | str]:
     for path in folder.rglob("*"):
         name = str(path.relative_to(folder))
         if path.is_symlink():
-            found[name] = os.readlink(path)
+            found[name] = str(path.readlink())
         else:
             found[name] = path.read_bytes() if path.is_file() else "folder"
     return found
