@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +85,11 @@ def _weights(folder: Path) -> np.ndarray:
 def _inject(kind: str, subject: str) -> None:
     """Cause the faults of `EVOLVE_FAKE=<kind>:<subject>:<fault>[:<times>:<counter file>]`, joined by commas."""
     for fault in _faults(kind, subject):
-        _cause(fault, subject)
+        change, _, path = fault.partition("=")
+        if change in CHANGES:
+            CHANGES[change](Path(path))
+        else:
+            _cause(fault, subject)
 
 
 def _faults(kind: str, subject: str) -> Iterator[str]:
@@ -100,6 +104,45 @@ def _faults(kind: str, subject: str) -> Iterator[str]:
                 continue
             tally.write_text("x" * (passed + 1))
         yield fault
+
+
+def _rewrite(path: Path) -> None:
+    """Change a file in place, without changing its size."""
+    path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()) if path.suffix != ".safetensors" else _other(path))
+
+
+def _other(path: Path) -> bytes:
+    """Return a weight file of the same size with other numbers."""
+    data = path.read_bytes()
+    return data[:-4] + bytes([data[-4] ^ 1, *data[-3:]])
+
+
+def _rewrite_and_keep_times(path: Path) -> None:
+    times = path.stat()
+    _rewrite(path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def _replace(path: Path) -> None:
+    """Replace a file by another of the same size and times, as `rsync -t` or `cp -p` do."""
+    times, other = path.stat(), path.with_name(".other")
+    other.write_bytes(path.read_bytes())
+    _rewrite(other)
+    os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+    other.replace(path)
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "rewrite": _rewrite,
+    "rewrite-keeping-times": _rewrite_and_keep_times,
+    "replace": _replace,
+    "delete": Path.unlink,
+    "add": lambda path: path.write_text("{}"),
+    "touch": os.utime,
+    "link": lambda path: os.link(path, path.with_name(f".link-{time.time_ns()}")),
+    "chmod": lambda path: path.chmod(0o600),
+}
+"""Changes of an input, by their names in `EVOLVE_FAKE=<kind>:<subject>:<change>=<path>`."""
 
 
 def _cause(fault: str, subject: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,7 +101,7 @@ class _Inputs:
     def begin(self) -> Reads:
         """Return the files, after comparing their contents with the journal."""
         first = self.context.hashes.first
-        with self._explained():
+        with self._explained(first):
             reads = Reads.begin(self.context.hashes, self.list_files)
             for model in self.models:
                 stamps = {path: self._stamp(path) for path in model_files(model.folder)}
@@ -159,19 +159,26 @@ class _Inputs:
         return _error(self.context.folder, change, "since the run began")
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explained(self, first: Mapping[Path, str]) -> Iterator[None]:
         """Report what cannot be read as a change, because it could be read when the run began."""
         try:
             yield
         except (ModelError, OSError) as error:
-            raise self._error(Change.of(error)) from error
+            missing = _first_missing({model.folder for model in self.models}, first)
+            raise self._error(missing or Change.of(error)) from error
 
 
 def _first_change(now: Mapping[Path, str], first: Mapping[Path, str]) -> Change | None:
-    """Return the first difference of some files to the first hashes of files in their folders."""
+    """Return the first difference of some files to the first hashes in their folders; None if it is not known."""
+    if first.keys().isdisjoint(now):
+        return None
     for path, sha256 in sorted(now.items()):
         if first.get(path) != sha256:
             return Change(path, "has changed" if path in first else "is new")
-    folders = {path.parent for path in now}
-    gone = (path for path in sorted(first) if path.parent in folders and path not in now and not path.exists())
-    return next((Change(path, "is missing") for path in gone), None)
+    return _first_missing({path.parent for path in now}, first)
+
+
+def _first_missing(folders: Collection[Path], first: Mapping[Path, str]) -> Change | None:
+    """Return the first file that was in one of some folders and is missing; None if there is none."""
+    missing = (path for path in sorted(first) if path.parent in folders and not path.exists())
+    return next((Change(path, "is missing") for path in missing), None)
