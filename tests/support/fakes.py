@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -85,9 +86,9 @@ def _weights(folder: Path) -> np.ndarray:
 def _inject(kind: str, subject: str) -> None:
     """Cause the faults of `EVOLVE_FAKE=<kind>:<subject>:<fault>[:<times>:<counter file>]`, joined by commas."""
     for fault in _faults(kind, subject):
-        change, _, path = fault.partition("=")
-        if change in CHANGES:
-            CHANGES[change](Path(path))
+        action, _, value = fault.partition("=")
+        if action in _ACTIONS:
+            _ACTIONS[action](Path(value))
         else:
             _cause(fault, subject)
 
@@ -132,19 +133,6 @@ def _replace(path: Path) -> None:
     other.replace(path)
 
 
-CHANGES: dict[str, Callable[[Path], object]] = {
-    "rewrite": _rewrite,
-    "rewrite-keeping-times": _rewrite_and_keep_times,
-    "replace": _replace,
-    "delete": Path.unlink,
-    "add": lambda path: path.write_text("{}"),
-    "touch": os.utime,
-    "link": lambda path: os.link(path, path.with_name(f".link-{time.time_ns()}")),
-    "chmod": lambda path: path.chmod(0o600),
-}
-"""Changes of an input, by their names in `EVOLVE_FAKE=<kind>:<subject>:<change>=<path>`."""
-
-
 def _cause(fault: str, subject: str) -> None:
     if fault == "refuse":
         raise MergeError(f"{subject} is refused") if "merge" in fault else EvaluationError(f"{subject} is refused")
@@ -164,8 +152,6 @@ def _cause(fault: str, subject: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if fault.startswith("exit"):
         os._exit(int(fault.removeprefix("exit")))
-    if fault.startswith("fill="):
-        _fill(Path(fault.removeprefix("fill=")))
     if fault == "disk":
         raise OSError(28, "No space left on device", subject)
     if fault.startswith("sleep"):
@@ -179,6 +165,26 @@ def _fill(path: Path) -> None:
             with contextlib.suppress(OSError):
                 while file.write(b"x" * size) == size:
                     pass
+
+
+def _limit(size: Path) -> None:
+    """Limit the size of the files that this process writes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(str(size)), resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+_ACTIONS: dict[str, Callable[[Path], object]] = {
+    "rewrite": _rewrite,
+    "rewrite-keeping-times": _rewrite_and_keep_times,
+    "replace": _replace,
+    "delete": Path.unlink,
+    "add": lambda path: path.write_text("{}"),
+    "touch": os.utime,
+    "link": lambda path: os.link(path, path.with_name(f".link-{time.time_ns()}")),
+    "chmod": lambda path: path.chmod(0o600),
+    "fill": _fill,
+    "limit": _limit,
+}
+"""What `EVOLVE_FAKE=<kind>:<subject>:<action>=<value>` does before the call goes on, by name."""
 
 
 def _count(kind: str, subject: str) -> None:
