@@ -28,6 +28,7 @@ def findings_lines(findings: Findings, start: str, runs: Path) -> list[str]:
     lines = [*_models(checked), *_tasks(checked), *_recipes(checked), *_merges(checked), *_disk(checked, runs)]
     lines += _timing(findings.timing)
     lines += [f"warning: {line}" for line in _warnings(checked)]
+    lines += [f"warning: scores of {task} are not shared: {why}" for task, why in findings.unshared.items()]
     lines += [f"not checked: {line}" for line in _not_checked(checked)]
     lines += [f"problem: {line}" for line in problems]
     return [*lines, _conclusion(checked, problems, start)]

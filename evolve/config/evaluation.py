@@ -100,6 +100,11 @@ class EvaluationConfig(Section):
         title="Folders with your own lm-eval tasks.",
         description="a list of folders with task YAML files of your own",
     )
+    trust_task_code: bool = Field(
+        default=False,
+        title="Let the Python of your own tasks run: `!function` and `class:` of files outside lm-eval.",
+        description="true or false",
+    )
     model: str = Field(
         "hf",
         min_length=1,

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from evolve.config.arguments import FILE_ARGUMENTS, changed_arguments
 from evolve.config.messages import describe_errors
 from evolve.config.schema import Config
 from evolve.errors import ConfigError, unreadable
@@ -193,6 +194,10 @@ def _with_absolute_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
             evaluation["task_dirs"] = [
                 _absolute(path, folder) if isinstance(path, str) else path for path in evaluation["task_dirs"]
             ]
+        if isinstance(evaluation.get("model_args"), dict):
+            evaluation["model_args"] = changed_arguments(
+                evaluation["model_args"], lambda key, value: _argument(key, value, folder)
+            )
     merge = raw.get("merge")
     if isinstance(merge, dict) and "recipe" in merge:
         merge = raw["merge"] = dict(merge)
@@ -218,6 +223,13 @@ def _foundation_source(source: Any, folder: Path) -> Any:
     return source
 
 
+def _argument(key: str, text: str, folder: Path) -> str:
+    """Return a path in `model_args` as an absolute one, and any other string unchanged."""
+    is_relative = text.startswith(("./", "../", "~/")) or text in {".", ".."}
+    is_known = key in FILE_ARGUMENTS and text != "" and _exists(folder / text)
+    return _absolute(text, folder) if is_relative or is_known else text
+
+
 def _model_source(text: str, folder: Path) -> str:
     """Return a folder as an absolute path and a Hub id unchanged; an existing folder wins over a Hub id."""
     if not text:
@@ -229,6 +241,13 @@ def _model_source(text: str, folder: Path) -> str:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
+    except (OSError, ValueError):  # a name too long for this disk
+        return False
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
     except (OSError, ValueError):  # a name too long for this disk
         return False
 

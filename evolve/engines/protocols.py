@@ -145,6 +145,7 @@ class TaskSpec:
         limit: The most documents to evaluate; None: all.
         generation_kwargs: Entries that override the task's `generation_kwargs`.
         dataset: Folder with `<split>.jsonl` or `<split>.parquet` files that replace the task's data set.
+        revision: The Hub revision that the task's data must have; None: any.
     """
 
     task: str
@@ -153,6 +154,7 @@ class TaskSpec:
     limit: int | None = None
     generation_kwargs: Mapping[str, Any] = field(default_factory=dict)
     dataset: Path | None = None
+    revision: str | None = None
 
 
 def task_folder(task: str) -> str:
@@ -365,12 +367,18 @@ class InspectTasksJob:
         tasks: The tasks of the evaluation.
         model: Name of the lm-eval model class.
         batch_size: The configured batch size; only some model classes support `auto`.
+        seed: Seed of lm-eval's few-shot sampler.
+        complete: Download data from the Hub. Otherwise data that are not on this machine are left out.
+        trust_task_code: Whether Python of task files outside lm-eval may run.
     """
 
     tasks: tuple[TaskSpec, ...]
     task_dirs: tuple[Path, ...] = ()
     model: str = "hf"
     batch_size: BatchSize = 16
+    seed: int = 0
+    complete: bool = False
+    trust_task_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -382,12 +390,18 @@ class TaskFacts:
         output_type: lm-eval's name, for example `multiple_choice` or `generate_until`.
         higher_is_better: Direction of the configured metric.
         needs_hub: Whether the data come from the Hub.
+        reads: Every local file outside lm-eval's package that was read to build the task and to render its documents.
+        revision: Commits of the data from the Hub; None if the data are local or not loaded.
+        unidentified: Why the score of the task cannot be shared between runs; None if it can.
     """
 
     documents: int | None
     output_type: str
     higher_is_better: bool
     needs_hub: bool
+    reads: tuple[Path, ...] = ()
+    revision: str | None = None
+    unidentified: str | None = None
 
 
 class TaskInspector(Protocol):

@@ -135,13 +135,16 @@ class RunStarted(_Record):
     Attributes:
         config: The complete configuration, with every default.
         recipes: Text of each recipe template. A later edit of a template file does not change this run.
-        data: SHA-256 of each local file that evaluations read.
+        data: SHA-256 of each local file that evaluations read, and commits of data from the Hub; by a name that
+            `evolve.config.scoring_settings` describes.
         root: Absolute path of the run folder when the run began; null in schema 1.
         layers: Number of layers of the models; null if no recipe uses it, and in schema 1.
         differing_settings: Settings of the architecture that differ among the base and the foundations: setting to
             model to value. Merges take them from parent 1.
-        reads: Path of each file in `data` outside `evaluation.datasets` and `evaluation.task_dirs`, by its name there.
-        recipe_models: Identity of each model that a recipe names beside its parents and the base, by path.
+        reads: Path of each file in `data` that is in no folder of the configuration, by its name in `data`; absolute or
+            relative to the run folder.
+        unshared: Why the scores of a task are not shared with other runs, by task.
+        recipe_models: Content identity of each model that a recipe names by its path, beside the parents and the base.
     """
 
     type: Literal["run_started"] = "run_started"
@@ -157,6 +160,7 @@ class RunStarted(_Record):
     layers: int | None = None
     differing_settings: Annotated[dict[str, dict[str, Any]], BeforeValidator(_finite)] = Field(default_factory=dict)
     reads: dict[str, str] = Field(default_factory=dict)
+    unshared: dict[str, str] = Field(default_factory=dict)
     recipe_models: dict[str, str] = Field(default_factory=dict)
 
 
@@ -259,11 +263,13 @@ class InputsMoved(_Record):
     Attributes:
         paths: New path by model: `base_model` or the name of a foundation.
         root: Absolute path of the run folder at that time.
+        reads: New path by name of a file in `RunStarted.reads`.
     """
 
     type: Literal["inputs_moved"] = "inputs_moved"
     paths: dict[str, str]
     root: str | None = None
+    reads: dict[str, str] = Field(default_factory=dict)
 
 
 class RunStopped(_Record):

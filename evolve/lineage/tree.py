@@ -127,6 +127,7 @@ class FamilyTree(TreeState):
             self._put(replace(model, checkpoint=event.paths[name]))
         self._base_path = event.paths.get("base_model", self._base_path)
         self._root = event.root or self._root
+        self._reads |= event.reads
 
     def _apply_run_stopped(self, event: RunStopped) -> None:
         self._refuse_after_stop(event)

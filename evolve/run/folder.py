@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from evolve.config import Config, dump_config
+from evolve.config import Config, changed_arguments, dump_config
 from evolve.errors import RunFolderError, full_disk
 from evolve.lineage import FamilyTree, Model, to_node_link
 from evolve.run.durable import remove, replace_json, replace_text, sync_folder
@@ -126,7 +126,7 @@ class RunFolder:
 
     @staticmethod
     def with_paths(config: Config, change: Callable[[str], str]) -> Config:
-        """Return a configuration with the paths of models and data changed; `change` also gets Hub ids."""
+        """Return a configuration with the paths of models and data changed; `change` also gets other strings."""
         raw = config.model_dump(mode="json")
         raw["base_model"] = change(raw["base_model"])
         raw["foundation_models"] = {
@@ -136,6 +136,7 @@ class RunFolder:
         evaluation = raw["evaluation"]
         evaluation["datasets"] = {task: change(path) for task, path in evaluation["datasets"].items()}
         evaluation["task_dirs"] = [change(path) for path in evaluation["task_dirs"]]
+        evaluation["model_args"] = changed_arguments(evaluation["model_args"], lambda _, value: change(value))
         return Config.model_validate(raw)
 
     # ------------------------------------------------------------------------------------------------- unfinished work

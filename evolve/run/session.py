@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,10 +54,17 @@ class Finished:
 
 @dataclass(frozen=True)
 class Findings:
-    """The findings of `check`; `timing` is None unless it was requested and a foundation could be scored."""
+    """The findings of `check`.
+
+    Attributes:
+        checked: The checked configuration.
+        timing: None unless it was requested and a foundation could be scored.
+        unshared: Why the scores of a task cannot be shared with other runs, by task.
+    """
 
     checked: inputs.Checked
     timing: inputs.Timing | None
+    unshared: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -88,10 +95,10 @@ class Session:
         """
         with _interruptible(), _readable(), self._executor(config, self.observer) as executor:
             located = inputs.locate_models(config, fetch)
-            checked = inputs.check_inputs(located, self.engines, executor)
-            inputs.fingerprint_inputs(checked, HashCache(), _reporter(self.observer))
+            checked = inputs.check_inputs(located, self.engines, executor, complete=fetch.download)
+            found = inputs.fingerprint_inputs(checked, HashCache(), _reporter(self.observer))
             timing = inputs.time_one_batch(checked, self.engines, executor) if time else None
-            return Findings(checked, timing)
+            return Findings(checked, timing, found.unshared)
 
     def run(self, config: Config, run_dir: Path) -> Finished:
         """Start the run of a configuration in a folder, or resume it where it was interrupted.
@@ -107,9 +114,9 @@ class Session:
         with _interruptible(), explained(folder.root), self._running(folder, config) as (observers, executor):
             with _readable():
                 located = inputs.locate_models(config, inputs.Fetch())
-                checked = inputs.check_inputs(located, self.engines, executor)
+                checked = inputs.check_inputs(located, self.engines, executor, complete=True)
                 hashes = HashCache()
-                found = inputs.fingerprint_inputs(checked, hashes, _reporter(observers))
+                found = inputs.fingerprint_inputs(checked, hashes, _reporter(observers), folder.portable)
             ready = inputs.prepare_models(found, self._preparer(folder, config, executor, hashes), self.engines)
             folder.create()
             with driver_lock(folder.root, force=self.force), Journal(folder.journal) as journal:
@@ -119,6 +126,8 @@ class Session:
                 with _driver(context, journal, executor, observers) as driver:
                     folder.write_config(config)
                     driver.record(ready.start_event(folder))
+                    for task, reason in found.unshared.items():
+                        observers.note(f"scores of {task} are not shared with other runs: {reason}")
                     return _finish(driver, folder)
 
     def resume(self, run_dir: Path, config: Config | None = None) -> Finished:
@@ -148,7 +157,7 @@ class Session:
         hashes = HashCache()
         with self._running(folder, settings) as (observers, executor):
             inputs.refuse_other_engines(tree)
-            inputs.refuse_changed_data(tree, settings, folder.root, hashes)
+            moved_reads = inputs.refuse_changed_data(tree, settings, folder, hashes)
             preparer = self._preparer(folder, settings, executor, hashes)
             moved = inputs.verify_models(tree, settings, folder, preparer, _reporter(observers))
             context = RunContext(folder, tree, self.engines, hashes)
@@ -157,8 +166,8 @@ class Session:
             with _driver(context, journal, executor, observers) as driver:
                 if changes:
                     driver.record(inputs.settings_changed(changes, folder, settings))
-                if moved or tree.root != str(folder.root):
-                    driver.record(InputsMoved(paths=moved, root=str(folder.root)))
+                if moved or moved_reads or tree.root != str(folder.root):
+                    driver.record(InputsMoved(paths=moved, root=str(folder.root), reads=moved_reads))
                 if tree.stop is not None and tree.stop.reason == "failed":
                     driver.record(_retry_failed(tree))
                 driver.restore_files()

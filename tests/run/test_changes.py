@@ -14,8 +14,6 @@ import yaml
 from drive import Drivers, Ended
 from fakes import write_family, write_model
 
-from evolve.lineage import RunStarted
-from evolve.run.journal import Journal, read_journal
 from runs import calls_begun, events, journal, outcome
 
 
@@ -142,7 +140,7 @@ def test_a_changed_input_stops_the_run(case: str, world: World, undisturbed: Wor
 
     ended = drivers(world.run)
     assert ended.code == 2, ended.message
-    assert path.parent.name in ended.message
+    assert path.name in ended.message or str(path.parent) in ended.message
     assert journal(world.run) == kept
 
     if before is None:
@@ -245,25 +243,42 @@ def test_a_file_that_is_touched_while_nothing_reads_it_is_unchanged(
     _check(world, undisturbed)
 
 
-def test_a_model_that_a_recipe_names_is_compared_at_merges(world: World, drivers: Drivers) -> None:
-    from evolve.engines.checkpoints import content_identity, fingerprint
+RECIPE = """
+merge_method: linear
+models:
+  - {{model: {{{{ parent_1 }}}}, parameters: {{weight: 1.0}}}}
+  - {{model: {{{{ parent_2 }}}}, parameters: {{weight: 1.0}}}}
+  - {{model: {third}, parameters: {{weight: 1.0}}}}
+dtype: {{{{ dtype }}}}
+"""
 
+
+@pytest.mark.parametrize("step", ["evaluate:A", "merge:model-1-1"])
+def test_a_model_that_a_recipe_names_is_compared_at_merges(step: str, world: World, drivers: Drivers) -> None:
     third = world.family / "third"
     write_model(third, 77)
-    drivers(world.run, world.config, EVOLVE_FAULT="step.before_call:2")
-    entries = read_journal(world.run / "journal.jsonl")
-    (world.run / "journal.jsonl").unlink()
-    with Journal(world.run / "journal.jsonl") as rewritten:
-        for entry in entries:
-            event = entry.event
-            if isinstance(event, RunStarted):
-                models = {str(third): content_identity(fingerprint(third))}
-                event = event.model_copy(update={"recipe_models": models})
-            rewritten.append(event, entry.at)
+    (world.family / "three.yaml").write_text(RECIPE.format(third=third))
+    raw = yaml.safe_load(world.config.read_text())
+    world.config.write_text(yaml.safe_dump(raw | {"merge": {"recipe": "./three.yaml", "tokenizer": "base"}}))
     path = third / "model.safetensors"
-    ended = drivers(world.run, EVOLVE_FAKE=f"merge:model-1-1:rewrite={path}")
-    _stops(ended, world, path, "has changed")
+    before = path.read_bytes()
+    _stops(drivers(world.run, world.config, EVOLVE_FAKE=f"{step}:rewrite={path}"), world, path, "has changed")
     assert not events(world.run, "model_merged")
     ended = drivers(world.run)
-    _stops(ended, world, third, "has changed since the run began")
-    assert not events(world.run, "model_merged")
+    assert (ended.code, str(third) in ended.message) == (2, True)
+    path.write_bytes(before)
+    assert drivers(world.run).code == 0
+
+
+def test_a_file_that_a_model_argument_names_is_compared_at_evaluations(world: World, drivers: Drivers) -> None:
+    path = world.family / "tokenizer" / "tokenizer.json"
+    path.parent.mkdir()
+    path.write_text("{}")
+    raw = yaml.safe_load(world.config.read_text())
+    raw["evaluation"]["model_args"] = {"tokenizer": str(path.parent)}
+    world.config.write_text(yaml.safe_dump(raw))
+    wish = f"evaluate:B:rewrite-keeping-times={path}"
+    _stops(drivers(world.run, world.config, EVOLVE_FAKE=wish), world, path, "has changed")
+    assert [event["model"] for event in events(world.run, "model_evaluated")] == ["A"]
+    path.write_text("{}")
+    assert drivers(world.run).code == 0

@@ -217,6 +217,7 @@ def evaluate(job: EvaluateJob, report: Report, device: str = "auto") -> Evaluate
     for spec in job.tasks:
         (job.output / task_folder(spec.task)).mkdir()
         (job.output / task_folder(spec.task) / "results.json").write_text("{}")
+        (job.output / task_folder(spec.task) / f"samples_{task_folder(spec.task)}.jsonl").write_text("{}\n")
     _inject("evaluate", name)
     not_finite = float("nan") if "nan" in _faults("score", name) else 0.0
     scores = {}

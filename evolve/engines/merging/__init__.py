@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from evolve.engines.merging.checking import check_recipe
 from evolve.engines.merging.merger import merge
-from evolve.engines.merging.recipes import Template, identity, load_template, parse_template, render, template_names
+from evolve.engines.merging.recipes import (
+    Template,
+    identity,
+    load_template,
+    named_models,
+    parse_template,
+    render,
+    template_names,
+)
 from evolve.engines.merging.rehearsal import rehearse
 from evolve.engines.merging.tokenizers import TokenizerSetting, TokenizerSource, resolve_tokenizer
 
@@ -19,6 +27,7 @@ __all__ = [
     "identity",
     "load_template",
     "merge",
+    "named_models",
     "parse_template",
     "rehearse",
     "render",

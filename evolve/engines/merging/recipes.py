@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -32,12 +32,23 @@ import evolve
 from evolve.engines.merging.tokenizers import TokenizerSource
 from evolve.errors import RecipeError
 
-__all__ = ["DTYPES", "Template", "identity", "load_template", "parse_template", "render", "template_names"]
+__all__ = [
+    "DTYPES",
+    "Template",
+    "identity",
+    "load_template",
+    "named_models",
+    "parse_template",
+    "render",
+    "template_names",
+]
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 _PARENTS = ("parent_1", "parent_2")
 _PLACEHOLDERS = (*_PARENTS, "base_model", "num_layers", "dtype")
 _TOKENIZER_KEYS = ("tokenizer", "tokenizer_source")
+_MODEL_KEYS = frozenset({"model", "base_model", "lora", "source", "tokenizer_source"})
+_NO_MODELS = frozenset({"base", "union"})  # sources of a tokenizer
 
 
 @dataclass(frozen=True)
@@ -142,6 +153,7 @@ def identity(
     dtype: str,
     tokenizer: TokenizerSource | None,
     *,
+    named: Mapping[str, str] | None = None,
     mergekit_version: str | None = None,
 ) -> str:
     """Return the identity of the child that a template makes of two parents: a SHA-256 in hexadecimal.
@@ -157,6 +169,7 @@ def identity(
         base_identity: Identity of the base model; used only where the recipe refers to the base model.
         dtype: As for `render`.
         tokenizer: As for `render`.
+        named: Identity of each model that the template names itself, from `named_models`; it replaces the name.
         mergekit_version: By default the installed version.
 
     Raises:
@@ -165,8 +178,44 @@ def identity(
     first, second = parent_identities
     models = {"parent_1": first, "parent_2": second, "base_model": base_identity}
     _, content = _complete(template, models, num_layers=1, dtype=dtype, tokenizer=tokenizer)
-    record = {"recipe": content, "mergekit": mergekit_version or version("mergekit")}
+    record = {"recipe": _renamed(content, named or {}), "mergekit": mergekit_version or version("mergekit")}
     return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def named_models(template: Template) -> tuple[str, ...]:
+    """Return the models that a template names itself, beside its placeholders: paths and Hub ids, sorted.
+
+    Raises:
+        RecipeError: As `render`.
+    """
+    models = {"parent_1": "/parent-1", "parent_2": "/parent-2", "base_model": "/base"}
+    _, content = _complete(template, models, num_layers=1, dtype=DTYPES[0], tokenizer=None)
+    return tuple(sorted(set(_models(content)) - set(models.values())))
+
+
+def _models(value: Any) -> Iterator[str]:
+    """Yield the models that a YAML document names, at any depth."""
+    if isinstance(value, list):
+        for part in value:
+            yield from _models(part)
+    elif isinstance(value, Mapping):
+        path, revision = value.get("path"), value.get("revision")
+        if isinstance(path, str):
+            yield f"{path}@{revision}" if revision and not path.startswith("/") else path
+        for key, part in value.items():
+            if isinstance(part, str) and key in _MODEL_KEYS and part not in _NO_MODELS:
+                yield part
+            else:
+                yield from _models(part)
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """Return a YAML document with some of its strings replaced."""
+    if isinstance(value, str):
+        return names.get(value, value)
+    if isinstance(value, Mapping):
+        return {key: _renamed(part, names) for key, part in value.items()}
+    return [_renamed(part, names) for part in value] if isinstance(value, list) else value
 
 
 def _own_folder() -> Path:

@@ -10,10 +10,11 @@ fingerprints, and a run that follows reads no file again.
 
 from evolve.run.inputs.changes import accepted_changes, replaced_templates, settings_changed, with_recorded_recipes
 from evolve.run.inputs.check import Checked, Needs, check_inputs
+from evolve.run.inputs.data import moved_config, refuse_changed_data
 from evolve.run.inputs.fingerprint import Fingerprinted, fingerprint_inputs
 from evolve.run.inputs.locate import Fetch, Located, Missing, locate_models
 from evolve.run.inputs.prepare import Preparer, Ready, prepare_models
-from evolve.run.inputs.resume import moved_config, refuse_changed_data, refuse_other_engines, verify_models
+from evolve.run.inputs.resume import refuse_other_engines, verify_models
 from evolve.run.inputs.timing import Timing, time_one_batch
 
 __all__ = [

@@ -13,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from evolve.config import Config
+from evolve.config import FILE_ARGUMENTS, Config
 from evolve.engines import merging
 from evolve.engines.checkpoints import Layout, differences, differing_settings, read_layout
 from evolve.engines.pickled import pickled_layout
@@ -29,7 +29,7 @@ from evolve.engines.protocols import (
 from evolve.engines.sources import LocatedModel
 from evolve.errors import ConfigError, ModelError, RecipeError, TaskError
 from evolve.lineage import Pair, most_children
-from evolve.run.child import Child, choose_tokenizer, load_template, size_of
+from evolve.run.child import Child, choose_tokenizer, load_template, recipe_models, size_of
 from evolve.run.executors import Call, Executor, run_call
 from evolve.run.inputs.locate import BASE, Located, config_key
 from evolve.run.tasks import task_specs
@@ -82,6 +82,18 @@ class Checked:
         return self.located.config
 
     @property
+    def recipe_models(self) -> list[str]:
+        """Paths of the models that recipes name beside the parents and the base."""
+        return recipe_models(self.templates.values())[0]
+
+    @property
+    def unshared(self) -> dict[str, str]:
+        """Why scores of tasks cannot be shared, if a recipe names a model of the Hub that may change; by task."""
+        _, loose = recipe_models(self.templates.values())
+        reason = f"merge.recipe names {', '.join(loose)} of the Hub without a commit; write <name>@<commit>"
+        return {task.task: reason for task in self.config.evaluation.tasks} if loose else {}
+
+    @property
     def needs(self) -> Needs:
         """The most that the run can need."""
         first, later = most_children(self.config, 1), most_children(self.config, 2)
@@ -97,8 +109,14 @@ class Checked:
         return differing_settings(self.layouts)
 
 
-def check_inputs(located: Located, engines: Engines, executor: Executor) -> Checked:
+def check_inputs(located: Located, engines: Engines, executor: Executor, *, complete: bool) -> Checked:
     """Check everything that can be checked without reading weights.
+
+    Args:
+        located: The configuration and its models.
+        engines: The engines.
+        executor: Runs the engines.
+        complete: Download the data of tasks from the Hub, to render their documents.
 
     Raises:
         ModelError: A model is damaged, needs custom code, or does not fit the others.
@@ -112,7 +130,8 @@ def check_inputs(located: Located, engines: Engines, executor: Executor) -> Chec
     check_folders(config)
     layouts = {name: layout_of(name, model) for name, model in located.models.items()}
     refuse_misfits(layouts)
-    tasks = _check_tasks(config, engines, executor)
+    recipe_models(templates.values())
+    tasks = _check_tasks(config, engines, executor, complete=complete)
     checked = Checked(located, layouts, templates, tasks, None, {}, rehearsed=False)
     return check_merges(checked, engines, executor)
 
@@ -153,7 +172,7 @@ def refuse_misfits(layouts: Mapping[str, Layout]) -> None:
 
 
 def check_folders(config: Config) -> None:
-    """Raise ConfigError if a folder of data or tasks is missing."""
+    """Raise ConfigError if a folder of data or tasks, or a file that a model argument names, is missing."""
     for task, folder in config.evaluation.datasets.items():
         if not folder.is_dir():
             raise ConfigError(
@@ -162,6 +181,17 @@ def check_folders(config: Config) -> None:
     for number, folder in enumerate(config.evaluation.task_dirs):
         if not folder.is_dir():
             raise ConfigError(f"evaluation.task_dirs.{number} = {folder}: there is no such folder; give one with tasks")
+    for key in FILE_ARGUMENTS:
+        value = config.evaluation.model_args.get(key)
+        if not isinstance(value, str) or "{" in value:  # a chat template may be given as text
+            continue
+        if value.startswith("/") and not Path(value).exists():
+            raise ConfigError(f"evaluation.model_args.{key} = {value}: there is no such file; correct the path")
+        if not value.startswith("/") and Path(value).exists():
+            raise ConfigError(
+                f"evaluation.model_args.{key} = {value}: is not beside the configuration, but lm-eval would read it in "
+                f"the current folder; give its absolute path {Path(value).absolute()}"
+            )
 
 
 def layout_of(name: str, model: LocatedModel) -> Layout:
@@ -223,9 +253,17 @@ def _separate_folders(models: Mapping[str, LocatedModel]) -> Iterator[dict[str, 
 # -------------------------------------------------------------------------------------------------------------- tasks
 
 
-def _check_tasks(config: Config, engines: Engines, executor: Executor) -> Mapping[str, TaskFacts]:
+def _check_tasks(config: Config, engines: Engines, executor: Executor, *, complete: bool) -> Mapping[str, TaskFacts]:
     evaluation = config.evaluation
-    job = InspectTasksJob(task_specs(config), evaluation.task_dirs, evaluation.model, evaluation.batch_size)
+    job = InspectTasksJob(
+        tasks=task_specs(config),
+        task_dirs=evaluation.task_dirs,
+        model=evaluation.model,
+        batch_size=evaluation.batch_size,
+        seed=config.seed,
+        complete=complete,
+        trust_task_code=evaluation.trust_task_code,
+    )
     try:
         facts: Mapping[str, TaskFacts] = run_call(executor, Call("check tasks", engines.inspect_tasks, job))
     except TaskError as error:

@@ -71,6 +71,9 @@ class Ready:
             root=str(folder.root),
             layers=checked.layers,
             differing_settings=checked.differing_settings,
+            reads={name: folder.portable(path) for name, path in self.fingerprinted.reads.items()},
+            unshared=dict(self.fingerprinted.unshared),
+            recipe_models=dict(self.fingerprinted.recipe_models),
         )
 
     def _entry(self, name: str, source: ModelSource, folder: RunFolder) -> FoundationEntry:

@@ -59,7 +59,7 @@ class CheckpointWork:
     def _identity(self, child: Child) -> str:
         tree = self.context.tree
         parents = [tree.model(parent).identity or "" for parent in self.model.parents]
-        return child.identity(parents, tree.origin.base.identity)
+        return child.identity(parents, tree.origin.base.identity, tree.origin.recipe_models)
 
     def _tokenizer(self, child: Child) -> merging.TokenizerSource | None:
         """Return the recorded tokenizer of the child, or choose one for a new child.
