@@ -220,7 +220,9 @@ class Journal:
         return at
 
     def _write(self, line: bytes) -> None:
-        if self._file.write(line) != len(line):  # a disk that fills up takes a part of the line without an error
+        written = self._file.write(line)
+        if written != len(line):  # a disk that fills up takes a part of the line; the next write has the error
+            self._file.write(line[written:])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def _refuse_change(self, line: bytes) -> None:

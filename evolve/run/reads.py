@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from evolve.errors import ModelError
+from evolve.errors import InputError, ModelError
 from evolve.run.hashes import HashCache, HashedFile
 
 __all__ = ["Change", "Reads"]
@@ -29,7 +29,7 @@ class Change:
         return f"{self.file} {self.what}"
 
     @classmethod
-    def of(cls, error: OSError | ModelError) -> Change:
+    def of(cls, error: OSError | InputError) -> Change:
         """Return the change that makes a model or a file unreadable that could be read before."""
         if isinstance(error, FileNotFoundError):
             return cls(str(error.filename), "is missing")

@@ -10,11 +10,12 @@ import contextlib
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -87,8 +88,11 @@ def _weights(folder: Path) -> np.ndarray:
 def _inject(kind: str, subject: str) -> None:
     """Cause the faults of `EVOLVE_FAKE=<kind>:<subject>:<fault>[:<times>:<counter file>]`, joined by commas."""
     for fault in _faults(kind, subject):
-        _cause(fault, subject)
-        _interfere(fault)
+        action, _, value = fault.partition("=")
+        if action in _ACTIONS:
+            _ACTIONS[action](Path(value))
+        else:
+            _cause(fault, subject)
 
 
 def _faults(kind: str, subject: str) -> Iterator[str]:
@@ -103,6 +107,32 @@ def _faults(kind: str, subject: str) -> Iterator[str]:
                 continue
             tally.write_text("x" * (passed + 1))
         yield fault
+
+
+def _rewrite(path: Path) -> None:
+    """Change a file in place, without changing its size."""
+    path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()) if path.suffix != ".safetensors" else _other(path))
+
+
+def _other(path: Path) -> bytes:
+    """Return a weight file of the same size with other numbers."""
+    data = path.read_bytes()
+    return data[:-4] + bytes([data[-4] ^ 1, *data[-3:]])
+
+
+def _rewrite_and_keep_times(path: Path) -> None:
+    times = path.stat()
+    _rewrite(path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def _replace(path: Path) -> None:
+    """Replace a file by another of the same size and times, as `rsync -t` or `cp -p` do."""
+    times, other = path.stat(), path.with_name(".other")
+    other.write_bytes(path.read_bytes())
+    _rewrite(other)
+    os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+    other.replace(path)
 
 
 def _cause(fault: str, subject: str) -> None:
@@ -132,16 +162,11 @@ def _cause(fault: str, subject: str) -> None:
         time.sleep(float(fault.removeprefix("sleep")))
 
 
-def _interfere(fault: str) -> None:
-    """Do what other processes do during a run."""
-    if fault.startswith("link="):
-        path, _, target = fault.removeprefix("link=").partition(">")
-        shutil.rmtree(path)
-        Path(path).symlink_to(target)
-    if fault.startswith("fill="):
-        _fill(Path(fault.removeprefix("fill=")))
-    if fault.startswith("run="):
-        subprocess.run(fault.removeprefix("run="), shell=True, check=True)
+def _put_link(words: Path) -> None:
+    """Replace a folder by a link; the argument is `<folder>><target>`."""
+    folder, _, target = str(words).partition(">")
+    shutil.rmtree(folder)
+    Path(folder).symlink_to(target)
 
 
 def _fill(path: Path) -> None:
@@ -151,6 +176,28 @@ def _fill(path: Path) -> None:
             with contextlib.suppress(OSError):
                 while file.write(b"x" * size) == size:
                     pass
+
+
+def _limit(size: Path) -> None:
+    """Limit the size of the files that this process writes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(str(size)), resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+_ACTIONS: dict[str, Callable[[Path], object]] = {
+    "rewrite": _rewrite,
+    "rewrite-keeping-times": _rewrite_and_keep_times,
+    "replace": _replace,
+    "delete": Path.unlink,
+    "add": lambda path: path.write_text("{}"),
+    "touch": os.utime,
+    "hardlink": lambda path: os.link(path, path.with_name(f".link-{time.time_ns()}")),
+    "link": _put_link,
+    "run": lambda command: subprocess.run(str(command), shell=True, check=True),
+    "chmod": lambda path: path.chmod(0o600),
+    "fill": _fill,
+    "limit": _limit,
+}
+"""What `EVOLVE_FAKE=<kind>:<subject>:<action>=<value>` does before the call goes on, by name."""
 
 
 def _count(kind: str, subject: str) -> None:

@@ -17,7 +17,7 @@ from evolve.run.hashes import HashCache
 from evolve.run.inputs.check import check_folders
 from evolve.run.inputs.fingerprint import data_paths, recipe_model_identity
 
-__all__ = ["refuse_changed_data"]
+__all__ = ["recorded_hashes", "recorded_paths", "refuse_changed_data"]
 
 
 def refuse_changed_data(tree: FamilyTree, config: Config, folder: RunFolder, hashes: HashCache) -> dict[str, str]:
@@ -44,10 +44,8 @@ def refuse_changed_data(tree: FamilyTree, config: Config, folder: RunFolder, has
                 "them, or start a new run"
             )
     reads = {name: _places(text, tree, config, folder) for name, text in tree.reads.items()}
-    then = {name: digest for name, digest in tree.origin.data.items() if not _is_revision(name, config)}
-    paths = data_paths(config, {name: places[0] for name, places in reads.items()})
-    for name in _unrecorded_arguments(tree, config, folder, paths):
-        del paths[name]
+    then = recorded_hashes(tree, config)
+    paths = recorded_paths(tree, config, folder, {name: places[0] for name, places in reads.items()})
     for name in sorted({*paths, *then}):
         path = paths.get(name)
         others = reads[name][1:] if name in reads and path == reads[name][0] else []
@@ -57,6 +55,18 @@ def refuse_changed_data(tree: FamilyTree, config: Config, folder: RunFolder, has
                 raise ConfigError(_difference(folder, name, place, known=name in then, found=now is not None))
     moved = {name: folder.portable(places[0]) for name, places in reads.items()}
     return {name: path for name, path in moved.items() if path != tree.reads[name]}
+
+
+def recorded_paths(tree: FamilyTree, config: Config, folder: RunFolder, reads: Mapping[str, Path]) -> dict[str, Path]:
+    """Return `data_paths` without the files of model arguments that a journal of an older version does not record."""
+    paths = data_paths(config, reads)
+    unrecorded = _unrecorded_arguments(tree, config, folder, paths)
+    return {name: path for name, path in paths.items() if name not in unrecorded}
+
+
+def recorded_hashes(tree: FamilyTree, config: Config) -> dict[str, str]:
+    """Return the recorded SHA-256 of each file of `recorded_paths`, by name."""
+    return {name: digest for name, digest in tree.origin.data.items() if not _is_revision(name, config)}
 
 
 def _is_revision(name: str, config: Config) -> bool:

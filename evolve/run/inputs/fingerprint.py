@@ -34,6 +34,7 @@ __all__ = [
     "fingerprint_inputs",
     "hash_data",
     "preparation_key",
+    "recipe_model_files",
     "recipe_model_identity",
     "refuse_duplicates",
 ]
@@ -119,11 +120,24 @@ def recipe_model_identity(path: str, hashes: HashCache) -> str:
     """
     folder = Path(path)
     try:
-        if any(folder.glob("*.safetensors")) or is_pickled(folder):
-            return content_of(LocatedModel(folder, None, pickled=is_pickled(folder)), hashes)
+        model = _recipe_model(folder)
+        if model is not None:
+            return content_of(model, hashes)
         return content_identity(fingerprint(folder, weights=(), hash_of=hashes.hash_of))
     except (ModelError, OSError) as error:
         raise RecipeError(f"merge.recipe: the model {path} that a recipe names cannot be read ({error})") from None
+
+
+def recipe_model_files(folder: Path) -> list[Path]:
+    """Return the files that the `recipe_model_identity` of a folder covers."""
+    model = _recipe_model(folder)
+    return model_files(folder, weights=()) if model is None else files_of(model)
+
+
+def _recipe_model(folder: Path) -> LocatedModel | None:
+    """Return the model in a folder; None if the folder has no weights."""
+    pickled = is_pickled(folder)
+    return LocatedModel(folder, None, pickled=pickled) if pickled or any(folder.glob("*.safetensors")) else None
 
 
 def preparation_key(model: LocatedModel, content: str, hashes: HashCache) -> str:

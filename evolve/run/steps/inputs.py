@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
 from evolve.engines.checkpoints import FileStamp, content_identity, model_files
 from evolve.engines.protocols import EvaluateJob, KinshipJob
-from evolve.errors import InputsChangedError, ModelError
+from evolve.errors import InputsChangedError, ModelError, RecipeError
 from evolve.run.checkpoints import Manifest
 from evolve.run.folder import RunFolder
-from evolve.run.inputs.fingerprint import data_paths
+from evolve.run.inputs.data import recorded_hashes, recorded_paths
+from evolve.run.inputs.fingerprint import recipe_model_files, recipe_model_identity
 from evolve.run.reads import Change, Reads
 from evolve.run.steps.base import RunContext, StepInFlight
 
@@ -67,12 +69,18 @@ class _Model:
 
     Attributes:
         identity: Its recorded identity.
-        child: Whether the run made it; its manifest then has the hashes of its files.
+        kind: A child of the run, whose manifest has the hashes of its files; a foundation or the base; or a model
+            that a recipe names by its path.
     """
 
     folder: Path
     identity: str
-    child: bool
+    kind: Literal["child", "foundation", "recipe"]
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that affect its output."""
+        return recipe_model_files(self.folder) if self.kind == "recipe" else model_files(self.folder)
 
 
 def _models(context: RunContext, step: StepInFlight) -> Iterator[_Model]:
@@ -81,13 +89,14 @@ def _models(context: RunContext, step: StepInFlight) -> Iterator[_Model]:
     if step.step == "merge" and step.model is not None:
         names = [*tree.model(step.model).parents]
         for path, identity in tree.origin.recipe_models.items():
-            yield _Model(folder.locate(path), identity, child=False)
+            yield _Model(folder.locate(path), identity, "recipe")
     elif isinstance(step.call.job, KinshipJob):
         names = [*step.call.job.models]
     if step.step != "evaluate":
-        yield _Model(folder.locate(tree.base_path), tree.origin.base.identity, child=False)
+        yield _Model(folder.locate(tree.base_path), tree.origin.base.identity, "foundation")
     for model in map(tree.model, names):
-        yield _Model(folder.checkpoint_of(model), model.identity or "", model.kind != "foundation")
+        kind: Literal["child", "foundation"] = "foundation" if model.kind == "foundation" else "child"
+        yield _Model(folder.checkpoint_of(model), model.identity or "", kind)
 
 
 @dataclass(frozen=True)
@@ -101,11 +110,10 @@ class _Inputs:
     def begin(self) -> Reads:
         """Return the files, after comparing their contents with the journal."""
         first = self.context.hashes.first
-        with self._explained():
+        with self._explained(first):
             reads = Reads.begin(self.context.hashes, self.list_files)
             for model in self.models:
-                stamps = {path: self._stamp(path) for path in model_files(model.folder)}
-                self._verify(model, stamps, first)
+                self._verify(model, first)
             if self.evaluates:
                 self._verify_data(first)
         return reads
@@ -113,45 +121,44 @@ class _Inputs:
     def list_files(self) -> Iterator[Path]:
         """Yield the files as they are now."""
         for model in self.models:
-            yield from model_files(model.folder)
+            yield from model.files
         yield from self._data().values()
 
     def _data(self) -> Mapping[str, Path]:
         if not self.evaluates:
             return {}
         tree, folder = self.context.tree, self.context.folder
-        reads = {name: folder.locate(path) for name, path in tree.origin.reads.items()}
-        return data_paths(folder.located_config(tree.config), reads)
+        reads = {name: folder.locate(path) for name, path in tree.reads.items()}
+        return recorded_paths(tree, folder.located_config(tree.config), folder, reads)
 
-    def _stamp(self, path: Path) -> FileStamp:
-        hashed = self.context.hashes.hashed(path)
-        return FileStamp(hashed.state.size, hashed.sha256)
-
-    def _verify(self, model: _Model, stamps: Mapping[Path, FileStamp], first: Mapping[Path, str]) -> None:
-        """Compare the files of a model with the manifest of a child, or with the identity of a foundation."""
-        by_name = {path.relative_to(model.folder).as_posix(): stamp for path, stamp in stamps.items()}
-        if model.child:
+    def _verify(self, model: _Model, first: Mapping[Path, str]) -> None:
+        """Compare the files of a model with the manifest of a child, or with the identity of another model."""
+        hashes, stamps = self.context.hashes, {}
+        for path in model.files:
+            hashed = hashes.hashed(path)
+            stamps[path.relative_to(model.folder).as_posix()] = FileStamp(hashed.state.size, hashed.sha256)
+        if model.kind == "child":
             manifest = Manifest.read(model.folder, model.identity)
             if manifest is None:
                 raise self._error(Change(model.folder, "has changed"))
             first = {model.folder / name: sha256 for name, (_, sha256) in manifest.files.items()}
-            unchanged = all(first.get(path) == stamp.sha256 for path, stamp in stamps.items())
+            unchanged = all(first.get(model.folder / name) == stamp.sha256 for name, stamp in stamps.items())
+        elif model.kind == "recipe":
+            unchanged = recipe_model_identity(str(model.folder), hashes) == model.identity
         else:
-            unchanged = content_identity(by_name) == model.identity
+            unchanged = content_identity(stamps) == model.identity
         if not unchanged:
-            now = {path: stamp.sha256 for path, stamp in stamps.items()}
-            change = _first_change(now, first) or Change(model.folder, "has changed")
-            raise self._error(change)
+            now = {model.folder / name: stamp.sha256 for name, stamp in stamps.items()}
+            raise self._error(_first_change(now, first) or Change(model.folder, "has changed"))
 
     def _verify_data(self, first: Mapping[Path, str]) -> None:
-        """Compare the data with the recorded hashes; a revision of data on the Hub is no file."""
+        """Compare the data with the recorded hashes."""
         tree, paths = self.context.tree, self._data()
-        revisions = {f"{task.task}/revision" for task in tree.config.evaluation.tasks} - paths.keys()
-        then = {name: sha256 for name, sha256 in tree.origin.data.items() if name not in revisions}
+        then = recorded_hashes(tree, self.context.folder.located_config(tree.config))
         for name, path in paths.items():
-            if name not in then or self._stamp(path).sha256 != then[name]:
+            if name not in then or self.context.hashes.hash_of(path) != then[name]:
                 raise self._error(Change(path, "has changed" if name in then else "is new"))
-        for name in then.keys() - paths.keys():
+        for name in sorted(then.keys() - paths.keys()):
             gone = (path for path, sha256 in first.items() if sha256 == then[name] and not path.exists())
             raise self._error(Change(next(gone, name), "is missing"))
 
@@ -159,19 +166,26 @@ class _Inputs:
         return _error(self.context.folder, change, "since the run began")
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explained(self, first: Mapping[Path, str]) -> Iterator[None]:
         """Report what cannot be read as a change, because it could be read when the run began."""
         try:
             yield
-        except (ModelError, OSError) as error:
-            raise self._error(Change.of(error)) from error
+        except (ModelError, RecipeError, OSError) as error:
+            missing = _first_missing({model.folder for model in self.models}, first)
+            raise self._error(missing or Change.of(error)) from error
 
 
 def _first_change(now: Mapping[Path, str], first: Mapping[Path, str]) -> Change | None:
-    """Return the first difference of some files to the first hashes of files in their folders."""
+    """Return the first difference of some files to the first hashes in their folders; None if it is not known."""
+    if first.keys().isdisjoint(now):
+        return None
     for path, sha256 in sorted(now.items()):
         if first.get(path) != sha256:
             return Change(path, "has changed" if path in first else "is new")
-    folders = {path.parent for path in now}
-    gone = (path for path in sorted(first) if path.parent in folders and path not in now and not path.exists())
-    return next((Change(path, "is missing") for path in gone), None)
+    return _first_missing({path.parent for path in now}, first)
+
+
+def _first_missing(folders: Collection[Path], first: Mapping[Path, str]) -> Change | None:
+    """Return the first file that was in one of some folders and is missing; None if there is none."""
+    missing = (path for path in sorted(first) if path.parent in folders and not path.exists())
+    return next((Change(path, "is missing") for path in missing), None)
