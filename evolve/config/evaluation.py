@@ -19,6 +19,7 @@ class TaskConfig(Section):
 
     task: TaskName = Field(
         min_length=1,
+        max_length=200,  # it becomes a part of the name of a file
         title="The benchmark: any task or group of lm-eval.",
         description="the name of an lm-eval task",
     )
@@ -36,9 +37,10 @@ class TaskConfig(Section):
     )
     weight: float = Field(
         1.0,
-        gt=0,
+        ge=1e-6,
+        le=1e6,
         title="The weight of the task in the average.",
-        description="a number above 0: the task's weight in the average",
+        description="a number from 1e-6 to 1e6: the task's weight in the average",
     )
     higher_is_better: bool | None = Field(
         None,

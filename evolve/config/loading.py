@@ -74,7 +74,7 @@ def _kind(value: Any) -> str:
 
 def _as_name(stem: str) -> str:
     """Return the name of a file as a valid name of a run."""
-    return re.sub(r"[^A-Za-z0-9._-]+|\.\.+", "-", stem).strip("-._") or "run"
+    return re.sub(r"[^A-Za-z0-9._-]+|\.\.+", "-", stem)[:100].strip("-._") or "run"
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:

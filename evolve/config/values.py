@@ -13,11 +13,17 @@ __all__ = ["Arguments", "ChildName", "ModelName", "Name", "Section", "TaskName",
 
 # mergekit reads `+` and `@` in a model's path as an adapter and a revision, and a name becomes a folder.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MOST_NUMBER = 2**31 - 1
 _CHILD_NAME = re.compile(r"model-\d+-(\d+|exp(-\d+)?)")
 _MOST_TASK_NAME = 200
 
 
+_MOST_CHARACTERS = 100  # names are joined to names of files, which may have 255 bytes
+
+
 def _check_name(name: str) -> str:
+    if len(name) > _MOST_CHARACTERS:
+        raise ValueError(f"a name has at most {_MOST_CHARACTERS} characters, and this one has {len(name)}; shorten it")
     if not _NAME.fullmatch(name) or ".." in name:
         raise ValueError(
             "a name has letters, digits, '-', '_' and single '.', and begins with a letter or a digit; rename it"
@@ -89,8 +95,10 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _refuse_true_as_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse `limit: true`, which pydantic would read as 1."""
+    def _refuse_odd_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse `limit: true`, which pydantic would read as 1, and numbers that overflow in the engines."""
+        if isinstance(value, int) and abs(value) > _MOST_NUMBER:
+            raise ValueError("it must be a number below 2147483648")
         field = cls.model_fields[info.field_name or ""]
         if isinstance(value, bool) and field.annotation not in {bool, bool | None}:
             raise ValueError(f"it must be {field.description}")

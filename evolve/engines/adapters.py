@@ -114,7 +114,7 @@ def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
     kind, task = config.get("peft_type"), config.get("task_type")
     if kind != "LORA":
         raise ModelError(f"{folder} is an adapter of type {kind}: only LORA can be merged into a model's weights here")
-    if task not in {None, "CAUSAL_LM"}:
+    if task not in (None, "CAUSAL_LM"):
         raise ModelError(f"{folder} is an adapter for {task}: give one of a language model (CAUSAL_LM)")
     for setting in _NO_MERGE:
         if config.get(setting):

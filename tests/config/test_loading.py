@@ -146,6 +146,7 @@ def test_a_mapping_may_override_keys_that_it_merges(load):
 
 # ----------------------------------------------------------------------------------------------------------- the keys
 
+LONG_RULE = "a name has at most 100 characters, and this one has 101; shorten it"
 NAME_RULE = "a name has letters, digits, '-', '_' and single '.', and begins with a letter or a digit; rename it"
 CHILD_RULE = "names of the form model-<generation>-<n> are reserved for children; rename it"
 TWO_NAMES = "it must be a mapping of at least two names to folders or Hub ids"
@@ -287,8 +288,18 @@ SOURCE = "it must be a folder or a Hub id, or a mapping of model and adapter"
         ),
         (
             evaluation("tasks: [{task: a, weight: 0}]"),
-            "evaluation.tasks.0.weight = 0: it must be a number above 0: the task's weight in the average",
+            "evaluation.tasks.0.weight = 0: it must be a number from 1e-6 to 1e6: the task's weight in the average",
         ),
+        (
+            evaluation("tasks: [{task: a, weight: 1.0e-7}]"),
+            "evaluation.tasks.0.weight = 1e-07: it must be a number from 1e-6 to 1e6: the task's weight in the average",
+        ),
+        (
+            evaluation("tasks: [{task: a, weight: 2.0e+6}]"),
+            "evaluation.tasks.0.weight = 2000000.0: it must be a number from 1e-6 to 1e6: the task's weight in the average",
+        ),
+        (evaluation(f"limit: {10**30}"), f"evaluation.limit = {10**30}: it must be a number below 2147483648"),
+        (MODELS + f"attempts: {2**31}\n", f"attempts = {2**31}: it must be a number below 2147483648"),
         (
             evaluation("tasks: [{task: a}, {task: b}, {task: a}]"),
             'evaluation.tasks = ["a", "b", "a"]: task a is listed twice; list each task once',
@@ -680,3 +691,24 @@ def test_no_foundation_may_be_named_base_model(problems):
     (line,) = problems(foundations("base_model: org/a", "B: org/b"))
 
     assert line == "foundation_models.base_model: base_model is the name of the base model; rename it"
+
+
+def test_names_that_are_too_long(problems, load):
+    assert problems(MODELS + f"name: {'n' * 101}\n") == [f'name = "{"n" * 101}": {LONG_RULE}']
+    assert problems(foundations(f"{'m' * 101}: org/a", "B: org/b")) == [f"foundation_models.{'m' * 101}: {LONG_RULE}"]
+    assert load(MODELS + f"name: {'n' * 100}\n").name == "n" * 100
+
+
+def test_a_file_with_a_long_name_gives_a_name_that_is_valid(tmp_path):
+    path = tmp_path / f"{'n' * 200}.yaml"
+    path.write_text(MODELS, encoding="utf-8")
+
+    assert load_config(path).name == "n" * 100
+
+
+def test_a_file_that_never_ends_is_not_read(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.symlink_to("/dev/zero")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value) == f"{path}: is a device, not a regular file; give the path of a configuration file"

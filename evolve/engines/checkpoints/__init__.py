@@ -22,7 +22,7 @@ from evolve.engines.checkpoints.files import companions, is_complete, is_pickled
 from evolve.engines.checkpoints.hashing import FileStamp, content_identity, fingerprint, hash_file, model_files
 from evolve.engines.checkpoints.headers import ITEM_BYTES, TORCH_NAMES, TensorInfo, item_bytes, read_tensors
 from evolve.engines.checkpoints.layout import Layout, is_head, read_config, read_layout
-from evolve.engines.checkpoints.tokens import same_vocabulary, token_rows, tokenizer_files
+from evolve.engines.checkpoints.tokens import check_tokenizer, same_vocabulary, token_rows, tokenizer_files
 from evolve.engines.checkpoints.verification import NotFiniteError, first_bad_tensor, manifest, verify
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Layout",
     "NotFiniteError",
     "TensorInfo",
+    "check_tokenizer",
     "companions",
     "content_identity",
     "differences",

@@ -103,7 +103,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the config.json of a checkpoint folder.
 
     Raises:
-        ModelError: The folder does not exist or is empty, or config.json is missing or is not a JSON object.
+        ModelError: The folder does not exist or is empty, or config.json is missing, is not a JSON object, or has
+            an entry of a wrong type.
     """
     if not folder.is_dir():
         raise ModelError(f"{folder} is not a folder: a model is a folder with config.json and safetensors weights")
@@ -115,6 +116,8 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise ModelError(f"{folder} is an adapter, not a model: merge it into its base model and give that folder")
         raise ModelError(f"{folder} has no config.json: give the folder that save_pretrained wrote")
     config = read_json_object(path)
+    for part in (config, config.get("text_config")):
+        _check_settings(path, part if isinstance(part, dict) else {})
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
             f"{folder} holds a model and an adapter; transformers would apply the adapter and a merge would not: move "
@@ -147,6 +150,13 @@ def read_layout(folder: Path) -> Layout:
     ordered = sorted(tensors.values(), key=lambda info: (info.file, info.offset))
     files = {name: (folder / name).stat().st_size for name in sorted({info.file for info in ordered})}
     return Layout(folder, config, {info.name: info for info in ordered}, files)
+
+
+def _check_settings(path: Path, config: Mapping[str, Any]) -> None:
+    for key, kind, what in (("model_type", str, "a string"), ("vocab_size", int, "a whole number")):
+        value = config.get(key)
+        if value is not None and type(value) is not kind:
+            raise ModelError(f"{path}: {key} = {str(value)[:80]}: it must be {what}; download the model again")
 
 
 def _names_only(file: str, index: Path) -> bool:

@@ -153,6 +153,27 @@ def test_an_index_that_does_not_fit_its_shards(tmp_path):
     refused(folder, "names the shard model-00002-of-00002.safetensors, which is not in the folder")
 
 
+@pytest.mark.parametrize(
+    "entries",
+    [{"model_type": ["mistral"]}, {"vocab_size": {}}, {"vocab_size": True}, {"text_config": {"vocab_size": [10]}}],
+)
+def test_settings_of_a_wrong_type(tmp_path, entries):
+    refused(write(tmp_path / "m", **entries), "it must be")
+
+
+def test_an_index_of_a_wrong_type_beside_a_single_file(tmp_path):
+    folder = write(tmp_path / "m")
+    for text in ('{"weight_map": [1]}', '{"weight_map": {"a": [1]}}', '{"weight_map": 3}'):
+        (folder / "model.safetensors.index.json").write_text(text)
+        refused(folder, "an index of other weights")
+
+
+def test_a_name_of_a_shard_that_is_too_long(tmp_path):
+    folder = shard(tmp_path / "s")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "x" * 300}}))
+    refused(folder, "names the shard")
+
+
 def test_a_tensor_in_two_shards_is_refused(tmp_path):
     folder = shard(tmp_path / "s")
     index = folder / "model.safetensors.index.json"
