@@ -179,6 +179,13 @@ class Journal:
         self._length += 1
         return at
 
+    def clear(self) -> None:
+        """Delete all entries, for a run that begins anew because none of them is a result."""
+        self._file.truncate(0)
+        os.fsync(self._file.fileno())
+        self._file.seek(0)
+        self.entries, self._length = [], 0
+
     def _write(self, line: bytes) -> None:
         if self._file.write(line) != len(line):  # a disk that fills up takes a part of the line without an error
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,15 @@ from pathlib import Path
 from evolve.config import Config
 from evolve.engines.protocols import Engines, Report
 from evolve.errors import EvolveError, InputError, RunFolderError, unreadable
-from evolve.lineage import FamilyTree, InputsMoved, RunContinued, RunStopped
+from evolve.lineage import (
+    FamilyTree,
+    InputsMoved,
+    RunContinued,
+    RunStarted,
+    RunStopped,
+    SettingsChanged,
+    StepRetried,
+)
 from evolve.run import inputs
 from evolve.run.driver import Driver, restore_files
 from evolve.run.durable import explained
@@ -23,7 +33,7 @@ from evolve.run.hashes import HashCache
 from evolve.run.inputs.changes import Change
 from evolve.run.inputs.fingerprint import Reporter
 from evolve.run.interrupts import Interrupted, Interrupts
-from evolve.run.journal import Journal, tree_of
+from evolve.run.journal import Entry, Journal, read_journal, tree_of
 from evolve.run.lock import driver_lock
 from evolve.run.observer import Observer, Observers, ProgressFile
 from evolve.run.steps import RunContext
@@ -54,9 +64,15 @@ class Finished:
 
 @dataclass(frozen=True)
 class Findings:
-    """The findings of `check`; `timing` is None unless it was requested and a foundation could be scored."""
+    """The findings of `check`.
+
+    Attributes:
+        rehearsed: What was rehearsed; None if the rehearsal is turned off.
+        timing: None unless it was requested and a foundation could be scored.
+    """
 
     checked: inputs.Checked
+    rehearsed: inputs.Rehearsed | None
     timing: inputs.Timing | None
 
 
@@ -67,18 +83,21 @@ class Session:
     Attributes:
         force: Take over the lock of a driver on another host.
         executors: Makes the executor.
+        rehearsal: Whether to rehearse evaluations and merges before a run begins.
     """
 
     engines: Engines
     observer: Observer
     force: bool = False
     executors: ExecutorFactory = field(default=LocalExecutor)
+    rehearsal: bool = True
 
-    def check(self, config: Config, fetch: inputs.Fetch, *, time: bool = False) -> Findings:
+    def check(self, config: Config, run_dir: Path, fetch: inputs.Fetch, *, time: bool = False) -> Findings:
         """Check everything that can be checked before a run.
 
         Args:
             config: The configuration.
+            run_dir: The folder of the run; nothing is written there.
             fetch: How the Hub may be used.
             time: Score a few documents to estimate the time of the run.
 
@@ -88,13 +107,18 @@ class Session:
         """
         with _interruptible(), _readable(), self._executor(config, self.observer) as executor:
             located = inputs.locate_models(config, fetch)
-            checked = inputs.check_inputs(located, self.engines, executor)
-            inputs.fingerprint_inputs(checked, HashCache(), _reporter(self.observer))
+            checked = inputs.check_inputs(located, self.engines, executor, complete=fetch.download)
+            hashes, folder, rehearsed = HashCache(), RunFolder(run_dir.absolute()), None
+            found = inputs.fingerprint_inputs(checked, hashes, _reporter(self.observer))
+            if self.rehearsal:
+                rehearsed = inputs.rehearse_found(found, folder, hashes, self.engines, executor)
             timing = inputs.time_one_batch(checked, self.engines, executor) if time else None
-            return Findings(checked, timing)
+            return Findings(checked, rehearsed, timing)
 
     def run(self, config: Config, run_dir: Path) -> Finished:
         """Start the run of a configuration in a folder, or resume it where it was interrupted.
+
+        A run that has recorded no result and cannot be resumed with this configuration is started anew.
 
         Raises:
             InputError: An input is invalid; nothing was changed.
@@ -103,23 +127,45 @@ class Session:
         """
         folder = RunFolder.prepare(run_dir)
         if folder.has_begun():
-            return self.resume(run_dir, config)
+            try:
+                return self.resume(run_dir, config)
+            except InputError as error:
+                if isinstance(error, RunFolderError) or _has_results(read_journal(folder.journal)):
+                    raise
+            self.observer.note(
+                f"{run_dir}: the run there recorded no result, and its inputs were others; it starts anew"
+            )
+        return self._start(folder, config)
+
+    def _start(self, folder: RunFolder, config: Config) -> Finished:
         with _interruptible(), explained(folder.root), self._running(folder, config) as (observers, executor):
-            with _readable():
-                located = inputs.locate_models(config, inputs.Fetch())
-                checked = inputs.check_inputs(located, self.engines, executor)
-                hashes = HashCache()
-                found = inputs.fingerprint_inputs(checked, hashes, _reporter(observers))
-            ready = inputs.prepare_models(found, self._preparer(folder, config, executor, hashes), self.engines)
+            ready, hashes = self._rehearsed(folder, config, executor, observers)
             folder.create()
             with driver_lock(folder.root, force=self.force), Journal(folder.journal) as journal:
-                if journal.entries:
-                    raise RunFolderError(f"{run_dir}: another process has just begun a run there; resume that")
+                if _has_results(journal.entries):
+                    raise RunFolderError(f"{folder.root}: another process has just begun a run there; resume that")
+                journal.clear()
                 context = RunContext(folder, FamilyTree(), self.engines, hashes)
                 with _driver(context, journal, executor, observers) as driver:
                     folder.write_config(config)
                     driver.record(ready.start_event(folder))
                     return _finish(driver, folder)
+
+    def _rehearsed(
+        self, folder: RunFolder, config: Config, executor: Executor, observer: Observer
+    ) -> tuple[inputs.Ready, HashCache]:
+        """Do all stages before the first event; return the inputs, and the hashes of their files."""
+        with _readable():
+            located = inputs.locate_models(config, inputs.Fetch())
+            checked = inputs.check_inputs(located, self.engines, executor, complete=True)
+            hashes = HashCache()
+            found = inputs.fingerprint_inputs(checked, hashes, _reporter(observer))
+        ready = inputs.prepare_models(found, self._preparer(folder, config, executor, hashes), self.engines)
+        if self.rehearsal:
+            inputs.rehearse_ready(ready, self.engines, executor)
+        else:
+            observer.note("no rehearsal (--no-rehearsal): an error of the engines may end the run later")
+        return ready, hashes
 
     def resume(self, run_dir: Path, config: Config | None = None) -> Finished:
         """Resume the run in a folder, with another configuration if that changes no result.
@@ -180,11 +226,14 @@ class Session:
 
     @contextmanager
     def _executor(self, config: Config, observer: Observer) -> Iterator[Executor]:
-        executor = self.executors(observer.working, config.device)
-        try:
-            yield executor
-        finally:
-            executor.close()
+        """Make the executor; until the run redirects it, its temporary files are in a folder that is then deleted."""
+        with tempfile.TemporaryDirectory(prefix="evolve-", ignore_cleanup_errors=True) as scratch:
+            executor = self.executors(observer.working, config.device)
+            try:
+                executor.redirect(Path(os.devnull), Path(scratch))
+                yield executor
+            finally:
+                executor.close()
 
     @contextmanager
     def _running(self, folder: RunFolder, config: Config) -> Iterator[tuple[Observer, Executor]]:
@@ -228,6 +277,13 @@ def _continues(stop: RunStopped, changes: list[Change]) -> bool:
     """Return whether a stopped run can continue: it had failed, or the limit that stopped it was raised."""
     limits = {"budget": "strategy.max_generations", "saturated": "strategy.stop_at_kinship"}
     return stop.reason == "failed" or any(change.key == limits.get(stop.reason) for change in changes)
+
+
+def _has_results(entries: Sequence[Entry]) -> bool:
+    """Return whether a journal holds more than the beginning of a run and failed attempts."""
+    return not all(
+        isinstance(entry.event, RunStarted | StepRetried | SettingsChanged | InputsMoved) for entry in entries
+    )
 
 
 def _retry_failed(tree: FamilyTree) -> RunContinued:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from evolve.engines.merging.checking import check_recipe
 from evolve.engines.merging.merger import merge
-from evolve.engines.merging.recipes import Template, identity, load_template, parse_template, render, template_names
 from evolve.engines.merging.planning import plan_merges
+from evolve.engines.merging.recipes import Template, identity, load_template, parse_template, render, template_names
 from evolve.engines.merging.rehearsal import rehearse_merge
 from evolve.engines.merging.tokenizers import TokenizerSetting, TokenizerSource, resolve_tokenizer
 

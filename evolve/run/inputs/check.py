@@ -6,7 +6,7 @@ No weights are read, so it takes seconds for models of any size. Errors that it 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -15,7 +15,7 @@ from typing import Any
 
 from evolve.config import Config
 from evolve.engines import merging
-from evolve.engines.checkpoints import Layout, differences, differing_settings, read_layout
+from evolve.engines.checkpoints import Layout, differences, differing_settings, flaw_of, read_layout
 from evolve.engines.pickled import pickled_layout
 from evolve.engines.protocols import (
     Engines,
@@ -34,7 +34,17 @@ from evolve.run.executors import Call, Executor, run_call
 from evolve.run.inputs.locate import BASE, Located, config_key
 from evolve.run.tasks import task_specs
 
-__all__ = ["Checked", "Needs", "check_folders", "check_inputs", "check_merges", "layout_of", "refuse_misfits"]
+__all__ = [
+    "Checked",
+    "Needs",
+    "check_folders",
+    "check_inputs",
+    "check_merges",
+    "layout_of",
+    "recipes_of",
+    "refuse_misfits",
+    "with_task_key",
+]
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ class Checked:
         tasks: Facts about each task.
         layers: Number of layers of the models; None if transformers does not give it.
         filters: Number of tensors that each filter of each recipe matches; only if a merge could be planned.
-        rehearsed: Whether mergekit planned every pair of generation 1.
+        planned: Whether mergekit planned every pair of generation 1.
     """
 
     located: Located
@@ -74,7 +84,7 @@ class Checked:
     tasks: Mapping[str, TaskFacts]
     layers: int | None
     filters: Mapping[str, tuple[FilterMatch, ...]]
-    rehearsed: bool
+    planned: bool
 
     @property
     def config(self) -> Config:
@@ -97,8 +107,14 @@ class Checked:
         return differing_settings(self.layouts)
 
 
-def check_inputs(located: Located, engines: Engines, executor: Executor) -> Checked:
+def check_inputs(located: Located, engines: Engines, executor: Executor, *, complete: bool) -> Checked:
     """Check everything that can be checked without reading weights.
+
+    Args:
+        located: The models of the configuration.
+        engines: The engines.
+        executor: Runs them.
+        complete: Download the data of tasks from the Hub, to check them too.
 
     Raises:
         ModelError: A model is damaged, needs custom code, or does not fit the others.
@@ -112,8 +128,8 @@ def check_inputs(located: Located, engines: Engines, executor: Executor) -> Chec
     check_folders(config)
     layouts = {name: layout_of(name, model) for name, model in located.models.items()}
     refuse_misfits(layouts)
-    tasks = _check_tasks(config, engines, executor)
-    checked = Checked(located, layouts, templates, tasks, None, {}, rehearsed=False)
+    tasks = _check_tasks(config, engines, executor, complete=complete)
+    checked = Checked(located, layouts, templates, tasks, None, {}, planned=False)
     return check_merges(checked, engines, executor)
 
 
@@ -134,19 +150,21 @@ def check_merges(checked: Checked, engines: Engines, executor: Executor) -> Chec
     checked = replace(checked, layers=layers)
     with _separate_folders(models) as paths:
         pairs = _pairs(checked)
-        recipes = {name: tuple(_recipes(checked, name, pairs, paths)) for name in checked.templates}
-        rehearsal = PlanMergesJob(recipes, plan=bool(pairs), trust_remote_code=config.trust_remote_code)
+        recipes = {name: tuple(recipes_of(checked, name, pairs, paths)) for name in checked.templates}
+        planning = PlanMergesJob(recipes, plan=bool(pairs), trust_remote_code=config.trust_remote_code)
         try:
-            filters = run_call(executor, Call("check recipes", engines.plan_merges, rehearsal))
+            filters = run_call(executor, Call("check recipes", engines.plan_merges, planning))
         except RecipeError as error:
             raise RecipeError(" ".join(str(error).split())) from None
     complete = len(pairs) == len(list(combinations(config.foundation_models, 2)))
-    return replace(checked, filters=filters, rehearsed=complete)
+    return replace(checked, filters=filters, planned=complete)
 
 
 def refuse_misfits(layouts: Mapping[str, Layout]) -> None:
-    """Raise ModelError if a model differs from the first one, the base, in architecture or shapes."""
+    """Raise ModelError if a model is unusable, or differs from the first one, the base, in architecture or shapes."""
     for name, layout in layouts.items():
+        if (flaw := flaw_of(layout)) is not None:
+            raise ModelError(f"{config_key(name)} = {layout.folder}: {flaw}")
         difference = differences(next(iter(layouts.values())), layout)
         if difference is not None:
             raise ModelError(f"{config_key(name)}: {difference}; give a model that was tuned from the base model")
@@ -186,7 +204,7 @@ def _pairs(checked: Checked) -> list[Pair]:
     return list(combinations(names, 2)) if BASE in ready else []
 
 
-def _recipes(checked: Checked, name: str, pairs: list[Pair], paths: Mapping[str, Path]) -> Iterator[str]:
+def recipes_of(checked: Checked, name: str, pairs: Sequence[Pair], paths: Mapping[str, Path]) -> Iterator[str]:
     """Return the recipes of the pairs from one template.
 
     The better parent of a pair is not known yet. The order of the parents matters only if the child gets a new
@@ -223,18 +241,20 @@ def _separate_folders(models: Mapping[str, LocatedModel]) -> Iterator[dict[str, 
 # -------------------------------------------------------------------------------------------------------------- tasks
 
 
-def _check_tasks(config: Config, engines: Engines, executor: Executor) -> Mapping[str, TaskFacts]:
+def _check_tasks(config: Config, engines: Engines, executor: Executor, *, complete: bool) -> Mapping[str, TaskFacts]:
     evaluation = config.evaluation
-    job = InspectTasksJob(task_specs(config), evaluation.task_dirs, evaluation.model, evaluation.batch_size)
+    job = InspectTasksJob(
+        task_specs(config), evaluation.task_dirs, evaluation.model, evaluation.batch_size, complete=complete
+    )
     try:
         facts: Mapping[str, TaskFacts] = run_call(executor, Call("check tasks", engines.inspect_tasks, job))
     except TaskError as error:
-        raise _with_task_key(config, error) from None
+        raise with_task_key(config, error) from None
     _check_directions(config, facts)
     return facts
 
 
-def _with_task_key(config: Config, error: TaskError) -> TaskError:
+def with_task_key(config: Config, error: TaskError) -> TaskError:
     """Return an error of the evaluation on one line, with the key of the task that it names."""
     words = " ".join(str(error).split()).removeprefix("evaluation: ")
     for number, task in enumerate(config.evaluation.tasks):

@@ -6,7 +6,8 @@ manifest lists its files, so that an incomplete or damaged one is detected and p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -107,8 +108,7 @@ class Preparer:
             RunError: The worker failed.
         """
         root = self.converted if model.adapter is None else self.adapters
-        root.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(root / f".{key}.lock"):  # another run may be preparing the same model
+        with _locked(root, key):  # another run may be preparing the same model
             if CheckpointGuard(self.hashes).damage(root / key, key) is not None:
                 self._make(name, model, key, root)
         return root / key
@@ -136,6 +136,24 @@ class Preparer:
             return Call(f"convert {name}", convert, ConversionJob(model.path, staged))
         job = AdapterJob(model.path, model.adapter, staged, trust_remote_code=self.trust_remote_code)
         return Call(f"merge adapter {name}", merge_adapter, job)
+
+
+@contextmanager
+def _locked(root: Path, key: str) -> Iterator[None]:
+    """Hold the lock of a prepared model; leave no lock and no empty folder behind."""
+    made = [path for path in (root, *root.parents) if not path.exists()]
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = root / f".{key}.lock"
+        with filelock.FileLock(lock):
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)  # a process that waits for it makes a new one
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()  # if it is empty
 
 
 def prepare_models(found: Fingerprinted, preparer: Preparer, engines: Engines) -> Ready:
