@@ -55,6 +55,14 @@ Overrides = Annotated[
 Force = Annotated[
     bool, typer.Option("--force", metavar="", help="Take over a run whose process on another host has certainly ended.")
 ]
+NoRehearsal = Annotated[
+    bool,
+    typer.Option(
+        "--no-rehearsal",
+        metavar="",
+        help="Do not load each model, score it on two documents of each task and merge a part of a pair beforehand.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON.", rich_help_panel=_OUTPUT)]
 
 
@@ -117,11 +125,12 @@ def run(
     ] = None,
     overrides: Overrides = None,
     force: Force = False,
+    no_rehearsal: NoRehearsal = False,
 ) -> None:
     """Start the run of a configuration, or resume it."""
     from evolve.cli.driving import run_config
 
-    run_config(config, run_dir, overrides or [], force=force)
+    run_config(config, run_dir, overrides or [], force=force, rehearsal=not no_rehearsal)
 
 
 @app.command(epilog="Example: evolve resume demo", rich_help_panel=_RUNS)
@@ -148,11 +157,12 @@ def check(
         bool,
         typer.Option("--time", metavar="", help="Time one batch of the evaluation, and estimate the time of the run."),
     ] = False,
+    no_rehearsal: NoRehearsal = False,
 ) -> None:
     """Validate configuration, models, recipes, tasks, data and disk space before a run."""
     from evolve.cli.driving import check_config
 
-    check_config(config, overrides or [], offline=offline, download=download, time=time)
+    check_config(config, overrides or [], offline=offline, download=download, time=time, rehearsal=not no_rehearsal)
 
 
 @app.command(epilog="Example: evolve status demo", rich_help_panel=_LOOK)

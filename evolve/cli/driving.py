@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from evolve.cli.display import display
@@ -26,12 +27,16 @@ from evolve.views.text import command
 __all__ = ["check_config", "resume_run", "run_config"]
 
 
-def run_config(config: Path, run_dir: Path | None, overrides: list[str], *, force: bool) -> None:
+def run_config(config: Path, run_dir: Path | None, overrides: list[str], *, force: bool, rehearsal: bool) -> None:
     """Start or resume the run of a configuration."""
     settings = load_config(config, overrides)
     folder = run_dir or RUNS / settings.name
+
+    def work(session: Session) -> Finished:
+        return replace(session, rehearsal=rehearsal).run(settings, folder)
+
     with _naming(config):
-        _drive(folder, force, _start(config, run_dir, overrides), lambda session: session.run(settings, folder))
+        _drive(folder, force, _start(config, run_dir, overrides), work)
 
 
 def resume_run(folder: Path, *, force: bool) -> None:
@@ -39,7 +44,9 @@ def resume_run(folder: Path, *, force: bool) -> None:
     _drive(folder, force, None, lambda session: session.resume(folder))
 
 
-def check_config(config: Path, overrides: list[str], *, offline: bool, download: bool, time: bool) -> None:
+def check_config(
+    config: Path, overrides: list[str], *, offline: bool, download: bool, time: bool, rehearsal: bool
+) -> None:
     """Validate configuration, models, tasks, data and disk, and print what the run will need."""
     if offline and download:
         raise InputError("--offline and --download exclude each other; give one of them")
@@ -47,8 +54,9 @@ def check_config(config: Path, overrides: list[str], *, offline: bool, download:
     fetch = Fetch(download=download, need_all=not offline)
     with _naming(config), display() as watching:
         try:
+            session = Session(REAL, watching, rehearsal=rehearsal)
             with raising_signals():
-                findings = Session(REAL, watching).check(settings, fetch, time=time)
+                findings = session.check(settings, RUNS / settings.name, fetch, time=time)
         except Interrupted as interrupted:
             raise interrupted.with_advice("nothing was changed, start the check again") from None
     for line in findings_lines(findings, _start(config, None, overrides), RUNS):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evolve.engines.sources import LocatedModel
 from evolve.errors import DiskError
-from evolve.run.inputs import Checked, Timing
+from evolve.run.inputs import Checked, Rehearsed, Timing
 from evolve.run.session import Findings
 from evolve.views.numbers import duration, size
 
@@ -26,10 +26,12 @@ def findings_lines(findings: Findings, start: str, runs: Path) -> list[str]:
     checked = findings.checked
     problems = list(_problems(checked, runs))
     lines = [*_models(checked), *_tasks(checked), *_recipes(checked), *_merges(checked), *_disk(checked, runs)]
+    lines += _rehearsal(findings.rehearsed)
     lines += _timing(findings.timing)
     lines += [f"warning: {line}" for line in _warnings(checked)]
     lines += [f"warning: scores of {task} are not shared: {why}" for task, why in findings.unshared.items()]
-    lines += [f"not checked: {line}" for line in _not_checked(checked)]
+    skipped = findings.rehearsed.skipped if findings.rehearsed is not None else ()
+    lines += [f"not checked: {line}" for line in (*_not_checked(checked), *skipped)]
     lines += [f"problem: {line}" for line in problems]
     return [*lines, _conclusion(checked, problems, start)]
 
@@ -79,7 +81,7 @@ def _tasks(checked: Checked) -> Iterator[str]:
 
 
 def _recipes(checked: Checked) -> Iterator[str]:
-    result = "every pair of foundations planned by mergekit" if checked.rehearsed else "parsed by mergekit"
+    result = "every pair of foundations planned by mergekit" if checked.planned else "parsed by mergekit"
     for name in checked.templates:
         matches = checked.filters.get(name, ())
         counts = ", ".join(f"{match.filter} {match.tensors}" for match in matches)
@@ -118,6 +120,16 @@ def _free(runs: Path) -> int:
     """Return the free bytes on the disk that will hold the run."""
     folder = next(path for path in (runs.absolute(), *runs.absolute().parents) if path.exists())
     return shutil.disk_usage(folder).free
+
+
+def _rehearsal(rehearsed: Rehearsed | None) -> Iterator[str]:
+    if rehearsed is None:
+        yield "rehearsal: none (--no-rehearsal)"
+        return
+    if rehearsed.models:
+        yield f"rehearsal: {', '.join(rehearsed.models)} scored on the first documents of each task"
+    if rehearsed.recipes:
+        yield f"rehearsal: a part of one pair merged by {', '.join(rehearsed.recipes)}"
 
 
 def _timing(timing: Timing | None) -> Iterator[str]:

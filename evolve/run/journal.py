@@ -219,6 +219,13 @@ class Journal:
         self._length += 1
         return at
 
+    def clear(self) -> None:
+        """Delete all entries, for a run that begins anew because none of them is a result."""
+        self._file.truncate(0)
+        os.fsync(self._file.fileno())
+        self.entries, self._length = [], 0
+        self._known.clear()
+
     def _write(self, line: bytes) -> None:
         written = self._file.write(line)
         if written != len(line):  # a disk that fills up takes a part of the line; the next write has the error

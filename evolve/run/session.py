@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,15 @@ from pathlib import Path
 from evolve.config import Config
 from evolve.engines.protocols import Engines, Report
 from evolve.errors import EvolveError, InputError, RunFolderError, unreadable
-from evolve.lineage import FamilyTree, InputsMoved, RunContinued, RunStopped
+from evolve.lineage import (
+    FamilyTree,
+    InputsMoved,
+    RunContinued,
+    RunStarted,
+    RunStopped,
+    SettingsChanged,
+    StepRetried,
+)
 from evolve.run import inputs
 from evolve.run.driver import Driver, recipes_are_current, restore_files
 from evolve.run.durable import explained
@@ -23,7 +31,7 @@ from evolve.run.hashes import HashCache
 from evolve.run.inputs.changes import Change
 from evolve.run.inputs.fingerprint import Reporter
 from evolve.run.interrupts import Interrupted, Interrupts
-from evolve.run.journal import Journal, tree_of
+from evolve.run.journal import Entry, Journal, read_journal, tree_of
 from evolve.run.links import refuse_links
 from evolve.run.lock import driver_lock
 from evolve.run.log import logging_to
@@ -60,11 +68,13 @@ class Findings:
 
     Attributes:
         checked: The checked configuration.
+        rehearsed: What was rehearsed; None if the rehearsal is turned off.
         timing: None unless it was requested and a foundation could be scored.
         unshared: Why the scores of a task cannot be shared with other runs, by task.
     """
 
     checked: inputs.Checked
+    rehearsed: inputs.Rehearsed | None
     timing: inputs.Timing | None
     unshared: Mapping[str, str] = field(default_factory=dict)
 
@@ -76,18 +86,21 @@ class Session:
     Attributes:
         force: Take over the lock of a driver on another host.
         executors: Makes the executor.
+        rehearsal: Whether to rehearse evaluations and merges before a run begins.
     """
 
     engines: Engines
     observer: Observer
     force: bool = False
     executors: ExecutorFactory = field(default=LocalExecutor)
+    rehearsal: bool = True
 
-    def check(self, config: Config, fetch: inputs.Fetch, *, time: bool = False) -> Findings:
+    def check(self, config: Config, run_dir: Path, fetch: inputs.Fetch, *, time: bool = False) -> Findings:
         """Check everything that can be checked before a run.
 
         Args:
             config: The configuration.
+            run_dir: The folder of the run; nothing is written there.
             fetch: How the Hub may be used.
             time: Score a few documents to estimate the time of the run.
 
@@ -98,12 +111,17 @@ class Session:
         with _interruptible(), _readable(), self._executor(config, self.observer) as executor:
             located = inputs.locate_models(config, fetch)
             checked = inputs.check_inputs(located, self.engines, executor, complete=fetch.download)
-            found = inputs.fingerprint_inputs(checked, HashCache(), _reporter(self.observer))
+            hashes, folder, rehearsed = HashCache(), RunFolder(run_dir.absolute()), None
+            found = inputs.fingerprint_inputs(checked, hashes, _reporter(self.observer))
+            if self.rehearsal:
+                rehearsed = inputs.rehearse_found(found, folder, hashes, self.engines, executor)
             timing = inputs.time_one_batch(checked, self.engines, executor) if time else None
-            return Findings(checked, timing, found.unshared)
+            return Findings(checked, rehearsed, timing, found.unshared)
 
     def run(self, config: Config, run_dir: Path) -> Finished:
         """Start the run of a configuration in a folder, or resume it where it was interrupted.
+
+        A run that has recorded no result and cannot be resumed with this configuration is started anew.
 
         Raises:
             InputError: An input is invalid; nothing was changed.
@@ -112,26 +130,48 @@ class Session:
         """
         folder = RunFolder.prepare(run_dir)
         if folder.has_begun():
-            return self.resume(run_dir, config)
+            try:
+                return self.resume(run_dir, config)
+            except InputError as error:
+                if isinstance(error, RunFolderError) or _has_results(read_journal(folder.journal)):
+                    raise
+            self.observer.note(
+                f"{run_dir}: the run there recorded no result, and its inputs were others; it starts anew"
+            )
+        return self._start(folder, config)
+
+    def _start(self, folder: RunFolder, config: Config) -> Finished:
         with _interruptible(), explained(folder.root), self._running(folder, config) as (observers, executor):
-            with _readable():
-                located = inputs.locate_models(config, inputs.Fetch())
-                checked = inputs.check_inputs(located, self.engines, executor, complete=True)
-                hashes = HashCache()
-                found = inputs.fingerprint_inputs(checked, hashes, _reporter(observers), folder.portable)
-            ready = inputs.prepare_models(found, self._preparer(folder, config, executor, hashes), self.engines)
+            ready, hashes = self._rehearsed(folder, config, executor, observers)
             with _interrupts(executor, observers) as interrupts:  # a signal now waits for the first event
                 folder.create()
                 with driver_lock(folder.root, force=self.force), Journal(folder.journal) as journal:
-                    if journal.entries:
-                        raise RunFolderError(f"{run_dir}: another process has just begun a run there; resume that")
+                    if _has_results(journal.entries):
+                        raise RunFolderError(f"{folder.root}: another process has just begun a run there; resume that")
+                    journal.clear()
                     context = RunContext(folder, FamilyTree(), self.engines, hashes)
                     with _driver(context, journal, executor, observers, interrupts) as driver:
                         folder.write_config(config)
                         driver.record(ready.start_event(folder))
-                        for task, reason in found.unshared.items():
+                        for task, reason in ready.fingerprinted.unshared.items():
                             observers.note(f"scores of {task} are not shared with other runs: {reason}")
                         return _finish(driver, folder)
+
+    def _rehearsed(
+        self, folder: RunFolder, config: Config, executor: Executor, observer: Observer
+    ) -> tuple[inputs.Ready, HashCache]:
+        """Do all stages before the first event; return the inputs, and the hashes of their files."""
+        with _readable():
+            located = inputs.locate_models(config, inputs.Fetch())
+            checked = inputs.check_inputs(located, self.engines, executor, complete=True)
+            hashes = HashCache()
+            found = inputs.fingerprint_inputs(checked, hashes, _reporter(observer), folder.portable)
+        ready = inputs.prepare_models(found, self._preparer(folder, config, executor, hashes), self.engines)
+        if self.rehearsal:
+            inputs.rehearse_ready(ready, self.engines, executor)
+        else:
+            observer.note("no rehearsal (--no-rehearsal): an error of the engines may end the run later")
+        return ready, hashes
 
     def resume(self, run_dir: Path, config: Config | None = None) -> Finished:
         """Resume the run in a folder, with another configuration if that changes no result.
@@ -250,6 +290,13 @@ def _continues(stop: RunStopped, changes: list[Change]) -> bool:
     """Return whether a stopped run can continue: it had failed, or the limit that stopped it was raised."""
     limits = {"budget": "strategy.max_generations", "saturated": "strategy.stop_at_kinship"}
     return stop.reason == "failed" or any(change.key == limits.get(stop.reason) for change in changes)
+
+
+def _has_results(entries: Sequence[Entry]) -> bool:
+    """Return whether a journal holds more than the beginning of a run and failed attempts."""
+    return not all(
+        isinstance(entry.event, RunStarted | StepRetried | SettingsChanged | InputsMoved) for entry in entries
+    )
 
 
 def _retry_failed(tree: FamilyTree) -> RunContinued:

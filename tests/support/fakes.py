@@ -36,12 +36,14 @@ from evolve.engines.protocols import (
     ModelFacts,
     PairKinship,
     PlanMergesJob,
+    RehearseEvaluationJob,
+    RehearseMergeJob,
     Report,
     TaskFacts,
     TaskScore,
     task_folder,
 )
-from evolve.errors import EvaluationError, MergeError, TaskError
+from evolve.errors import EvaluationError, MergeError, RehearsalError, TaskError
 
 SIZE = 24
 _PLACES = {"alpha": 0, "beta": 1}  # position of a task's score in the hash of the weights
@@ -86,7 +88,10 @@ def _weights(folder: Path) -> np.ndarray:
 
 
 def _inject(kind: str, subject: str) -> None:
-    """Cause the faults of `EVOLVE_FAKE=<kind>:<subject>:<fault>[:<times>:<counter file>]`, joined by commas."""
+    """Cause the faults of `EVOLVE_FAKE=<kind>:<subject>:<fault>[:<times>:<counter file>]`, joined by commas.
+
+    The kind `unfit` makes the rehearsal of a model fail with the words "it is <fault>".
+    """
     for fault in _faults(kind, subject):
         action, _, value = fault.partition("=")
         if action in _ACTIONS:
@@ -276,6 +281,17 @@ def plan_merges(job: PlanMergesJob, report: Report) -> dict[str, tuple[()]]:
     return dict.fromkeys(job.recipes, ())
 
 
+def rehearse_merge(job: RehearseMergeJob, report: Report, device: str = "auto") -> None:
+    _inject("rehearse", job.template)
+
+
+def rehearse_evaluation(job: RehearseEvaluationJob, report: Report, device: str = "auto") -> None:
+    name = job.evaluation.checkpoint.name
+    _inject("rehearse", name)
+    for wish in _faults("unfit", name):
+        raise RehearsalError(f"it is {wish}", "evaluation.model_args = {}")
+
+
 def inspect_tasks(job: InspectTasksJob, report: Report) -> dict[str, TaskFacts]:
     _inject("inspect", "*")
     return {spec.task: TaskFacts(100, "multiple_choice", True, False) for spec in job.tasks}
@@ -287,5 +303,7 @@ FAKE = Engines(
     measure=measure,
     inspect_models=inspect_models,
     plan_merges=plan_merges,
+    rehearse_merge=rehearse_merge,
+    rehearse_evaluation=rehearse_evaluation,
     inspect_tasks=inspect_tasks,
 )

@@ -77,6 +77,12 @@ class Layout:
         )
         return {part.name: part for info in kept for part in unstacked(info, model_type)}
 
+    @property
+    def vocabulary_rows(self) -> int | None:
+        """Number of rows of the input embeddings, which are recognized by their name; None if they are not found."""
+        found = (info.rows for name, info in self.tensors.items() if _owner(name) in _EMBEDDINGS and info.shape)
+        return next(found, None)
+
     def is_vocabulary(self, info: TensorInfo) -> bool:
         """Return whether the first dimension of a tensor counts tokens.
 

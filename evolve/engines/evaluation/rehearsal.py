@@ -79,7 +79,7 @@ class _Explained(Hooks):
             )
         embeddings = getattr(getattr(lm, "model", None), "get_input_embeddings", lambda: None)()
         rows = getattr(embeddings, "num_embeddings", None)
-        if isinstance(rows, int) and hasattr(tokenizer, "get_vocab"):
+        if isinstance(rows, int) and tokenizer is not None and hasattr(tokenizer, "get_vocab"):
             token, number = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
             if number >= rows:
                 chosen = self._job.model_args.get("tokenizer")
@@ -112,13 +112,14 @@ class _Explained(Hooks):
 
         from evolve.engines.quiet import loading_errors
 
+        errors: tuple[type[Exception], ...] = (*loading_errors(), ArithmeticError, jinja2.TemplateError)
         try:
             yield
         except (RehearsalError, torch.OutOfMemoryError):
             raise
         except EvaluationError as error:
             raise self._blamed(str(error).removeprefix("evaluation: "), settings, otherwise) from error
-        except (*loading_errors(), ArithmeticError, jinja2.TemplateError) as error:
+        except errors as error:
             words = f"{what} ({type(error).__name__}: {error})"
             raise self._blamed(words, settings, otherwise) from error
 

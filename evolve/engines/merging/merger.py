@@ -102,4 +102,7 @@ def blame(bad: str, models: Sequence[Path]) -> str:
     for folder in models:
         if (name := first_bad_tensor(folder)) is not None:
             return f"{folder} holds numbers that are not finite, first in {name}; they make {bad} of the child unusable"
-    return f"the merge made numbers that are not finite in {bad}, while all its models are finite: try a wider dtype"
+    return (
+        f"the merge made numbers that are not finite in {bad}, while all its models are finite: check the numbers in "
+        "the recipe, or try a wider dtype"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from evolve.engines.checkpoints import tokenizer_files
 from evolve.engines.merging._failures import check_absolute, failures
 from evolve.engines.merging.checking import check_recipe
 from evolve.engines.protocols import FilterMatch, PlanMergesJob, Report
@@ -46,5 +47,14 @@ def _plan(recipe: str, *, trust_remote_code: bool) -> tuple[FilterMatch, ...]:
     folders = configuration.folders
     check_absolute(folders)
     words = f"mergekit cannot merge {' and '.join(folder.name for folder in folders)} by this recipe"
-    with quiet_transformers(), preserved_generators(), failures(words):
-        return dry_run(configuration, trust_remote_code=trust_remote_code)
+    lacking = next((folder for folder in folders if not tokenizer_files(folder)), None)
+    aligns = configuration.aligns_tokens
+    try:
+        with quiet_transformers(), preserved_generators(), failures(words):
+            return dry_run(configuration, trust_remote_code=trust_remote_code)
+    except MergeError as error:
+        if lacking is None or not aligns:
+            raise
+        raise MergeError(
+            f"{lacking} has no files of a tokenizer, such as tokenizer.json; copy those of the model that it was tuned from"
+        ) from error

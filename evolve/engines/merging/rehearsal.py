@@ -42,10 +42,10 @@ def rehearse_merge(job: RehearseMergeJob, report: Report, device: str = "auto") 
         check_absolute(folders)
         with quiet_transformers(), preserved_generators(), failures(words):
             bad = _merge_part(configuration, job, report, device_name(device))
-        if bad is not None:
-            raise MergeError(blame(bad, folders))
-    except (MergeError, RecipeError) as error:
+    except MergeError as error:
         raise RecipeError(f"merge.recipe = {job.template}: {error}") from error
+    if bad is not None:
+        raise RecipeError(f"merge.recipe = {job.template}: {blame(bad, folders)}")
 
 
 def _merge_part(configuration: Configuration, job: RehearseMergeJob, report: Report, device: str) -> str | None:

@@ -5,7 +5,7 @@ No weights are read, so it takes seconds for models of any size. Errors that it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -14,7 +14,7 @@ from typing import Any
 
 from evolve.config import FILE_ARGUMENTS, Config
 from evolve.engines import merging
-from evolve.engines.checkpoints import Layout, differences, differing_settings, read_layout
+from evolve.engines.checkpoints import Layout, differences, differing_settings, flaw_of, read_layout
 from evolve.engines.pickled import pickled_layout
 from evolve.engines.protocols import (
     Engines,
@@ -34,7 +34,17 @@ from evolve.run.inputs.locate import BASE, Located, config_key
 from evolve.run.scratch import scratch_folder
 from evolve.run.tasks import task_specs
 
-__all__ = ["Checked", "Needs", "check_folders", "check_inputs", "check_merges", "layout_of", "refuse_misfits"]
+__all__ = [
+    "Checked",
+    "Needs",
+    "check_folders",
+    "check_inputs",
+    "check_merges",
+    "layout_of",
+    "recipes_of",
+    "refuse_misfits",
+    "with_task_key",
+]
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ class Checked:
         tasks: Facts about each task.
         layers: Number of layers of the models; None if transformers does not give it.
         filters: Number of tensors that each filter of each recipe matches; only if a merge could be planned.
-        rehearsed: Whether mergekit planned every pair of generation 1.
+        planned: Whether mergekit planned every pair of generation 1.
     """
 
     located: Located
@@ -74,7 +84,7 @@ class Checked:
     tasks: Mapping[str, TaskFacts]
     layers: int | None
     filters: Mapping[str, tuple[FilterMatch, ...]]
-    rehearsed: bool
+    planned: bool
 
     @property
     def config(self) -> Config:
@@ -132,7 +142,7 @@ def check_inputs(located: Located, engines: Engines, executor: Executor, *, comp
     refuse_misfits(layouts)
     recipe_models(templates.values())
     tasks = _check_tasks(config, engines, executor, complete=complete)
-    checked = Checked(located, layouts, templates, tasks, None, {}, rehearsed=False)
+    checked = Checked(located, layouts, templates, tasks, None, {}, planned=False)
     return check_merges(checked, engines, executor)
 
 
@@ -153,19 +163,21 @@ def check_merges(checked: Checked, engines: Engines, executor: Executor) -> Chec
     checked = replace(checked, layers=layers)
     with _separate_folders(models) as paths:
         pairs = _pairs(checked)
-        recipes = {name: tuple(_recipes(checked, name, pairs, paths)) for name in checked.templates}
-        rehearsal = PlanMergesJob(recipes, plan=bool(pairs), trust_remote_code=config.trust_remote_code)
+        recipes = {name: tuple(recipes_of(checked, name, pairs, paths)) for name in checked.templates}
+        planning = PlanMergesJob(recipes, plan=bool(pairs), trust_remote_code=config.trust_remote_code)
         try:
-            filters = run_call(executor, Call("check recipes", engines.plan_merges, rehearsal))
+            filters = run_call(executor, Call("check recipes", engines.plan_merges, planning))
         except RecipeError as error:
             raise RecipeError(" ".join(str(error).split())) from None
     complete = len(pairs) == len(list(combinations(config.foundation_models, 2)))
-    return replace(checked, filters=filters, rehearsed=complete)
+    return replace(checked, filters=filters, planned=complete)
 
 
 def refuse_misfits(layouts: Mapping[str, Layout]) -> None:
-    """Raise ModelError if a model differs from the first one, the base, in architecture or shapes."""
+    """Raise ModelError if a model is unusable, or differs from the first one, the base, in architecture or shapes."""
     for name, layout in layouts.items():
+        if (flaw := flaw_of(layout)) is not None:
+            raise ModelError(f"{config_key(name)} = {layout.folder}: {flaw}")
         difference = differences(next(iter(layouts.values())), layout)
         if difference is not None:
             raise ModelError(f"{config_key(name)}: {difference}; give a model that was tuned from the base model")
@@ -216,7 +228,7 @@ def _pairs(checked: Checked) -> list[Pair]:
     return list(combinations(names, 2)) if BASE in ready else []
 
 
-def _recipes(checked: Checked, name: str, pairs: list[Pair], paths: Mapping[str, Path]) -> Iterator[str]:
+def recipes_of(checked: Checked, name: str, pairs: Sequence[Pair], paths: Mapping[str, Path]) -> Iterator[str]:
     """Return the recipes of the pairs from one template.
 
     The better parent of a pair is not known yet. The order of the parents matters only if the child gets a new
@@ -267,12 +279,12 @@ def _check_tasks(config: Config, engines: Engines, executor: Executor, *, comple
     try:
         facts: Mapping[str, TaskFacts] = run_call(executor, Call("check tasks", engines.inspect_tasks, job))
     except TaskError as error:
-        raise _with_task_key(config, error) from None
+        raise with_task_key(config, error) from None
     _check_directions(config, facts)
     return facts
 
 
-def _with_task_key(config: Config, error: TaskError) -> TaskError:
+def with_task_key(config: Config, error: TaskError) -> TaskError:
     """Return an error of the evaluation on one line, with the key of the task that it names."""
     words = " ".join(str(error).split()).removeprefix("evaluation: ")
     for number, task in enumerate(config.evaluation.tasks):

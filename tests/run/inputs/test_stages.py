@@ -43,7 +43,7 @@ def test_a_check_and_a_run_read_each_file_once(config: Path, tmp_path: Path, mon
     monkeypatch.setenv("EVOLVE_CACHE_DIR", str(tmp_path / "cache"))
     settings = load_config(config)
     session = Session(FAKE, Silent(), executors=InlineExecutor)
-    session.check(settings, Fetch())
+    session.check(settings, tmp_path / "run", Fetch())
     foundations = {str(path) for name in ("base", "A", "B", "C") for path in (config.parent / name).iterdir()}
     assert set(read) == foundations
     session.run(settings, tmp_path / "run")
@@ -122,7 +122,7 @@ def test_all_missing_models_are_reported(config: Path, tmp_path: Path) -> None:
     config.write_text(yaml.safe_dump(raw))
     session = Session(FAKE, Silent(), executors=InlineExecutor)
     with pytest.raises(ModelError) as raised:
-        session.check(load_config(config), Fetch())
+        session.check(load_config(config), tmp_path / "run", Fetch())
     lines = str(raised.value).splitlines()
     assert [line.partition(" = ")[0] for line in lines] == ["foundation_models.A", "foundation_models.C"]
     assert all("there is no such folder" in line for line in lines)
