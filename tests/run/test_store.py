@@ -88,6 +88,7 @@ def _edit(record: Path, **entries: object) -> None:
     ],
 )
 def test_a_bad_record_is_ignored_with_a_warning_and_not_copied(
+    *,
     spoil: Callable[[Path], object],
     reason: str,
     store: ScoreStore,
