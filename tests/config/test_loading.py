@@ -295,8 +295,8 @@ SOURCE = "it must be a folder or a Hub id, or a mapping of model and adapter"
             "evaluation.tasks.0.weight = 1e-07: it must be a number from 1e-6 to 1e6: the task's weight in the average",
         ),
         (
-            evaluation("tasks: [{task: a, weight: 2.0e+6}]"),
-            "evaluation.tasks.0.weight = 2000000.0: it must be a number from 1e-6 to 1e6: the task's weight in the average",
+            evaluation("tasks: [{task: a, weight: 2.0e+16}]"),
+            "evaluation.tasks.0.weight = 2e+16: it must be a number from 1e-6 to 1e6: the task's weight in the average",
         ),
         (evaluation(f"limit: {10**30}"), f"evaluation.limit = {10**30}: it must be a number below 2147483648"),
         (MODELS + f"attempts: {2**31}\n", f"attempts = {2**31}: it must be a number below 2147483648"),

@@ -128,8 +128,8 @@ def _numbered(vocabulary: Any) -> tuple[dict[str, int], int]:
 
 
 def _text(token: Any) -> str:
-    if not isinstance(token, str):
-        raise TypeError(f"the token {str(token)[:80]} is not a string")
+    if type(token) is not str:
+        raise ValueError(f"the token {str(token)[:80]} is not a string")
     return token
 
 
@@ -166,9 +166,9 @@ def _old_form(folder: Path, files: Mapping[str, bytes]) -> tuple[dict[str, bytes
 
 
 def _unreadable(folder: Path, error: Exception) -> ModelError:
-    words = " ".join(str(error).split())
-    named = f"{type(error).__name__}: {words}" if isinstance(error, LookupError) else words
-    return ModelError(f"the tokenizer in {folder} cannot be read ({named[:200]}): download the model again")
+    known = isinstance(error, ValueError) or type(error) is Exception
+    reason = " ".join(str(error).split())[:200] if known else "it does not have the form of a tokenizer"
+    return ModelError(f"the tokenizer in {folder} cannot be read ({reason}): download the model again")
 
 
 def _through_transformers(folder: Path) -> Mapping[str, int]:

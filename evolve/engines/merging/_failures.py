@@ -22,10 +22,10 @@ def check_absolute(folders: Sequence[Path]) -> None:
 def failures(what: str) -> Iterator[None]:
     """Turn the exceptions by which the libraries refuse their work into `MergeError`.
 
-    They raise RuntimeError for unsupported requests; ArithmeticError for sizes of zero; ValueError (also pydantic's)
-    and TypeError for tensors and configurations that do not fit; AssertionError, IndexError and KeyError for tokens or tensors that are missing;
-    OSError and SafetensorError for files; ImportError where a package is missing. Other exceptions are bugs. A full
-    disk passes through as OSError, and a full device unchanged.
+    They raise RuntimeError for unsupported requests; ValueError (also pydantic's), TypeError and ArithmeticError for
+    tensors and configurations that do not fit; AssertionError, IndexError and KeyError for tokens or tensors that are
+    missing; OSError and SafetensorError for files; ImportError where a package is missing. Other exceptions are bugs. A
+    full disk passes through as OSError, and a full device unchanged.
 
     Args:
         what: The work, for the beginning of the message.

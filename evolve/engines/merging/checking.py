@@ -14,6 +14,8 @@ from operator import or_
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
+from pydantic import BaseModel, ValidationError
+
 from evolve.engines.merging._content import parse_recipe, shown
 from evolve.errors import RecipeError
 
@@ -47,7 +49,7 @@ def check_recipe(text: str) -> None:
         # mergekit's validators raise RuntimeError as well as pydantic's ValidationError, a ValueError
         configuration = MergeConfiguration.model_validate(content)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise RecipeError(f"mergekit does not accept the recipe: {' '.join(str(error).split())}") from error
+        raise RecipeError(f"mergekit does not accept the recipe: {_reason(error)}") from error
     _check_models(configuration)
     _check_sizes(configuration)
     _check_method(configuration, content)
@@ -56,6 +58,15 @@ def check_recipe(text: str) -> None:
         raise RecipeError(
             "the recipe sets no dtype: add `dtype: {{ dtype }}`, or the type of the child would depend on its parents"
         )
+
+
+def _reason(error: Exception) -> str:
+    """Return the reason of an error on one line; of pydantic's, the first place and what it must be."""
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place} = {shown(first['input'])}: {first['msg']}".removeprefix(" = ")
 
 
 # ------------------------------------------------------------------------------------------------------------ keys
@@ -97,8 +108,6 @@ def _argument(annotation: Any, origins: tuple[type, ...], index: int) -> Any:
 
 def _best_model(annotation: Any, value: Mapping[Any, Any]) -> Any:
     """Return the pydantic model of a union that has most of the keys."""
-    from pydantic import BaseModel
-
     models = [member for member in _flat(annotation) if isinstance(member, type) and issubclass(member, BaseModel)]
     return max(models, key=lambda model: len(model.model_fields.keys() & value.keys()), default=None)
 
