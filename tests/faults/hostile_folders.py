@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -111,12 +112,18 @@ LINKS = (
 # ----------------------------------------------------------------------------------------------------- forged journals
 
 
-def forgery(name: str, change: Callable[[Event], object], *, code: int | tuple[int, ...] = 2) -> Fault:
-    """Return a row: every command refuses a forged journal and touches nothing; its message names the journal."""
+def forgery(name: str, change: Callable[[Event], object], *, kept: bool = False) -> Fault:
+    """Return a row: every command refuses a forged journal and touches nothing; its message names the journal.
+
+    Args:
+        name: What is forged.
+        change: Forges an event.
+        kept: Whether a run may also be shown and resumed, which may only write into its own folder.
+    """
     commands = (("status", "<run>"), ("tree", "<run>"), ("resume", "<run>"))
-    said = ("journal.jsonl",) if code == 2 else ()
+    options: dict[str, Any] = {"code": (0, 1, 2), "changes": RUN_FOLDER} if kept else {"words": ("journal.jsonl",)}
     steps = [
-        Step(arguments, forged(change) if number == 0 else nothing, code=code, words=said, engines="fake", seconds=30)
+        Step(arguments, forged(change) if number == 0 else nothing, engines="fake", seconds=30, **options)
         for number, arguments in enumerate(commands)
     ]
     return Fault("hostile folder", f"a journal with {name}", "begun", tuple(steps))
@@ -182,27 +189,30 @@ FORGED = (
     forgery("a child whose name has a line break", renamed("model-1-2", "model\nmodel")),
     forgery("a child whose name has a null", renamed("model-1-2", "model\0")),
     forgery("a child whose name is half a character", renamed("model-1-2", "model-\ud800")),
-    forgery("a checkpoint in /etc", where("model_merged", checkpoint="/etc")),
-    forgery("a checkpoint in a foreign folder", where("model_merged", checkpoint="../../victim")),
-    forgery("a checkpoint in another place of the run", where("model_merged", checkpoint="models/elsewhere")),
-    forgery("a checkpoint that is the run", where("model_merged", checkpoint=".")),
-    forgery("a recipe in a foreign folder", where("model_merged", recipe="../../victim/precious.txt")),
-    forgery("a task named as a path", task_named("../../../victim")),
+    forgery("a checkpoint in /etc", where("model_merged", checkpoint="/etc"), kept=True),
+    forgery("a checkpoint in a foreign folder", where("model_merged", checkpoint="../../victim"), kept=True),
+    forgery("a checkpoint that is the run", where("model_merged", checkpoint="."), kept=True),
+    forgery("a recipe in a foreign folder", where("model_merged", recipe="../../victim/precious.txt"), kept=True),
+    forgery("a task named as a path", task_named("../../../victim"), kept=True),
+    forgery("a task named as the parent folder", task_named(".."), kept=True),
     forgery("a number of 400 digits", where("model_merged", seconds=int("9" * 400))),
     forgery("a size of 400 digits", where("model_merged", bytes=int("9" * 400))),
     forgery("a generation of 400 digits", where("generation_planned", generation=int("9" * 400))),
-    forgery("a recipe of 3,000 brackets", where("run_started", recipes={"slerp": "{{parent_1}}{{parent_2}}" + "[" * 3000}), code=(0, 1, 2)),
+    forgery("a recipe of 3,000 brackets", where("run_started", recipes={
+        "slerp": "{{ parent_1 }}{{ parent_2 }}" + "[" * 3000}), kept=True),
+    forgery("a recipe that loops", where("run_started", recipes={"slerp": "{{ parent_1 }}{{ parent_2 }}"
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"}), kept=True),
 )  # fmt: skip
 
 # ------------------------------------------------------------------------------------------- text that is not plain
 
-ESCAPES = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202ereversed\r"
+ESCAPES = "\x1b[2J\x1b]0;owned\x07\x9b31m\x7f\r"
 
 
 def seen(name: str, before: Change, *commands: tuple[str, ...], family: str = "finished") -> Fault:
     """Return a row: commands that show a run print no control characters."""
     steps = [
-        Step(arguments, before if number == 0 else nothing, code=(0, 2), absent=("\u202e", "\x9b"), engines="fake")
+        Step(arguments, before if number == 0 else nothing, code=(0, 2), changes=RUN_FOLDER, engines="fake")
         for number, arguments in enumerate(commands)
     ]
     return Fault("hostile folder", f"escapes in {name}", family, tuple(steps))  # type: ignore[arg-type]
@@ -245,30 +255,23 @@ TEXTS = (
 
 def counted(place: Place) -> None:
     merges = [line for line in (place.root / "tally").read_text().splitlines() if line == "merge model-1-1"]
-    assert len(merges) <= 3, f"{len(merges)} repairs"
-
-
-def without_weights(place: Place) -> None:
-    shutil.rmtree(place.run / "models" / "model-1-1")
+    assert len(merges) <= 2, f"{len(merges)} repairs"
 
 
 REPAIRS = (
     hostile(
         "a repair that never repairs",
-        without_weights,
-        code=(1, 2),
-        hooks={"merge": (1, "true")},
-        env={"EVOLVE_FAKE": "merge:model-1-1:refuse", "EVOLVE_FAKE_TALLY": "<root>/tally"},
+        forged(where("model_merged", checkpoint="models/elsewhere")),
+        env={"EVOLVE_FAKE_TALLY": "<root>/tally"},
         changes=(*RUN_FOLDER, "tally"),
         after=counted,
-        words=("model-1-1",),
     ),
 )
 
 # ----------------------------------------------------------------------------------- a folder that changes in a run
 
 LONGER = configure(strategy__max_generations=2)
-SECOND = f"cd <root> && python {FAKE_EVOLVE} resume <run> > second.out 2>&1; echo $? > second.code"
+SECOND = f"cd <root> && {sys.executable} {FAKE_EVOLVE} resume <run> > second.out 2>&1; echo $? > second.code"
 RUN = ("run", "<config>", "--run-dir", "<run>")
 
 

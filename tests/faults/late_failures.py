@@ -91,12 +91,18 @@ MODELS = (
     late("weights of 8 bits", tensors_of("B", to_fp8), "foundation_models.B", "F8_E4M3"),
     late("weights of 8 bits in all models", together(*(tensors_of(m, to_fp8) for m in ("A", "B", "base"))), "F8_E4M3"),
     late("weights that are not finite", tensors_of("B", first_not_finite), "foundation_models.B", "finite"),
-    late("a base under another configuration", together(wider_base, TASK_ARITHMETIC), "base_model", "intermediate_size"),
-    late("a base under another configuration that no recipe uses", wider_base, "base_model", "intermediate_size"),
+    late("a base under another configuration", wider_base, "base", "intermediate_size", "64"),
+    late("a base under another configuration that a recipe uses", together(setting("base", vocab_size=300),
+         TASK_ARITHMETIC), "base", "300"),
+    late("a base whose vocab_size is above its rows", together(setting("base", vocab_size=330), TASK_ARITHMETIC),
+         "base", "330"),
+    late("a model that is not read as its base is", setting("B", hidden_act="nope"), "foundation_models.B", "nope"),
+    late("settings of which the weights are missing", together(*(setting(m, attention_bias=True) for m in
+         ("A", "B", "base"))), "foundation_models.A", "self_attn.q_proj.bias"),
     late("another intermediate size in a configuration", setting("B", intermediate_size=64), "foundation_models.B"),
     late("another number of heads in a configuration", setting("B", num_key_value_heads=4), "foundation_models.B"),
     late("a base with other weights than its configuration", tensors_of("base", lambda tensors: tensors.pop(
-        "model.layers.1.mlp.up_proj.weight")), "base_model"),
+        "model.layers.1.mlp.up_proj.weight")), "base", "model.layers.1.mlp.up_proj.weight"),
     late("a model without one of its tensors", tensors_of("B", lambda tensors: tensors.pop(
         "model.layers.1.mlp.up_proj.weight")), "foundation_models.B", "model.layers.1.mlp.up_proj.weight"),
 )  # fmt: skip

@@ -8,6 +8,7 @@ killed after that many seconds), `out` and `err`. The calls run in the forked pr
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import signal
@@ -85,6 +86,7 @@ def _call(order: dict[str, Any]) -> None:
         os.environ.update(order["env"])
         os.chdir(order["cwd"])
         tempfile.tempdir = None
+        logging.getLogger().addHandler(logging.NullHandler())  # a worker logs to a file
         _prepare(order)
         from evolve.cli import main
 

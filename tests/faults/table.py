@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ Family = Literal["real", "fake", "finished", "begun", "none"]
 
 RUN_FOLDER = ("runs", "runs/**", "models-cache", "models-cache/**")
 """Files that a run which begins may write."""
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 UNCLEAN = ("Traceback", "Error(", "NoneType", "pydantic", "Exception ignored")
 
 
@@ -133,7 +136,8 @@ def judge(fault: Fault, place: Place) -> None:
         for log in (*place.root.rglob("run.log"), *place.root.rglob("*.out")):
             _assert_clean(log.read_text(errors="replace"))
         _assert_message(ended, step, place)
-        assert not differences(before, snapshot(place.root), step.changes)
+        changed = differences(before, snapshot(place.root), step.changes)
+        assert not changed, f"files that no command may touch: {changed}"
         step.after(place)
 
 
@@ -149,7 +153,7 @@ def _assert_message(ended: Ended, step: Step, place: Place) -> None:
     if ended.code == 2 and not step.shell:
         assert ended.err.startswith("evolve: "), said
         assert len(ended.err) < 20_000, f"a message of {len(ended.err)} characters"
-    assert not [letter for letter in ended.out + ended.err if ord(letter) < 32 and letter not in "\n\t\r"], repr(said)
+    assert not CONTROL.findall(ended.out + ended.err), f"control characters: {said!r}"
 
 
 # ------------------------------------------------------------------------------------------------------ the files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from runs import events
 from tests.faults.places import configure, write
 from tests.faults.table import RUN_FOLDER, Change, Fault, Place, Step, nothing
 
-TOOLS = Path(__file__).parent
+TOOL = f"{sys.executable} {Path(__file__).parent}"
 RUN = "$EVOLVE run <config> --run-dir <run>"
 
 
@@ -39,7 +40,7 @@ OUTPUTS = (
     terminal("a run without an input", f"{RUN} <&-", after=went_on),
     terminal("a run without input and outputs", f"{RUN} <&- >&- 2>&-", after=went_on),
     terminal("a run on a terminal that is closed",
-             f"python {TOOLS}/closing_terminal.py ignore {RUN}", after=went_on, env=SLOW),
+             f"{TOOL}/closing_terminal.py ignore '<run>/evals/A' {RUN}", after=went_on, env=SLOW),
     terminal("a resumed run whose outputs are closed", "$EVOLVE resume <run> >&- 2>&-", family="begun", after=went_on),
     terminal("a finished run on a full device", "$EVOLVE resume <run> > /dev/full 2>&1", family="finished"),
     terminal("a run with an encoding of ASCII", f"LC_ALL=C PYTHONIOENCODING=ascii PYTHONUTF8=0 {RUN}", after=went_on),
@@ -69,7 +70,7 @@ LOOKS = tuple(
 
 def signalled(name: str, number: str, marker: str, code: int, *said: str, command: str = RUN, **more: Any) -> Fault:
     """Return a row: a command gets a signal as soon as a file exists; its exit code and message are judged."""
-    shell = f"python {TOOLS}/signalling.py {number} '{marker}' {command}"
+    shell = f"{TOOL}/signalling.py {number} '{marker}' {command}"
     return terminal(name, shell, code=code, words=said, **more)
 
 
@@ -100,15 +101,15 @@ def pickled(place: Place) -> None:
     configure(allow_pickled_weights=True)(place)
 
 
-HOOKED = f"python {TOOLS}/hooked_evolve.py <root>/hooks.json"
+HOOKED = f"{TOOL}/hooked_evolve.py <root>/hooks.json"
 IN_RUN = {"EVOLVE_FAKE": "evaluate:model-1-1:sleep5"}
 STAGES = ("inspect_models", "inspect_tasks", "rehearse", "rehearse_merge", "rehearse_evaluation")
 SIGNALS = (("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129))
 KILLS = (
     *(signalled(f"{number} in a run", number, "<run>/evals/A", code, f"interrupted by {number}", "nothing is lost",
                 "evolve resume <run>", env=IN_RUN, after=resumable) for number, code in SIGNALS),
-    terminal("SIGHUP that is ignored", f"python {TOOLS}/signalling.py --ignored SIGHUP '<run>/evals/A' {RUN}", after=went_on),
-    terminal("a terminal that is closed stops a run", f"python {TOOLS}/closing_terminal.py default {RUN}", code=129,
+    terminal("SIGHUP that is ignored", f"{TOOL}/signalling.py --ignored SIGHUP '<run>/evals/A' {RUN}", after=went_on),
+    terminal("a terminal that is closed stops a run", f"{TOOL}/closing_terminal.py default '<run>/evals/A' {RUN}", code=129,
              env={"EVOLVE_FAKE": "evaluate:*:sleep1"}, after=resumable),
     *(signalled(f"{number} in {stage}", number, "<root>/waits", code, f"interrupted by {number}",
                 command=f"{HOOKED} run <config>", before=slow_at(stage), changes=("waits",), after=nothing_left)
@@ -124,7 +125,7 @@ KILLS = (
 
 
 def nursery(name: str, before: Change, target: str = "<victim>", **more: Any) -> Fault:
-    options: dict[str, Any] = {"words": (target,), "seconds": 60.0} | more
+    options: dict[str, Any] = {"words": (target,), "seconds": 20.0} | more
     return Fault("terminal", f"the nursery in {name}", "none", (Step(("nursery", target), before, **options),))
 
 

@@ -41,11 +41,11 @@ def own_task(**keys: Any) -> Change:
 
     def change(place: Place) -> None:
         rows = [{"question": f"Is {number} even?", "label": number % 2} for number in range(8)]
-        write(place.root / "outside" / "items.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write(place.root / "outside" / "test.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         task = {
             "task": "mine",
             "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": "<root>/outside/items.jsonl"}},
+            "dataset_kwargs": {"data_files": {"test": "<root>/outside/test.jsonl"}},
             "output_type": "multiple_choice",
             "test_split": "test",
             "doc_to_text": "{{question}}",
@@ -153,11 +153,11 @@ def third_recipe(place: Place) -> None:
 
 
 KEYS = (
-    shown_again("the data files of a task", own_task(), rows_reversed("<root>/outside/items.jsonl")),
+    shown_again("the data files of a task", own_task(), rows_reversed("<root>/outside/test.jsonl")),
     shown_again(
         "a folder of data that a task names",
         together(own_task(dataset_path="<root>/outside", dataset_kwargs=None)),
-        rows_reversed("<root>/outside/items.jsonl"),
+        rows_reversed("<root>/outside/test.jsonl"),
     ),
     shown_again(
         "an included file",
