@@ -123,7 +123,7 @@ class RunFolder:
 
         Args:
             path: The path as the journal keeps it.
-                root: The recorded place of this folder; None if it does not matter or is not known.
+            root: The recorded place of this folder; None if it does not matter or is not known.
         """
         here = self.locate(path)
         if root is None or not path.startswith(("/", "../")) or here.exists():
