@@ -41,7 +41,7 @@ class TaskConfig(Section):
         ge=1e-6,
         le=1e6,
         title="The weight of the task in the average.",
-        description="a number from 0.000001 to 1000000: the task's weight in the average",
+        description="a number from 1e-6 to 1e6: the task's weight in the average",
     )
     higher_is_better: bool | None = Field(
         None,

@@ -81,6 +81,10 @@ def error_at(key: str, value: Any, reason: str) -> PydanticCustomError:
     return PydanticCustomError("several_keys", "{key}: {reason}", {"key": key, "value": value, "reason": reason})
 
 
+def _overflows(value: Any) -> bool:
+    return isinstance(value, int) and abs(value) > _MOST_NUMBER
+
+
 Name = Annotated[str, AfterValidator(_check_name)]
 ChildName = Annotated[str, AfterValidator(_check_child_name)]
 ModelName = Annotated[str, AfterValidator(_check_model_name)]
@@ -97,9 +101,8 @@ class Section(BaseModel):
     @classmethod
     def _refuse_odd_numbers(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse `limit: true`, which pydantic would read as 1, and numbers that overflow in the engines."""
-        if isinstance(value, int) and abs(value) > _MOST_NUMBER:
-            raise ValueError("it must be a number below 2147483648")
         field = cls.model_fields[info.field_name or ""]
-        if isinstance(value, bool) and field.annotation not in {bool, bool | None}:
+        is_wrong = field.annotation not in {bool, bool | None} if isinstance(value, bool) else _overflows(value)
+        if is_wrong:
             raise ValueError(f"it must be {field.description}")
         return value

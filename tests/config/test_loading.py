@@ -223,19 +223,19 @@ SOURCE = "it must be a folder or a Hub id, or a mapping of model and adapter"
         ),
         (
             strategy("top_k: many"),
-            'strategy.top_k = "many": it must be a whole number of at least 2: how many of the best models are paired',
+            'strategy.top_k = "many": it must be a whole number from 2 to 1000: how many of the best models are paired',
         ),
         (
             strategy("top_k: 1"),
-            "strategy.top_k = 1: it must be a whole number of at least 2: how many of the best models are paired",
+            "strategy.top_k = 1: it must be a whole number from 2 to 1000: how many of the best models are paired",
         ),
         (
             strategy("top_k: true"),
-            "strategy.top_k = true: it must be a whole number of at least 2: how many of the best models are paired",
+            "strategy.top_k = true: it must be a whole number from 2 to 1000: how many of the best models are paired",
         ),
         (
             strategy("top_k: 2.5"),
-            "strategy.top_k = 2.5: it must be a whole number of at least 2: how many of the best models are paired",
+            "strategy.top_k = 2.5: it must be a whole number from 2 to 1000: how many of the best models are paired",
         ),
         (
             strategy("stop_at_kinship: 7"),
@@ -298,8 +298,6 @@ SOURCE = "it must be a folder or a Hub id, or a mapping of model and adapter"
             evaluation("tasks: [{task: a, weight: 2.0e+16}]"),
             "evaluation.tasks.0.weight = 2e+16: it must be a number from 1e-6 to 1e6: the task's weight in the average",
         ),
-        (evaluation(f"limit: {10**30}"), f"evaluation.limit = {10**30}: it must be a number below 2147483648"),
-        (MODELS + f"attempts: {2**31}\n", f"attempts = {2**31}: it must be a number below 2147483648"),
         (
             evaluation("tasks: [{task: a}, {task: b}, {task: a}]"),
             'evaluation.tasks = ["a", "b", "a"]: task a is listed twice; list each task once',
@@ -334,14 +332,17 @@ SOURCE = "it must be a folder or a Hub id, or a mapping of model and adapter"
         ),
         (
             evaluation("limit: true"),
-            "evaluation.limit = true: it must be a whole number of documents of each task, at least 1, or null for all",
+            (
+                "evaluation.limit = true: it must be a whole number of documents of each task from 1 to 1000000000, or "
+                "null for all"
+            ),
         ),
         *(
             (
                 evaluation(f"batch_size: {value}"),
                 (
-                    f"evaluation.batch_size = {shown}: it must be a whole number of requests in a batch, at least 1, "
-                    "or auto"
+                    f"evaluation.batch_size = {shown}: it must be a whole number of requests in a batch from 1 to "
+                    "100000, or auto"
                 ),
             )
             for value, shown in (("0", "0"), ("true", "true"), ("automatic", '"automatic"'), ("1.5", "1.5"))
@@ -354,6 +355,31 @@ SOURCE = "it must be a folder or a Hub id, or a mapping of model and adapter"
 )
 def test_each_wrong_key_or_value_gives_one_line(problems, text, problem):
     assert problems(text) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "most"),
+    [
+        (evaluation(f"limit: {10**30}"), "evaluation.limit", "1000000000"),
+        (evaluation(f"batch_size: {10**30}"), "evaluation.batch_size", "100000"),
+        (evaluation(f"tasks: [{{task: gsm8k, limit: {10**30}}}]"), "evaluation.tasks.0.limit", "1000000000"),
+        (evaluation(f"tasks: [{{task: gsm8k, num_fewshot: {10**30}}}]"), "evaluation.tasks.0.num_fewshot", "1000"),
+        (strategy(f"top_k: {10**30}"), "strategy.top_k", "1000"),
+        (strategy(f"pairs_per_generation: {10**30}"), "strategy.pairs_per_generation", "1000000"),
+        (strategy(f"max_generations: {10**30}"), "strategy.max_generations", "100000"),
+        (f"{MODELS}attempts: {10**30}\n", "attempts", "1000"),
+    ],
+)
+def test_a_number_beyond_all_sizes_is_refused_with_the_largest_one(problems, text, key, most):
+    (line,) = problems(text)
+    assert line.startswith(f"{key} = {10**30}: it must be a whole number ")
+    assert f" to {most}" in line
+
+
+@pytest.mark.parametrize("weight", ["5e-324", "1e308"])
+def test_a_weight_that_breaks_an_average_is_refused(problems, weight):
+    (line,) = problems(evaluation(f"tasks: [{{task: gsm8k, weight: {weight}}}]"))
+    assert "it must be a number from 1e-6 to 1e6: the task's weight in the average" in line
 
 
 def _nested_keys() -> list[Setting]:

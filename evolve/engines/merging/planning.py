@@ -56,5 +56,5 @@ def _plan(recipe: str, *, trust_remote_code: bool) -> tuple[FilterMatch, ...]:
         if lacking is None or not aligns:
             raise
         raise MergeError(
-            f"{lacking} has no files of a tokenizer, such as tokenizer.json; copy those of the model that it was tuned from"
+            f"{lacking} has no tokenizer files, such as tokenizer.json; copy those of the model that it was tuned from"
         ) from error
