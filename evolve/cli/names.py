@@ -41,8 +41,9 @@ def find_run(name: str) -> Path:
     """
     path = expanded(name)
     in_runs = RUNS / path
-    if len(path.parts) == 1 and name != ".." and not (path / _JOURNAL).exists() and in_runs.is_dir():
-        return in_runs
+    with suppress(OSError):  # a name that is too long; the command reports it
+        if len(path.parts) == 1 and name != ".." and not (path / _JOURNAL).exists() and in_runs.is_dir():
+            return in_runs
     return path
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import shorten
 from types import TracebackType
 from typing import Any
 
@@ -97,12 +98,11 @@ def _entries(data: bytes, path: Path) -> Iterator[Entry]:
 def _problem(error: Exception) -> str:
     """Return what is wrong with an event, in one line that names the field and its value."""
     if not isinstance(error, ValidationError):
-        return str(error)
+        return shorten(str(error), _MOST_SHOWN)
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
-    value = repr(first["input"])
-    shown = f" = {value}" if place and len(value) <= _MOST_SHOWN else ""
-    return f"{place}{shown}: {first['msg'].removeprefix('Value error, ').partition(';')[0]}"
+    value = f" = {shorten(repr(first['input']), _MOST_SHOWN // 2)}" if place else ""
+    return shorten(f"{place}{value}: {first['msg'].removeprefix('Value error, ').partition(';')[0]}", 2 * _MOST_SHOWN)
 
 
 def _parsed(line: bytes) -> tuple[Any, str, Any]:

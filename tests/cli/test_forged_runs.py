@@ -71,6 +71,11 @@ FORGED = {
     "a checkpoint that is the run": (_set("model_merged", "checkpoint", value="."), "instead of models/"),
     "a recipe above": (_set("model_merged", "recipe", value="../../victim/x.yaml"), "instead of recipes/"),
     "an unknown recipe": (_set("generation_planned", "merges", 0, "recipe", value="../x"), "has the recipe ../x"),
+    "an unknown recipe of many lines": (
+        _set("generation_planned", "merges", 0, "recipe", value="x\n" * 10**6),
+        "has the recipe",
+    ),
+    "a foundation with a long name": (_set("run_started", "foundations", 0, "name", value="/" * 10**6), "line 1"),
     "no text of a recipe": (_set("run_started", "recipes", value={}), "no text of a recipe"),
     "a run named as a path": (_set("run_started", "config", "name", value="../x"), "a name has letters"),
     "a task named as a path": (_rename("alpha", "../../../victim"), "a task has a name"),
@@ -216,6 +221,10 @@ def test_a_run_folder_that_cannot_be_read(command, run_copy, monkeypatch, reader
 
     assert answer.code == 2
     assert answer.err == f"evolve: {run_copy}: cannot be read (Permission denied); check its permissions\n"
+
+
+def test_a_name_that_is_too_long(refused):
+    refused("status", "r" * 5000, words=("File name too long",))
 
 
 # -------------------------------------------------------------------------------------------------------------- text
