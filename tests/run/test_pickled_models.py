@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from fakes import FAKE, write_family
 from safetensors.torch import load_file, save_file
 
 from evolve.config import load_config
-from evolve.errors import ModelError
+from evolve.errors import InputsChangedError, ModelError
+from evolve.run.executors import Call, Executor, Outcome, Progress
 from evolve.run.folder import RunFolder
 from evolve.run.observer import Silent
 from evolve.run.session import Session
@@ -33,10 +36,12 @@ class Case:
         (self.family / name / "model.safetensors").unlink(missing_ok=True)
         torch.save(weights, self.family / name / "pytorch_model.bin")
 
-    def start(self, run: Path | None = None) -> dict[str, str]:
+    def start(
+        self, run: Path | None = None, executors: Callable[[Progress, str], Executor] = InlineExecutor
+    ) -> dict[str, str]:
         """Run; return the folders of the base and the foundations."""
         config = load_config(self.config, ["allow_pickled_weights=true", "strategy.max_generations=1"])
-        Session(FAKE, Silent(), executors=InlineExecutor).run(config, run or self.run)
+        Session(FAKE, Silent(), executors=executors).run(config, run or self.run)
         event = self.started(run or self.run)
         folder = RunFolder(run or self.run)
         return {entry["name"]: str(folder.locate(entry["path"])) for entry in [event["base"], *event["foundations"]]}
@@ -104,6 +109,42 @@ def test_weights_that_cannot_be_converted_are_refused_and_leave_no_run(case: Cas
     with pytest.raises(ModelError, match=r"^foundation_models\.A: .* differ in their tensors: only .* has "):
         case.start()
     assert not case.run.exists()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("content", ["valid", "damaged"])
+def test_a_conversion_of_weights_that_change_meanwhile_is_not_kept(content: str, when: str, case: Case) -> None:
+    path = case.family / "B" / "pytorch_model.bin"
+    original = path.read_bytes()
+
+    class Changing(InlineExecutor):
+        def submit(self, call: Call) -> None:
+            if call.id == "convert B" and when == "before":
+                self.change()
+            super().submit(call)
+
+        def wait(self, timeout: float) -> Outcome | None:
+            converts = [call.id for call in self._calls] == ["convert B"]
+            outcome = super().wait(timeout)
+            if converts and when == "after":
+                self.change()
+            return outcome
+
+        def change(self) -> None:
+            times = path.stat()
+            if content == "valid":
+                torch.save({"model.layers.0.mlp.weight": torch.ones(4, 6)}, path)
+            else:
+                path.write_bytes(b"damaged")
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    with pytest.raises(InputsChangedError, match=rf"^foundation_models\.B: {path} has changed while it was prepared"):
+        case.start(executors=Changing)
+    assert not case.run.exists()
+    assert len(case.converted()) == 1  # the base
+    path.write_bytes(original)
+    case.start()
+    assert len(case.converted()) == 2
 
 
 def test_a_model_and_its_pickled_copy_are_refused(case: Case) -> None:

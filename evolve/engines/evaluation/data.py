@@ -21,8 +21,8 @@ def local_dataset(task: str, config: Mapping[str, Any], folder: Path, num_fewsho
     """Return the entries of a task's YAML that make it read a folder instead of its data set.
 
     A split that the task names but does not need for this number of few-shot examples may be missing; it is unset.
-    The cache of the data set is keyed by the content of the files. `datasets` itself keys it by path and modification
-    time, so a file replaced within the clock's resolution would be read from the old cache.
+    The cache of the data set is keyed by content and change time of the files. `datasets` itself keys it by path and
+    modification time, so a file replaced within the clock's resolution would be read from the old cache.
 
     Args:
         task: Name of the task, for messages.
@@ -145,8 +145,10 @@ def _cache_folder(files: Iterable[Path]) -> str:
 
     digest = hashlib.sha256()
     for file in files:
+        # With the change time, a file that is replaced after this and then restored with its times has another key.
+        changed = file.stat().st_ctime_ns
         with file.open("rb") as stream:
-            digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+            digest.update(f"{file.name} {changed} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
     return str(Path(datasets.config.HF_DATASETS_CACHE) / "evolve" / digest.hexdigest()[:32])
 
 
