@@ -18,6 +18,7 @@ from evolve.config import load_config
 from evolve.errors import InputsChangedError, ModelError
 from evolve.run.executors import Call, Executor, Outcome, Progress
 from evolve.run.folder import RunFolder
+from evolve.run.interrupts import Interrupted
 from evolve.run.observer import Silent
 from evolve.run.session import Session
 
@@ -156,3 +157,29 @@ def test_a_model_and_its_pickled_copy_are_refused(case: Case) -> None:
     case.pickle("C", of="A")
     with pytest.raises(ModelError, match=r"^foundation_models\.C: has the same files as B \("):
         case.start()
+
+
+class _Interrupted(InlineExecutor):
+    """An executor whose calls that convert get a signal while they run."""
+
+    def wait(self, timeout: float) -> Outcome | None:
+        if any(call.id.startswith("convert") for call in self._calls):
+            raise KeyboardInterrupt
+        return super().wait(timeout)
+
+
+@pytest.mark.parametrize("existing", [[], ["runs"], ["runs", "runs/.converted", "runs/.converted/other"]], ids=str)
+def test_an_interrupted_conversion_leaves_nothing(case: Case, existing: list[str]) -> None:
+    root = case.run.parents[1]
+    for name in existing:
+        (root / name).mkdir()
+    before = sorted(root.rglob("*"))
+    config = load_config(case.config, ["allow_pickled_weights=true"])
+    with pytest.raises(Interrupted):
+        Session(FAKE, Silent(), executors=_Interrupted).run(config, case.run)
+    assert sorted(root.rglob("*")) == before
+
+
+def test_a_conversion_leaves_no_lock(case: Case) -> None:
+    case.start()
+    assert sorted(case.cache.iterdir()) == case.converted()
