@@ -105,7 +105,12 @@ class Session:
             InputError: An input is invalid; the message names it and the fix.
             RunError: The worker failed.
         """
-        with _interruptible(), _readable(), self._executor(config, self.observer) as executor:
+        with (
+            _interruptible(),
+            _readable(),
+            self._executor(config, self.observer) as executor,
+            _scratch(executor),
+        ):
             located = inputs.locate_models(config, fetch)
             checked = inputs.check_inputs(located, self.engines, executor, complete=fetch.download)
             hashes, folder, rehearsed = HashCache(), RunFolder(run_dir.absolute()), None
@@ -139,7 +144,8 @@ class Session:
 
     def _start(self, folder: RunFolder, config: Config) -> Finished:
         with _interruptible(), explained(folder.root), self._running(folder, config) as (observers, executor):
-            ready, hashes = self._rehearsed(folder, config, executor, observers)
+            with _scratch(executor):
+                ready, hashes = self._rehearsed(folder, config, executor, observers)
             folder.create()
             with driver_lock(folder.root, force=self.force), Journal(folder.journal) as journal:
                 if _has_results(journal.entries):
@@ -226,14 +232,11 @@ class Session:
 
     @contextmanager
     def _executor(self, config: Config, observer: Observer) -> Iterator[Executor]:
-        """Make the executor; until the run redirects it, its temporary files are in a folder that is then deleted."""
-        with tempfile.TemporaryDirectory(prefix="evolve-", ignore_cleanup_errors=True) as scratch:
-            executor = self.executors(observer.working, config.device)
-            try:
-                executor.redirect(Path(os.devnull), Path(scratch))
-                yield executor
-            finally:
-                executor.close()
+        executor = self.executors(observer.working, config.device)
+        try:
+            yield executor
+        finally:
+            executor.close()
 
     @contextmanager
     def _running(self, folder: RunFolder, config: Config) -> Iterator[tuple[Observer, Executor]]:
@@ -242,6 +245,23 @@ class Session:
             observers = Observers(self.observer, progress)
             with self._executor(config, observers) as executor:
                 yield observers, executor
+
+
+@contextmanager
+def _scratch(executor: Executor) -> Iterator[None]:
+    """Send the temporary files of the worker to a folder, and delete it, even if the worker was killed.
+
+    The worker is killed if the user interrupts it. A run then has a folder of its own for these files.
+    """
+    with tempfile.TemporaryDirectory(prefix="evolve-", ignore_cleanup_errors=True) as folder:
+        executor.redirect(Path(os.devnull), Path(folder))
+        try:
+            yield
+        except InputError:
+            raise
+        except BaseException:
+            executor.abandon()
+            raise
 
 
 @contextmanager

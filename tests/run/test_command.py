@@ -17,7 +17,7 @@ from drive import Drivers
 from executor_suite import is_alive
 from fakes import write_family
 
-from runs import Reference, calls_begun, events, files, start
+from runs import Reference, calls_begun, events, files, journal, start
 
 Raw = dict[str, Any]
 
@@ -242,6 +242,39 @@ def test_the_second_signal_stops_the_run_at_once(
     _until(lambda: not any(map(is_alive, workers)))
     assert drivers.command("resume", run).returncode == 0
     reference.check(run)
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_an_interrupted_rehearsal_leaves_no_files(command: str, tmp_path: Path, config: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    process = start(command, config, TMPDIR=scratch, EVOLVE_FAKE="rehearse:A:sleep60")
+    _until(lambda: len(list(scratch.glob("evolve-*/tmp*"))) == 1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted by SIGINT" in err
+    assert "Traceback" not in err
+    _until(lambda: not any(map(is_alive, _group(process.pid))))
+    assert sorted(tmp_path.rglob("*")) == [scratch]
+
+
+def test_a_foundation_that_fails_before_any_result_does_not_bind_the_folder(
+    tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
+) -> None:
+    run = tmp_path / "run"
+    done = drivers.command(
+        "run", config, "--run-dir", run, "--set", "evaluation.limit=5", EVOLVE_FAKE="evaluate:A:refuse"
+    )
+    assert done.returncode == 1
+    assert len(journal(run)) == 1
+    done = drivers.command("run", config, "--run-dir", run)
+    assert done.returncode == 0, done.stderr
+    assert "the run there recorded no result" in done.stdout
+    reference.check(run)
+    done = drivers.command("run", config, "--run-dir", run, "--set", "evaluation.limit=5")
+    assert done.returncode == 2
+    assert "evaluation.limit" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -224,7 +225,8 @@ def rehearse_merge(job: RehearseMergeJob, report: Report, device: str = "auto") 
 
 def rehearse_evaluation(job: RehearseEvaluationJob, report: Report, device: str = "auto") -> None:
     name = job.evaluation.checkpoint.name
-    _inject("rehearse", name)
+    with tempfile.TemporaryDirectory():  # a killed worker leaves it
+        _inject("rehearse", name)
     for wish in _faults("unfit", name):
         raise RehearsalError(f"it is {wish}", "evaluation.model_args = {}")
 
