@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +26,7 @@ from evolve.lineage import (
 from evolve.run import inputs
 from evolve.run.driver import Driver, restore_files
 from evolve.run.durable import explained
-from evolve.run.executors import Executor, LocalExecutor, Progress
+from evolve.run.executors import Executor, LocalExecutor, Progress, scratch
 from evolve.run.folder import RunFolder
 from evolve.run.hashes import HashCache
 from evolve.run.inputs.changes import Change
@@ -36,6 +34,7 @@ from evolve.run.inputs.fingerprint import Reporter
 from evolve.run.interrupts import Interrupted, Interrupts
 from evolve.run.journal import Entry, Journal, read_journal, tree_of
 from evolve.run.lock import driver_lock
+from evolve.run.log import logging_to
 from evolve.run.observer import Observer, Observers, ProgressFile
 from evolve.run.steps import RunContext
 from evolve.run.store import ScoreStore
@@ -110,7 +109,7 @@ class Session:
             _interruptible(),
             _readable(),
             self._executor(config, self.observer) as executor,
-            _scratch(executor),
+            scratch(executor),
         ):
             located = inputs.locate_models(config, fetch)
             checked = inputs.check_inputs(located, self.engines, executor, complete=fetch.download)
@@ -145,7 +144,7 @@ class Session:
 
     def _start(self, folder: RunFolder, config: Config) -> Finished:
         with _interruptible(), explained(folder.root), self._running(folder, config) as (observers, executor):
-            with _scratch(executor):
+            with scratch(executor):
                 ready, hashes = self._rehearsed(folder, config, executor, observers)
             folder.create()
             with driver_lock(folder.root, force=self.force), Journal(folder.journal) as journal:
@@ -249,23 +248,6 @@ class Session:
 
 
 @contextmanager
-def _scratch(executor: Executor) -> Iterator[None]:
-    """Send the temporary files of the worker to a folder, and delete it, even if the worker was killed.
-
-    The worker is killed if the user interrupts it. A run then has a folder of its own for these files.
-    """
-    with tempfile.TemporaryDirectory(prefix="evolve-", ignore_cleanup_errors=True) as folder:
-        executor.redirect(Path(os.devnull), Path(folder))
-        try:
-            yield
-        except InputError:
-            raise
-        except BaseException:
-            executor.abandon()
-            raise
-
-
-@contextmanager
 def _driver(context: RunContext, journal: Journal, executor: Executor, observer: Observer) -> Iterator[Driver]:
     """Make the driver with its log and its signal handlers."""
     folder = context.folder
@@ -277,7 +259,7 @@ def _driver(context: RunContext, journal: Journal, executor: Executor, observer:
         on_first=lambda: observer.note("stopping at the next safe point; press Ctrl-C again to stop now"),
         on_second=executor.abandon,
     )
-    with _logging_to(folder.log), interrupts:
+    with logging_to(folder.log), interrupts:
         try:
             yield Driver(context, journal, executor, observer, interrupts)
         except EvolveError as error:
@@ -342,29 +324,3 @@ def _readable() -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(unreadable(error)) from error
-
-
-class _Log(logging.FileHandler):
-    """A log file that ignores write errors; the run itself reports a full disk."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Ignore the error."""
-
-    def close(self) -> None:
-        """Close the file, even if its end cannot be written."""
-        with contextlib.suppress(OSError):
-            super().close()
-
-
-@contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    handler = _Log(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    _LOG.addHandler(handler)
-    _LOG.setLevel(logging.INFO)
-    _LOG.propagate = False
-    try:
-        yield
-    finally:
-        _LOG.removeHandler(handler)
-        handler.close()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from evolve.errors import DiskError, EvolveError, OutOfMemoryError, RunError
+from evolve.errors import DiskError, EvolveError, InputError, OutOfMemoryError, RunError
 
-__all__ = ["Call", "Done", "Executor", "Failed", "Outcome", "Progress", "run_call"]
+__all__ = ["Call", "Done", "Executor", "Failed", "Outcome", "Progress", "run_call", "scratch"]
 
 
 @dataclass(frozen=True)
@@ -120,3 +123,20 @@ def run_call(executor: Executor, call: Call) -> Any:
     if outcome.trace:
         error.add_note(outcome.trace)
     raise error
+
+
+@contextmanager
+def scratch(executor: Executor) -> Iterator[None]:
+    """Send the temporary files of the worker to a folder, and delete it, even if the worker was killed.
+
+    The worker is killed if the user interrupts it. A run then has a folder of its own for these files.
+    """
+    with tempfile.TemporaryDirectory(prefix="evolve-", ignore_cleanup_errors=True) as folder:
+        executor.redirect(Path(os.devnull), Path(folder))
+        try:
+            yield
+        except InputError:
+            raise
+        except BaseException:
+            executor.abandon()
+            raise
