@@ -220,7 +220,7 @@ class Journal:
         return at
 
     def clear(self) -> None:
-        """Delete all entries, for a run that begins anew because none of them is a result."""
+        """Delete all entries, for a run that begins anew because none of them is a score."""
         self._file.truncate(0)
         os.fsync(self._file.fileno())
         self.entries, self._length = [], 0

@@ -16,6 +16,7 @@ from evolve.errors import EvolveError, InputError, RunFolderError, unreadable
 from evolve.lineage import (
     FamilyTree,
     InputsMoved,
+    KinshipMeasured,
     RunContinued,
     RunStarted,
     RunStopped,
@@ -121,7 +122,7 @@ class Session:
     def run(self, config: Config, run_dir: Path) -> Finished:
         """Start the run of a configuration in a folder, or resume it where it was interrupted.
 
-        A run that has recorded no result and cannot be resumed with this configuration is started anew.
+        A run that has recorded no score and cannot be resumed with this configuration is started anew.
 
         Raises:
             InputError: An input is invalid; nothing was changed.
@@ -133,10 +134,10 @@ class Session:
             try:
                 return self.resume(run_dir, config)
             except InputError as error:
-                if isinstance(error, RunFolderError) or _has_results(read_journal(folder.journal)):
+                if isinstance(error, RunFolderError) or _has_scores(read_journal(folder.journal)):
                     raise
             self.observer.note(
-                f"{run_dir}: the run there recorded no result, and its inputs were others; it starts anew"
+                f"{run_dir}: the run there recorded no score, and its inputs were others; it starts anew"
             )
         return self._start(folder, config)
 
@@ -146,7 +147,7 @@ class Session:
             with _interrupts(executor, observers) as interrupts:  # a signal now waits for the first event
                 folder.create()
                 with driver_lock(folder.root, force=self.force), Journal(folder.journal) as journal:
-                    if _has_results(journal.entries):
+                    if _has_scores(journal.entries):
                         raise RunFolderError(f"{folder.root}: another process has just begun a run there; resume that")
                     journal.clear()
                     context = RunContext(folder, FamilyTree(), self.engines, hashes)
@@ -292,11 +293,10 @@ def _continues(stop: RunStopped, changes: list[Change]) -> bool:
     return stop.reason == "failed" or any(change.key == limits.get(stop.reason) for change in changes)
 
 
-def _has_results(entries: Sequence[Entry]) -> bool:
-    """Return whether a journal holds more than the beginning of a run and failed attempts."""
-    return not all(
-        isinstance(entry.event, RunStarted | StepRetried | SettingsChanged | InputsMoved) for entry in entries
-    )
+def _has_scores(entries: Sequence[Entry]) -> bool:
+    """Return whether a journal holds a score or a merge; all else is repeated in minutes."""
+    cheap = RunStarted | KinshipMeasured | StepRetried | SettingsChanged | InputsMoved
+    return not all(isinstance(entry.event, cheap) for entry in entries)
 
 
 def _retry_failed(tree: FamilyTree) -> RunContinued:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from executors import InlineExecutor
-from fakes import FAKE, write_family
+from fakes import FAKE, write_family, write_model
 from safetensors.torch import load_file, save_file
 
 from evolve.config import load_config
@@ -64,6 +64,7 @@ def test_runs_in_one_folder_share_converted_models(case: Case) -> None:
     paths = case.start()
     assert {paths["base_model"], paths["B"]} == {str(path) for path in case.converted()}
     assert paths["A"] == str(case.family / "A")
+    assert sorted(case.cache.iterdir()) == case.converted()  # and no lock
     assert case.started(case.run)["base"]["source"] == str(case.family / "base")
     before = {path: path.stat().st_mtime_ns for folder in case.converted() for path in folder.iterdir()}
     assert case.start(case.run.with_name("again")) == paths
@@ -146,6 +147,15 @@ def test_a_conversion_of_weights_that_change_meanwhile_is_not_kept(content: str,
     path.write_bytes(original)
     case.start()
     assert len(case.converted()) == 2
+
+
+def test_a_refused_conversion_leaves_no_folders(case: Case) -> None:
+    (case.family / "base" / "pytorch_model.bin").unlink()
+    write_model(case.family / "base", 1000)
+    torch.save({"model.layers.0.mlp.weight": torch.full((4, 6), torch.nan)}, case.family / "B" / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="holds numbers that are not finite"):
+        case.start()
+    assert not case.run.parent.exists()
 
 
 def test_a_model_and_its_pickled_copy_are_refused(case: Case) -> None:

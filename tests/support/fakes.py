@@ -14,6 +14,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -287,7 +288,8 @@ def rehearse_merge(job: RehearseMergeJob, report: Report, device: str = "auto") 
 
 def rehearse_evaluation(job: RehearseEvaluationJob, report: Report, device: str = "auto") -> None:
     name = job.evaluation.checkpoint.name
-    _inject("rehearse", name)
+    with tempfile.TemporaryDirectory():  # a killed worker leaves it
+        _inject("rehearse", name)
     for wish in _faults("unfit", name):
         raise RehearsalError(f"it is {wish}", "evaluation.model_args = {}")
 
