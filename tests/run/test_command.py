@@ -277,23 +277,6 @@ def test_a_foundation_that_fails_before_any_score_does_not_bind_the_folder(
     assert "evaluation.limit" in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_before_the_run_begins_leaves_no_files(number: signal.Signals, tmp_path: Path, config: Path) -> None:
-    process = start("run", config, "--run-dir", tmp_path / "run", EVOLVE_FAKE="inspect:*:sleep60")
-    _until(lambda: len(_children(process.pid)) > 1)  # the tracker of multiprocessing, and the worker
-    time.sleep(0.5)  # by then the driver waits for it
-    workers = _children(process.pid)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode in {128 + number, -number}
-    assert "Traceback" not in err
-    if number == signal.SIGINT:
-        assert "the run had not begun, start it again by `evolve run" in err
-        assert "resume" not in err
-    _until(lambda: not any(map(is_alive, workers)))
-    assert not list(tmp_path.iterdir())
-
-
 def _group(leader: int) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
