@@ -66,7 +66,7 @@ class Display:
     def _log_loss(self) -> None:
         """Log that the output is lost, as soon as the run has its log."""
         lost = self.console.file.lost if isinstance(self.console.file, Stream) else None
-        if lost is not None and not self._has_logged and _LOG.hasHandlers():
+        if lost is not None and not self._has_logged and _LOG.handlers:
             self._has_logged = True
             _LOG.warning("%s; the run goes on without it", lost)
 

@@ -78,6 +78,7 @@ class HashCache:
         self._file = file if file is not None else _folder() / "hashes.json"
         self._known = _read(self._file)
         self._first: dict[Path, str] = {}  # the first hash of each file in this process
+        self._has_warned = False
         self._lock = Lock()  # a fingerprint hashes several files at once
 
     @property
@@ -161,7 +162,9 @@ class HashCache:
             temporary.write_text(json.dumps(self._known, indent=0), encoding="utf-8")
             temporary.replace(self._file)
         except OSError as error:
-            _LOG.warning("%s: hashes of files are not cached (%s)", self._file, error)
+            if not self._has_warned:
+                self._has_warned = True
+                _LOG.warning("%s: hashes of files are not cached (%s)", self._file, error.strerror or error)
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
 

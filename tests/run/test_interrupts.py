@@ -6,10 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from executors import InlineExecutor
+from fakes import FAKE
 
+from evolve.config import load_config
+from evolve.run.folder import RunFolder
 from evolve.run.interrupts import Interrupted, Interrupts, raising_signals
+from evolve.run.observer import Silent
+from evolve.run.session import Session
+from runs import journal
 
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
@@ -108,3 +116,18 @@ def test_a_command_with_nothing_to_clean_up_ends_with_one_message() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "evolve: interrupted by SIGTERM\n")
+
+
+def test_a_signal_while_the_run_folder_is_made_waits_for_the_first_event(
+    tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = RunFolder.create
+
+    def create_and_signal(folder: RunFolder) -> None:
+        create(folder)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(RunFolder, "create", create_and_signal)
+    with pytest.raises(Interrupted, match="SIGTERM"), raising_signals():
+        Session(FAKE, Silent(), executors=InlineExecutor).run(load_config(config), tmp_path / "run")
+    assert [event["type"] for event in journal(tmp_path / "run")] == ["run_started"]

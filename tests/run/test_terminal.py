@@ -108,6 +108,26 @@ def test_a_refused_run_keeps_its_exit_code_without_output(tmp_path: Path, full: 
     assert done.returncode == 2
 
 
+def test_a_run_needs_nothing_of_its_environment(tmp_path: Path, config: Path, reference: Reference) -> None:
+    run = tmp_path / "größe 日本" / "run"
+    odd = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "TERM": "dumb", "COLUMNS": "0", "LINES": "x"}
+    env = environment(**odd, TMPDIR="/nowhere", EVOLVE_CACHE_DIR="/dev/null")
+    done = subprocess.run(
+        _command("run", config, "--run-dir", run),
+        env={name: value for name, value in env.items() if name != "HOME"},
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (
+        0,
+        b"/dev/null/hashes.json: hashes of files are not cached (File exists)\n",
+    )
+    assert done.stdout.isascii()
+    assert rb" \u65e5\u672c/run/models/model-1-1" in done.stdout
+    reference.check(run)
+
+
 # ------------------------------------------------------------------------------------------------- a closed terminal
 
 
