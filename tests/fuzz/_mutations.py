@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, NoReturn
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 SECONDS = 10
@@ -99,6 +99,7 @@ def explore(strategy: st.SearchStrategy[Any], check: Callable[[Any], None], exam
         derandomize=examples <= FEW,
         database=None,
         deadline=None,
+        phases=[Phase.generate] if examples <= FEW else [Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
     @given(strategy)
