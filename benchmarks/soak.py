@@ -1,4 +1,8 @@
-"""Kill a long run with fake engines a hundred times at random times: `python benchmarks/soak.py [KILLS] [SEED]`."""
+"""Kill runs at random times: `python benchmarks/soak.py [--real] [KILLS] [SEED]`.
+
+With fake engines it is one long run and 100 kills, with the real engines (`--real`) several runs of a tiny family and
+50 kills.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,41 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+_REPOSITORY = Path(__file__).parents[1]
+sys.path[:0] = [str(_REPOSITORY / "tests" / "support"), str(_REPOSITORY)]
 
 from soak import soak
 
 
 def main() -> None:
-    kills = int(sys.argv[1]) if len(sys.argv) > 1 else 100
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    arguments = [argument for argument in sys.argv[1:] if argument != "--real"]
+    is_real = len(arguments) < len(sys.argv) - 1
+    kills = int(arguments[0]) if arguments else 50 if is_real else 100
+    seed = int(arguments[1]) if len(arguments) > 1 else 0
     with tempfile.TemporaryDirectory(prefix="evolve-soak-") as place:
-        found = soak(Path(place), kills=kills, seed=seed, foundations=12)
+        problems = (_real if is_real else _fake)(Path(place), kills, seed)
+    print("the final tree equals that of the uninterrupted run" if not problems else "\n".join(problems))
+    sys.exit(bool(problems))
+
+
+def _fake(place: Path, kills: int, seed: int) -> list[str]:
+    found = soak(place, kills=kills, seed=seed, foundations=12)
     targets = ", ".join(f"{target} {count}" for target, count in sorted(found.by_target.items()))
     print(f"kills: {found.kills} ({targets}) over {found.sessions} sessions of one run of {found.models} models")
     print(f"unfinished steps that were repeated: {found.repeated}; workers that outlived their driver: {found.orphans}")
     print(f"seconds: {found.seconds:.0f}")
-    print("the final tree equals that of the uninterrupted run" if not found.problems else "\n".join(found.problems))
-    sys.exit(bool(found.problems))
+    return found.problems
+
+
+def _real(place: Path, kills: int, seed: int) -> list[str]:
+    from real_soak import real_soak
+
+    found = real_soak(place, kills=kills, seed=seed)
+    targets = ", ".join(f"{target} {count}" for target, count in sorted(found.by_target.items()))
+    print(f"kills: {found.kills} ({targets}) over {found.sessions} sessions of {found.runs} runs of {found.models} models")
+    print(f"before the first event of a run: {found.before_begin}, while a session started: {found.before_work}")
+    print(f"seconds: {found.seconds:.0f}")
+    return found.problems
 
 
 if __name__ == "__main__":

@@ -213,6 +213,7 @@ RECIPES = (
     late("a recipe whose t is not a number", plain("0.5", ".nan"), MINE, "t", "nan", run=True),
     late("a recipe whose t is infinite", plain("0.5", ".inf"), MINE, "t", "inf"),
     late("a recipe whose t overflows", plain("0.5", "1.0e300"), MINE, "finite"),
+    late("a recipe whose t has 400 digits", plain("0.5", "9" * 400), MINE, "t"),
     late("a recipe whose gradient is not a number", plain("0.5", "[0.5, .nan]"), MINE, "t", "nan"),
     late("a recipe whose weights are zero", recipe(LINEAR), MINE, "finite"),
 )

@@ -88,33 +88,34 @@ def _session(run: Path, config: Path, tally: Path, draw: random.Random, found: S
     if process.poll() is not None:
         process.communicate()
         return True
-    workers = _workers(process.pid)
+    workers = workers_of(process.pid)
     target = draw.choice(["driver", "worker", "both"] if workers else ["driver"])
     victims = {"driver": [process.pid], "worker": workers, "both": [*workers, process.pid]}[target]
     for pid in victims:
-        _kill(pid)
+        kill(pid)
     found.kills += 1
     found.by_target[target] += 1
     if target == "worker":
         time.sleep(draw.uniform(0.0, 0.5))  # the driver continues until it is killed as well
         if process.poll() is None:
-            workers = [*workers, *_workers(process.pid)]
-            _kill(process.pid)
+            workers = [*workers, *workers_of(process.pid)]
+            kill(process.pid)
     process.communicate()
-    found.orphans += sum(not _ends(pid) for pid in workers)
+    found.orphans += sum(not ends(pid) for pid in workers)
     if found.orphans:
         found.problems.append("a worker outlived its driver")
     return process.returncode == 0
 
 
-def _kill(pid: int) -> None:
+def kill(pid: int) -> None:
+    """Kill a process that may have ended."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
 
 
-def _workers(driver: int) -> list[int]:
+def workers_of(driver: int) -> list[int]:
     """Return the child processes of the driver: the worker and others."""
     try:
         return [int(pid) for pid in Path(f"/proc/{driver}/task/{driver}/children").read_text().split()]
@@ -122,7 +123,8 @@ def _workers(driver: int) -> list[int]:
         return []
 
 
-def _ends(pid: int) -> bool:
+def ends(pid: int) -> bool:
+    """Return whether a process ends within ten seconds."""
     end = time.monotonic() + 10
     while time.monotonic() < end:
         try:

@@ -1,0 +1,218 @@
+"""Runs with the real engines on a tiny family whose driver, worker or both are killed at random times."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runs import Reference, environment, events, files, finished_work, tree_without_times
+from soak import ends, kill, workers_of
+from tests.engines.evaluation import _world
+from tests.support import families
+
+_PATIENCE_S = 300.0
+
+
+@dataclass
+class RealSoaked:
+    """The outcome of a soak test with the real engines; `problems` is empty on success.
+
+    Attributes:
+        before_begin: Kills before the first event of a run.
+        before_work: Kills while a session started, before it recorded anything.
+        runs: Runs that were completed; a run that ends before all kills are made is followed by another.
+    """
+
+    kills: int = 0
+    by_target: Counter[str] = field(default_factory=Counter)
+    before_begin: int = 0
+    before_work: int = 0
+    sessions: int = 0
+    runs: int = 0
+    models: int = 0
+    seconds: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+
+def real_soak(folder: Path, *, kills: int, seed: int) -> RealSoaked:
+    """Kill and resume runs until enough kills are made, and compare each with an uninterrupted run."""
+    began, draw, found = time.monotonic(), random.Random(seed), RealSoaked()
+    config = write_family(folder / "family")
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    expected, starting_s = _uninterrupted(folder / "expected", config, temporary)
+    found.models = len(expected.tree["nodes"])
+    while found.kills < kills or found.runs == 0:
+        run = folder / f"runs-{found.runs}" / "run"
+        while not _session(run, config, temporary, draw, found, kills - found.kills, starting_s):
+            pass
+        found.runs += 1
+        _compare(run, expected, found)
+        left = sorted(path.name for path in temporary.iterdir())
+        if left:
+            found.problems.append(f"left in the temporary folder: {', '.join(left)}")
+    found.seconds = time.monotonic() - began
+    return found
+
+
+def write_family(folder: Path) -> Path:
+    """Write a base, three foundations, two tasks with local items and a configuration with three generations."""
+    base = families.save(folder / "base", seed=1)
+    for number, name in enumerate("ABC", start=2):
+        families.save(folder / name, seed=number, near=base)
+    families.winogrande(folder / "winogrande", 24)
+    _world.write_lines(folder / "gsm8k" / "train.jsonl", _world.gsm8k_items(4, 3))
+    _world.write_lines(folder / "gsm8k" / "test.jsonl", _world.gsm8k_items(6, 4))
+    generation = {"max_gen_toks": 8}
+    tasks = [
+        {"task": "winogrande", "num_fewshot": 1},
+        {"task": "gsm8k", "metric": "exact_match,strict-match", "num_fewshot": 1, "generation_kwargs": generation},
+    ]
+    config = {
+        "name": "soak",
+        "base_model": "./base",
+        "foundation_models": {name: f"./{name}" for name in "ABC"},
+        "strategy": {"max_generations": 3, "stop_at_kinship": None},
+        "merge": {"recipe": "slerp", "dtype": "float32"},
+        "evaluation": {
+            "tasks": tasks,
+            "datasets": {"winogrande": "./winogrande", "gsm8k": "./gsm8k"},
+            "model_args": {"dtype": "float32"},
+            "batch_size": 2,
+        },
+        "device": "cpu",
+        "attempts": 1000,
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return path
+
+
+def _start(config: Path, run: Path, temporary: Path) -> subprocess.Popen[bytes]:
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with (run.parent / "output").open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "evolve", "run", str(config), "--run-dir", str(run)],
+            env=environment(**offline, TMPDIR=temporary),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+def _uninterrupted(folder: Path, config: Path, temporary: Path) -> tuple[Reference, float]:
+    """Return the uninterrupted run, and the seconds until its first event."""
+    folder.mkdir()
+    began = time.monotonic()
+    process = _start(config, folder / "run", temporary)
+    _wait_for_growth(process, folder / "run" / "journal.jsonl", 0)
+    starting_s = time.monotonic() - began
+    assert process.wait(_PATIENCE_S) == 0, (folder / "output").read_text()
+    return Reference.of(folder / "run", folder / "no-tally"), starting_s
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _wait_for_growth(process: subprocess.Popen[bytes], journal: Path, size: int) -> None:
+    """Wait until the journal is longer than some size, or the process has ended."""
+    while process.poll() is None and _size(journal) <= size:
+        time.sleep(0.01)
+
+
+def _session(
+    run: Path, config: Path, temporary: Path, draw: random.Random, found: RealSoaked, kills: int, starting_s: float
+) -> bool:
+    """Run until a process is killed or the run ends; return whether it ended.
+
+    Half of the kills come while the session starts, the others after its first event.
+    """
+    run.parent.mkdir(exist_ok=True)
+    found.sessions += 1
+    journal = run / "journal.jsonl"
+    size = _size(journal)
+    with _unchanged(run, found):
+        process = _start(config, run, temporary)
+        if kills > 0:
+            _wait(process, journal, size, draw, starting_s)
+            if process.poll() is None:
+                found.before_begin += not _size(journal)
+                found.before_work += _size(journal) <= size
+                return _kill_one(process, draw, found)
+        if process.wait(_PATIENCE_S):
+            found.problems.append(f"exit code {process.returncode}: {(run.parent / 'output').read_text()[-2000:]}")
+        return True
+
+
+def _wait(process: subprocess.Popen[bytes], journal: Path, size: int, draw: random.Random, starting_s: float) -> None:
+    if draw.random() < 0.5:
+        time.sleep(draw.uniform(0.0, starting_s))
+    else:
+        _wait_for_growth(process, journal, size)
+        time.sleep(draw.uniform(0.0, 1.5))
+
+
+def _kill_one(process: subprocess.Popen[bytes], draw: random.Random, found: RealSoaked) -> bool:
+    """Kill the driver, its worker or both; return whether the run has ended nevertheless."""
+    workers = workers_of(process.pid)
+    target = draw.choice(["driver", "worker", "both"] if workers else ["driver"])
+    for pid in {"driver": [process.pid], "worker": workers, "both": [*workers, process.pid]}[target]:
+        kill(pid)
+    found.kills += 1
+    found.by_target[target] += 1
+    if target == "worker":  # the driver starts another worker, or ends if its run has not begun
+        time.sleep(draw.uniform(0.0, 6.0))
+        workers = [*workers, *workers_of(process.pid)]
+        if process.poll() is None:
+            kill(process.pid)
+    process.wait(_PATIENCE_S)
+    if not all(map(ends, workers)):
+        found.problems.append("a worker outlived its driver")
+    return process.returncode == 0
+
+
+@contextmanager
+def _unchanged(run: Path, found: RealSoaked) -> Iterator[None]:
+    """Report a problem if finished work is done again."""
+    done, before = finished_work(run), _stamps(run)
+    yield
+    lost = done - finished_work(run)
+    again = [path for path, stamp in before.items() if _stamps(run).get(path) != stamp]
+    if lost or again:
+        found.problems.append(f"lost: {sorted(lost)}, written again: {[str(path) for path in again]}")
+
+
+def _stamps(run: Path) -> dict[Path, tuple[int, int]]:
+    """Return inode and modification time of each file of the finished merges and evaluations."""
+    files = (path for folder in ("models", "evals") for path in run.glob(f"{folder}/[!.]*/**/*") if path.is_file())
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+def _compare(run: Path, expected: Reference, found: RealSoaked) -> None:
+    (run.parent / "output").unlink()
+    (expected.run.parent / "output").unlink(missing_ok=True)
+    for what, ours, theirs in (
+        ("tree", _without_retries(tree_without_times(run)), _without_retries(expected.tree)),
+        ("files", files(run), expected.files),
+    ):
+        if ours != theirs:
+            found.problems.append(f"another {what}: {ours} instead of {theirs}")
+    if events(run, "model_failed"):
+        found.problems.append("a model failed")
+
+
+def _without_retries(tree: dict[str, Any]) -> dict[str, Any]:
+    nodes = [{key: value for key, value in node.items() if key != "retries"} for node in tree["nodes"]]
+    return tree | {"nodes": nodes}
