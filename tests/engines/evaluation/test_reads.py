@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from evolve.engines.evaluation import evaluate
+from evolve.engines.evaluation import evaluate, reads
 from evolve.engines.protocols import EvaluateJob, TaskFacts, TaskSpec
 from evolve.errors import TaskError
 
@@ -161,13 +161,18 @@ def test_a_saved_data_set_is_read_with_its_rows(place):
     assert {name for name in reads_of(place) if name.endswith(".arrow")} == {"saved/test/data-00000-of-00001.arrow"}
 
 
-def test_a_function_that_asks_a_server_makes_the_score_unshared(place):
+@pytest.mark.parametrize("at_import", [True, False])
+def test_python_that_asks_a_server_makes_the_score_unshared(place, at_import, monkeypatch):
+    monkeypatch.setattr(reads, "_asked", {})
+    ask, nothing = "socket.getaddrinfo('localhost', 80)", "None"
     write_task(place / "tasks", local(place), f"process_docs: !function {place}/asking.asked")
     write(
         place / "asking.py",
-        "import socket\ndef asked(docs):\n    socket.getaddrinfo('localhost', 80)\n    return docs\n",
+        f"import socket\n{ask if at_import else nothing}\n"
+        f"def asked(docs):\n    {nothing if at_import else ask}\n    return docs\n",
     )
-    assert facts_of(place).unidentified == "its Python asks the server localhost"
+    for _ in range(2):
+        assert facts_of(place).unidentified == "its Python asks the server localhost"
 
 
 # ------------------------------------------------------------------------------------------------------------ the Hub
