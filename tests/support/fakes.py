@@ -238,13 +238,14 @@ def evaluate(job: EvaluateJob, report: Report, device: str = "auto") -> Evaluate
         (job.output / task_folder(spec.task) / "results.json").write_text("{}")
         (job.output / task_folder(spec.task) / f"samples_{task_folder(spec.task)}.jsonl").write_text("{}\n")
     _inject("evaluate", name)
-    not_finite = float("nan") if "nan" in _faults("score", name) else 0.0
+    wishes = {"nan": float("nan"), "huge": 1.7e308}
+    offset = next((wishes[wish] for wish in _faults("score", name)), 0.0)
     scores = {}
     digest = hashlib.sha256(_weights(job.checkpoint).tobytes()).digest()
     for spec in job.tasks:
         place = _PLACES.get(spec.task, 2)
         value, error = digest[place] / 256, 0.01 + digest[place + 8] / 10000
-        scores[spec.task] = TaskScore(spec.metric, not_finite + value, error, 100)
+        scores[spec.task] = TaskScore(spec.metric, offset + value, error, 100)
     report("scoring", 1, 1)
     seconds = dict.fromkeys(scores, 0.2)
     return EvaluateResult(scores=scores, seconds=0.5, batch_size=job.batch_size, task_seconds=seconds)
