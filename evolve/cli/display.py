@@ -31,7 +31,7 @@ _COUNTABLE = 1_000_000  # larger totals are bytes, shown as a percentage
 class Display:
     """An observer that prints one line for each event, and one a minute for a long step.
 
-    A display from `display` drops what cannot be written, and says so once in the log of the run.
+    A display from `display` drops what cannot be written, and says so at the next event in the log of the run.
     """
 
     def __init__(self, console: Console) -> None:
@@ -49,24 +49,23 @@ class Display:
         left = time_left(tree) if isinstance(event, GenerationPlanned) else None
         if left is not None:
             self.note(f"time left: {left}")
+        self._log_loss()
 
     def working(self, call_id: str, words: str, done: int, total: int) -> None:
         """Print the progress of a step, at most once a minute."""
         if time.monotonic() - self._last >= _PLAIN_EVERY_S:
             self.note(", ".join(filter(None, [f"{call_id}: {words}", _count(done, total)])))
-        self._log_loss()
 
     def note(self, words: str) -> None:
         """Print a line with the time of day."""
         self._last = time.monotonic()
         line = Text.assemble((time.strftime("%H:%M:%S"), "dim"), " ", plain(words))
         print_text(self.console, line)
-        self._log_loss()
 
     def _log_loss(self) -> None:
-        """Log that the output is lost, as soon as the run has its log."""
+        """Log once that the output is lost; a run that records events has its log."""
         lost = self.console.file.lost if isinstance(self.console.file, Stream) else None
-        if lost is not None and not self._has_logged and _LOG.handlers:
+        if lost is not None and not self._has_logged:
             self._has_logged = True
             _LOG.warning("%s; the run goes on without it", lost)
 
@@ -125,7 +124,6 @@ class Bars(Display):
         step = call_id if words == call_id else f"{call_id}: {words}"
         self._begin(self._step, step)
         self._show(self._step, step, done, total, _count(done, total))
-        self._log_loss()
 
     def __enter__(self) -> Bars:
         self._progress.start()
