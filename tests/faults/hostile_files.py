@@ -29,6 +29,15 @@ def refused(name: str, before: Change, *said: str, arguments: tuple[str, ...] = 
     return Fault("hostile file", name, family, (Step(arguments, before, words=said, **options),), slow)
 
 
+NO_UTF8 = "\udcff"
+
+
+def named(name: str, before: Change, arguments: tuple[str, ...], **more: Any) -> Fault:
+    options: dict[str, Any] = {"engines": "fake", "code": (0, 2), "changes": ("runs*",)} | more
+    family = options.pop("family", "fake")
+    return Fault("hostile file", name, family, (Step(arguments, before, **options),))
+
+
 # -------------------------------------------------------------------------------------------- kinds of unusable files
 
 
@@ -105,9 +114,9 @@ CONFIGURATIONS = (
         "<config>", "alias"),
     refused("a configuration with an alias of itself", appended("strategy: &s {name: *s}\n"), "<config>"),
     refused("a configuration with a recursive list", appended("evaluation: &e [*e]\n"), "<config>"),
-    refused("a number of 400 digits", appended(f"seed: {DIGITS}\n"), MINE, "seed"),
-    refused("a kinship of 400 digits", configure(strategy__stop_at_kinship=int(DIGITS)), MINE, "stop_at_kinship"),
-    refused("a weight of 400 digits", configure(evaluation__tasks__0__weight=int(DIGITS)), MINE, "weight"),
+    refused("a number of 400 digits", appended(f"seed: {DIGITS}\n"), MINE),
+    refused("a kinship of 400 digits", configure(strategy__stop_at_kinship=int(DIGITS)), MINE),
+    refused("a weight of 400 digits", configure(evaluation__tasks__0__weight=int(DIGITS)), MINE),
     refused("a number of 5,000 digits", appended(f"seed: {'9' * 5000}\n"), "<config>"),
     refused("a number of 5,000 digits in base 16", appended(f"seed: 0x{'f' * 5000}\n"), "<config>"),
     refused("a number in base 60 of 5,000 places", appended(f"seed: 1{':59' * 3000}\n"), "<config>"),
@@ -129,8 +138,8 @@ CONFIGURATIONS = (
             arguments=("kinship", "--base", "~nosuchuser/base", "<family>/A", "<family>/B")),
     refused("a path with a null", configure(base_model="./ba\0se"), MINE, "base_model"),
     refused("a path of half a character", text("config.yaml", '{"base_model": "./\\ud800", "foundation_models": '
-        '{"A": "./A", "B": "./B"}}'), "<config>", "base_model"),
-    refused("a path of 5,000 characters", configure(base_model="./" + "b" * 5000), MINE, "base_model"),
+        '{"A": "./A", "B": "./B"}}'), "<config>"),
+    refused("a path of 5,000 characters", configure(base_model="./" + "b" * 5000), "too long"),
     refused("a model name of 101 characters", named_model(LONG), MINE, "foundation_models", "100"),
     refused("a model name of 250 characters", named_model("m" * 250), MINE, "foundation_models", "100"),
     refused("a run name of 101 characters", configure(name=LONG), MINE, "name", "100"),
@@ -256,11 +265,13 @@ SETTINGS: dict[str, str] = {
     "with an added token that is null": '{"added_tokens_decoder": {"1": null}}',
 }
 MODELS = (
-    *(refused(f"a tokenizer {name}", change, "foundation_models", FILE, "tokenizer") for name, change in TOKENIZERS.items()),
+    *(refused(f"a tokenizer {name}", change, FILE, "tokenizer") for name, change in TOKENIZERS.items()),
     *(refused(f"settings of a tokenizer: {name}", together(tokenizer(lambda _: None), text("A/tokenizer_config.json", content)),
-              "foundation_models", FILE) for name, content in SETTINGS.items()),
+              FILE, "tokenizer") for name, content in SETTINGS.items()),
     *unreadable("a tokenizer", "A/tokenizer.json", FILE, "tokenizer", prepared=tokenizer(lambda _: None),
-                without=("a folder", "a link to itself")),
+                without=("a pipe", "an endless device", "a folder", "a link to itself")),
+    *(named(f"a tokenizer that is {how}", together(tokenizer(lambda _: None), replaced("A/tokenizer.json", make)), CHECK,
+            seconds=20.0) for how, make in UNREADABLE.items() if how in {"a pipe", "an endless device"}),
     *unreadable("config.json", "A/config.json", "foundation_models.A", "config.json", without=("a folder",)),
     *unreadable("an index", "A/model.safetensors.index.json", "foundation_models.A", "model.safetensors.index.json",
                 prepared=replaced("A/model.safetensors", lambda path: None), without=("a folder", "a link to itself")),
@@ -397,15 +408,6 @@ def into_bytes(name: bytes) -> Change:
         Path(os.fsdecode(target)).write_bytes(place.config.read_bytes())
 
     return change
-
-
-NO_UTF8 = "\udcff"
-
-
-def named(name: str, before: Change, arguments: tuple[str, ...], **more: Any) -> Fault:
-    options: dict[str, Any] = {"engines": "fake", "code": (0, 2), "changes": ("runs*",)} | more
-    family = options.pop("family", "fake")
-    return Fault("hostile file", name, family, (Step(arguments, before, **options),))
 
 
 NAMES = (

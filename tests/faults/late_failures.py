@@ -98,7 +98,7 @@ MODELS = (
          "base", "330"),
     late("a model that is not read as its base is", setting("B", hidden_act="nope"), "foundation_models.B", "nope"),
     late("settings of which the weights are missing", together(*(setting(m, attention_bias=True) for m in
-         ("A", "B", "base"))), "foundation_models.A", "self_attn.q_proj.bias"),
+         ("A", "B", "base"))), "self_attn.q_proj.bias"),
     late("another intermediate size in a configuration", setting("B", intermediate_size=64), "foundation_models.B"),
     late("another number of heads in a configuration", setting("B", num_key_value_heads=4), "foundation_models.B"),
     late("a base with other weights than its configuration", tensors_of("base", lambda tensors: tensors.pop(
@@ -215,7 +215,7 @@ RECIPES = (
     late("a recipe whose t overflows", plain("0.5", "1.0e300"), MINE, "finite"),
     late("a recipe whose t has 400 digits", plain("0.5", "9" * 400), MINE, "t"),
     late("a recipe whose gradient is not a number", plain("0.5", "[0.5, .nan]"), MINE, "t", "nan"),
-    late("a recipe whose weights are zero", recipe(LINEAR), MINE, "finite"),
+    late("a recipe whose weights are zero", recipe(LINEAR), MINE, "weight"),
 )
 
 # -------------------------------------------------------------------------------------------- what a refusal leaves

@@ -333,8 +333,8 @@ def weights(name: str, *values: float) -> Fault:
 
 
 SETTINGS = (
-    recipe_says("a recipe with a key twice", ("parameters: {t: 0.5}", "parameters: {t: 0.5, t: 0.9}"), "t", "twice"),
-    recipe_says("a recipe with a section twice", ("dtype:", "merge_method: linear\ndtype:"), "merge_method", "twice"),
+    recipe_says("a recipe with a key twice", ("parameters: {t: 0.5}", "parameters: {t: 0.5, t: 0.9}"), "'t'"),
+    recipe_says("a recipe with a section twice", ("dtype:", "merge_method: linear\ndtype:"), "merge_method"),
     weights("a weight of a task near zero", 5e-324),
     weights("weights of tasks whose sum overflows", 1.5e308, 1.5e308),
     weights("a weight of a task below the range", 1e-7),

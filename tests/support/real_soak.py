@@ -203,16 +203,20 @@ def _stamps(run: Path) -> dict[Path, tuple[int, int]]:
 def _compare(run: Path, expected: Reference, found: RealSoaked) -> None:
     (run.parent / "output").unlink()
     (expected.run.parent / "output").unlink(missing_ok=True)
-    for what, ours, theirs in (
-        ("tree", _without_retries(tree_without_times(run)), _without_retries(expected.tree)),
-        ("files", files(run), expected.files),
-    ):
-        if ours != theirs:
-            found.problems.append(f"another {what}: {ours} instead of {theirs}")
+    tree, expected_tree = (_plain(part) for part in (tree_without_times(run), expected.tree))
+    changed = [key for key in {*tree, *expected_tree} if tree.get(key) != expected_tree.get(key)]
+    if changed:
+        found.problems.append(f"another tree: {[(key, tree.get(key), expected_tree.get(key)) for key in sorted(changed)]}")
+    ours, theirs = set(files(run)), set(expected.files)
+    if ours != theirs:
+        found.problems.append(f"other files: {sorted(ours - theirs)} instead of {sorted(theirs - ours)}")
     if events(run, "model_failed"):
         found.problems.append("a model failed")
 
 
-def _without_retries(tree: dict[str, Any]) -> dict[str, Any]:
-    nodes = [{key: value for key, value in node.items() if key != "retries"} for node in tree["nodes"]]
-    return tree | {"nodes": nodes}
+def _plain(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts of a tree by path, without retries."""
+    nodes = {f"node {node['id']} {key}": value for node in tree["nodes"] for key, value in node.items()}
+    graph = {f"graph {key}": value for key, value in tree["graph"].items()}
+    shown = {key: value for key, value in nodes.items() if not key.endswith(" retries")}
+    return shown | graph | {"edges": tree["edges"]}
