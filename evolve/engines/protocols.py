@@ -368,6 +368,7 @@ class InspectTasksJob:
         model: Name of the lm-eval model class.
         batch_size: The configured batch size; only some model classes support `auto`.
         seed: Seed of lm-eval's few-shot sampler.
+        render: Read the data and render the documents. Otherwise only the task files are checked.
         complete: Download data from the Hub. Otherwise data that are not on this machine are left out.
         trust_task_code: Whether Python of task files outside lm-eval may run.
     """
@@ -377,6 +378,7 @@ class InspectTasksJob:
     model: str = "hf"
     batch_size: BatchSize = 16
     seed: int = 0
+    render: bool = True
     complete: bool = False
     trust_task_code: bool = False
 

@@ -60,7 +60,7 @@ def inspect_tasks(job: InspectTasksJob, report: Report) -> dict[str, TaskFacts]:
         for plan in plans:
             with recorded(reads[plan.spec.task]):
                 facts[plan.spec.task] = _facts(plan)
-        for done, plan in enumerate(plans):
+        for done, plan in enumerate(plans if job.render else ()):
             report(f"checking {plan.spec.task}", done, len(plans))
             with recorded(reads[plan.spec.task]):
                 documents = _render(plan, job, facts[plan.spec.task], report)
@@ -75,8 +75,9 @@ def _with_reads(facts: TaskFacts, plan: PlannedTask, reads: Reads) -> TaskFacts:
     reads.opened |= dict.fromkeys(str(path.absolute()) for path in (*plan.sources.texts, *plan.sources.modules))
     files = reads.files(imports=bool(plan.sources.code))
     problems = list(reads.problems)
-    if reads.hosts and not reads.commits:
-        problems.append(f"its Python asks the server {next(iter(reads.hosts))}")
+    servers = reads.servers(imports=bool(plan.sources.code))
+    if servers and not reads.commits:
+        problems.append(f"its Python asks the server {servers[0]}")
     loaded = facts.documents is not None
     if loaded and facts.needs_hub and not problems and not reads.commits and not _reads_own_data(files, plan):
         problems.append("the revision of its data is unknown")

@@ -39,6 +39,9 @@ _active: list[Reads] = []
 _imported: dict[str, None] = {}
 """Files that were read in this process while modules of tasks were imported. A module is imported only once."""
 
+_asked: dict[str, None] = {}
+"""Servers that were asked in this process while modules of tasks were imported."""
+
 
 @dataclass
 class Reads:
@@ -75,6 +78,10 @@ class Reads:
         found |= {os.path.abspath(path) for path in self.data}  # noqa: PTH100 - links are kept
         found |= {str(arrow) for path in found for arrow in _saved_data(Path(path))}
         return sorted(Path(path) for path in found if _is_file(path))
+
+    def servers(self, *, imports: bool) -> list[str]:
+        """Return the servers other than the Hub that were asked; `imports` as for `files`."""
+        return list(self.hosts | (_asked if imports else {}))
 
     @property
     def revision(self) -> str | None:
@@ -181,6 +188,8 @@ def _note_host(host: Any) -> None:
     if name and name != endpoint and not name.endswith(_OF_THE_HUB):
         for reads in _active:
             reads.hosts[name] = None
+        if _imports(sys._getframe(), _active[-1].ignored):  # noqa: SLF001 - the public way is slow
+            _asked[name] = None
 
 
 def _writes(mode: str | None, flags: int) -> bool:

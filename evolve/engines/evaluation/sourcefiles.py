@@ -44,7 +44,9 @@ class SourceFiles:
             texts[path] = None
             content, functions = _read(path)
             folder, included = path.resolve().parent, content.get("include") or ()
-            waiting += [folder / str(name) for name in ([included] if isinstance(included, str) else included)]
+            for name in [included] if isinstance(included, str) else included:
+                place = folder / str(name)
+                waiting.append(place.parent.resolve() / place.name)  # the last part may be a link
             for function in functions:
                 module = _module_file(folder, function)
                 code[path, str(module or function)] = None

@@ -162,7 +162,7 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the leaf values by dotted key; a task is keyed by its name, since the order of the tasks has no effect."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
-        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        if f"{prefix}{key}" == "evaluation.tasks":
             value = {item["task"]: item for item in value}  # noqa: PLW2901
         if isinstance(value, dict) and value:
             flat |= _flat(value, f"{prefix}{key}.")

@@ -131,9 +131,13 @@ def check_inputs(located: Located, engines: Engines, executor: Executor, *, comp
     layouts = {name: layout_of(name, model) for name, model in located.models.items()}
     refuse_misfits(layouts)
     recipe_models(templates.values())
-    tasks = _check_tasks(config, engines, executor, complete=complete)
+    job = _tasks_job(config, complete=complete)
+    # What is wrong in the task files and recipes is said before data are read or downloaded.
+    tasks = _inspect(config, replace(job, render=False), engines, executor)
+    _check_directions(config, tasks)
     checked = Checked(located, layouts, templates, tasks, None, {}, rehearsed=False)
-    return check_merges(checked, engines, executor)
+    checked = check_merges(checked, engines, executor)
+    return replace(checked, tasks=_inspect(config, job, engines, executor))
 
 
 def check_merges(checked: Checked, engines: Engines, executor: Executor) -> Checked:
@@ -253,9 +257,9 @@ def _separate_folders(models: Mapping[str, LocatedModel]) -> Iterator[dict[str, 
 # -------------------------------------------------------------------------------------------------------------- tasks
 
 
-def _check_tasks(config: Config, engines: Engines, executor: Executor, *, complete: bool) -> Mapping[str, TaskFacts]:
+def _tasks_job(config: Config, *, complete: bool) -> InspectTasksJob:
     evaluation = config.evaluation
-    job = InspectTasksJob(
+    return InspectTasksJob(
         tasks=task_specs(config),
         task_dirs=evaluation.task_dirs,
         model=evaluation.model,
@@ -264,11 +268,13 @@ def _check_tasks(config: Config, engines: Engines, executor: Executor, *, comple
         complete=complete,
         trust_task_code=evaluation.trust_task_code,
     )
+
+
+def _inspect(config: Config, job: InspectTasksJob, engines: Engines, executor: Executor) -> Mapping[str, TaskFacts]:
     try:
         facts: Mapping[str, TaskFacts] = run_call(executor, Call("check tasks", engines.inspect_tasks, job))
     except TaskError as error:
         raise _with_task_key(config, error) from None
-    _check_directions(config, facts)
     return facts
 
 
