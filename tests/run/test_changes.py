@@ -111,7 +111,7 @@ CASES = {
     "a configuration that is read later": ("evaluate:A:delete", "B/config.json", "is missing"),
     "a new chat template": ("evaluate:A:add", "A/chat_template.jinja", "is new"),
     "a new chat template that is read later": ("evaluate:A:add", "B/chat_template.jinja", "is new"),
-    "shards that win over the weights": ("evaluate:A:add", "A/tokenizer.json", "is new"),
+    "a new tokenizer": ("evaluate:A:add", "A/tokenizer.json", "is new"),
 }
 
 
