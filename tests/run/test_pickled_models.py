@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from evolve.config import load_config
 from evolve.errors import ModelError
 from evolve.run.folder import RunFolder
+from evolve.run.inputs import Fetch
 from evolve.run.observer import Silent
 from evolve.run.session import Session
 
@@ -105,6 +106,20 @@ def test_weights_that_cannot_be_converted_are_refused_and_leave_no_run(case: Cas
     with pytest.raises(ModelError, match=r"^foundation_models\.A: .* differ in their tensors: only .* has "):
         case.start()
     assert not case.run.exists()
+
+
+def test_a_check_rehearses_converted_models_once_they_are_cached(case: Case) -> None:
+    config = load_config(case.config, ["allow_pickled_weights=true", "strategy.max_generations=1"])
+    session = Session(FAKE, Silent(), executors=InlineExecutor)
+    before = session.check(config, case.run, Fetch()).rehearsed
+    assert before is not None
+    assert (before.models, before.recipes) == (("A", "C"), ())  # the base is not converted
+    assert [line.partition(":")[0] for line in before.skipped] == ["B by a rehearsal", "recipe slerp by a rehearsal"]
+    assert not case.run.parent.exists()
+    case.start()
+    after = session.check(config, case.run, Fetch()).rehearsed
+    assert after is not None
+    assert (after.models, after.recipes, after.skipped) == (("A", "B", "C"), ("slerp",), ())
 
 
 def test_a_refused_conversion_leaves_no_folders(case: Case) -> None:
