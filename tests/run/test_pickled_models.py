@@ -18,6 +18,7 @@ from evolve.config import load_config
 from evolve.errors import InputsChangedError, ModelError
 from evolve.run.executors import Call, Executor, Outcome, Progress
 from evolve.run.folder import RunFolder
+from evolve.run.inputs import Fetch
 from evolve.run.interrupts import Interrupted
 from evolve.run.observer import Silent
 from evolve.run.session import Session
@@ -147,6 +148,20 @@ def test_a_conversion_of_weights_that_change_meanwhile_is_not_kept(content: str,
     path.write_bytes(original)
     case.start()
     assert len(case.converted()) == 2
+
+
+def test_a_check_rehearses_converted_models_once_they_are_cached(case: Case) -> None:
+    config = load_config(case.config, ["allow_pickled_weights=true", "strategy.max_generations=1"])
+    session = Session(FAKE, Silent(), executors=InlineExecutor)
+    before = session.check(config, case.run, Fetch()).rehearsed
+    assert before is not None
+    assert (before.models, before.recipes) == (("A", "C"), ())  # the base is not converted
+    assert [line.partition(":")[0] for line in before.skipped] == ["B by a rehearsal", "recipe slerp by a rehearsal"]
+    assert not case.run.parent.exists()
+    case.start()
+    after = session.check(config, case.run, Fetch()).rehearsed
+    assert after is not None
+    assert (after.models, after.recipes, after.skipped) == (("A", "B", "C"), ("slerp",), ())
 
 
 def test_a_refused_conversion_leaves_no_folders(case: Case) -> None:
