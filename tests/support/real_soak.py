@@ -53,7 +53,7 @@ def real_soak(folder: Path, *, kills: int, seed: int) -> RealSoaked:
     expected, starting_s = _uninterrupted(folder / "expected", config, temporary)
     found.models = len(expected.tree["nodes"])
     while found.kills < kills or found.runs == 0:
-        run = folder / f"runs-{found.runs}" / "run"
+        run = folder / f"soaked{found.runs:02}" / "run"  # as long as "expected", which the model cards hold
         while not _session(run, config, temporary, draw, found, kills - found.kills, starting_s):
             pass
         found.runs += 1
