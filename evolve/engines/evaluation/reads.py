@@ -128,18 +128,23 @@ def recorded(reads: Reads) -> Iterator[None]:
     import datasets
 
     _install()
-    load = datasets.load.load_dataset_builder
+    load, prepare = datasets.load.load_dataset_builder, datasets.DatasetBuilder.download_and_prepare
 
     def seen(*arguments: Any, **options: Any) -> Any:
         builder = load(*arguments, **options)
         reads.add_builder(builder)
         return builder
 
+    def prepared(builder: Any, *arguments: Any, **options: Any) -> Any:  # also of `Dataset.from_json`
+        reads.add_builder(builder)
+        return prepare(builder, *arguments, **options)
+
     _active.append(reads)
     try:
         # Bytecode of a module is recognized by its size and its time in seconds, so an edited one may look unchanged.
         with (
             mock.patch.object(datasets.load, "load_dataset_builder", seen),
+            mock.patch.object(datasets.DatasetBuilder, "download_and_prepare", prepared),
             mock.patch.object(sys, "dont_write_bytecode", True),  # noqa: FBT003
         ):
             yield

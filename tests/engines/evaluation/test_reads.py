@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import textwrap
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -147,6 +149,45 @@ def test_data_that_a_function_makes_are_read(place):
     write_task(place / "tasks", f"custom_dataset: !function {place}/code/making.made")
     assert reads_of(place) == {"tasks/own.yaml", "code/making.py", "code/rows.json"}
     assert facts_of(place).unidentified is None
+
+
+@pytest.mark.parametrize(
+    ("made", "read"),
+    [
+        ("rows.map(lambda row: {'answer': answer()})", "answers.json"),
+        ("rows.filter(lambda row: answer() < 2)", "answers.json"),
+        ("datasets.Dataset.from_generator(generated)", "answers.json"),
+        ("datasets.Dataset.from_json(str(HERE / 'rows.jsonl'))", "rows.jsonl"),
+    ],
+    ids=["map", "filter", "from_generator", "from_json"],
+)
+def test_derived_data_are_made_again(place, made, read):
+    write_task(place / "tasks", local(place), f"process_docs: !function {place}/code/own.docs")
+    write(place / "code" / "rows.jsonl", '{"question": "x"}\n')
+    write(
+        place / "code" / "own.py",
+        f"""
+        import json
+        from pathlib import Path
+
+        import datasets
+
+        HERE = Path(__file__).parent
+
+        def answer():
+            return json.loads((HERE / "answers.json").read_text())
+
+        def generated():
+            yield {{"question": "x", "answer": answer()}}
+
+        def docs(rows):
+            return {made}
+        """,
+    )
+    for answer in ("0", "1"):
+        write(place / "code" / "answers.json", answer)
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            assert f"code/{read}" in pool.submit(reads_of, place).result()
 
 
 def test_a_saved_data_set_is_read_with_its_rows(place):
