@@ -39,10 +39,7 @@ def rehearse_evaluation(job: RehearseEvaluationJob, report: Report, device: str 
     from evolve.engines.evaluation.quiet import quiet
     from evolve.engines.generators import preserved_generators
 
-    tasks = tuple(
-        replace(spec, limit=_DOCUMENTS if spec.limit is None else min(spec.limit, _DOCUMENTS))
-        for spec in job.evaluation.tasks
-    )
+    tasks = tuple(spec.shortened(_DOCUMENTS) for spec in job.evaluation.tasks)
     with quiet(evaluating=True), preserved_generators(), tempfile.TemporaryDirectory(prefix="evolve-first-") as output:
         evaluation = replace(job.evaluation, tasks=tasks, output=Path(output), request_caches={})
         score_all(evaluation, report, device_name(device), _Explained(job))
