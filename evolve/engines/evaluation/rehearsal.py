@@ -125,7 +125,7 @@ class _Explained(Hooks):
         words = words if len(words) <= _MOST else f"{words[:_MOST]} ..."
         named = next((key for key, value in settings.items() if _is_named(key.rpartition(".")[2], value, words)), None)
         if named is not None:
-            return ConfigError(f"{named} = {json.dumps(settings[named], default=str)}: {words}")
+            return ConfigError(f"{named} = {json.dumps(settings[named], default=str)}: {words}; correct or remove it")
         return RehearsalError(words, otherwise)
 
 
