@@ -25,6 +25,7 @@ __all__ = [
     "read_bytes",
     "read_json",
     "read_text",
+    "shown",
 ]
 
 MOST_TEXT = 1 << 18
@@ -39,6 +40,7 @@ MOST_MODEL_JSON = 512 << 20
 _MOST_DEPTH = 100
 _MOST_DIGITS = 300  # a longer number is no float; tokenizers write 10**30 for "no limit"
 _BLOCK = 1 << 20
+_MOST_SHOWN = 120  # characters
 
 _KINDS = (
     (stat.S_ISDIR, "folder"),
@@ -153,6 +155,12 @@ def parse_json(data: bytes | str, *, unique: bool = False, finite: bool = False)
         raise ValueError("it does not fit into memory") from None
     _refuse_depth(value)
     return value
+
+
+def shown(value: Any) -> str:
+    """Return a value from a file for a message: on one line, without control characters, and not too long."""
+    text = "".join(part if part.isprintable() else repr(part)[1:-1] for part in str(value)[:_MOST_SHOWN])
+    return text if len(text) < _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
 
 
 def _refuse_irregular(path: Path, found: os.stat_result) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evolve.files import UnreadableFileError, parse_json, read_bytes, read_json, read_text
+from evolve.files import UnreadableFileError, parse_json, read_bytes, read_json, read_text, shown
 
 
 def test_a_regular_file_is_read(tmp_path):
@@ -118,3 +118,10 @@ def test_json_with_unique_keys_only():
     assert parse_json('{"a": 1, "a": 2}') == {"a": 2}
     with pytest.raises(ValueError, match="it has the key 'a' twice"):
         parse_json('{"a": 1, "a": 2}', unique=True)
+
+
+def test_values_are_shown_on_one_line():
+    assert shown("a\nb\x1b[31m é") == "a\\nb\\x1b[31m é"
+    assert shown("x" * 1000) == "x" * 117 + "..."
+    assert shown("\n" * 1000) == "\\n" * 58 + "\\..."
+    assert shown(None) == "None"

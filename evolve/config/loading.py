@@ -14,10 +14,12 @@ from evolve.config.arguments import FILE_ARGUMENTS, changed_arguments, path_exis
 from evolve.config.messages import describe_errors
 from evolve.config.schema import Config
 from evolve.errors import ConfigError, unreadable
-from evolve.files import MOST_TEXT, UnreadableFileError, read_text
+from evolve.files import MOST_TEXT, UnreadableFileError, read_text, shown
 from evolve.yaml import YamlError, parse_yaml
 
 __all__ = ["dump_config", "load_config"]
+
+_MOST_PARTS = 50  # of a nested key
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -80,16 +82,16 @@ def _as_name(stem: str) -> str:
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     key, sign, text = override.partition("=")
     parts = key.strip().split(".")
-    if not sign or not all(parts):
-        raise ConfigError(f"--set {override}: is not of the form key=value; write for example strategy.top_k=4")
+    if not sign or not all(parts) or len(parts) > _MOST_PARTS:
+        raise ConfigError(f"--set {shown(override)}: is not of the form key=value; write for example strategy.top_k=4")
     try:
         value = parse_yaml(text)
     except YamlError:
-        raise ConfigError(f"--set {override}: the value is not valid YAML; quote it") from None
+        raise ConfigError(f"--set {shown(override)}: the value is not valid YAML; quote it") from None
     try:
         _set(raw, parts, value)
     except ValueError as error:
-        raise ConfigError(f"--set {override}: {error}") from None
+        raise ConfigError(f"--set {shown(override)}: {error}") from None
 
 
 def _set(target: dict[str, Any] | list[Any], parts: list[str], value: Any, above: str = "") -> None:

@@ -53,6 +53,14 @@ def test_it_ends_with_the_command_to_type(check, fake_family, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_scores_that_cannot_be_shared_are_a_warning(check, change):
+    tasks = [{"task": "alpha"}]
+    change(evaluation={"tasks": tasks, "model_args": {"tokenizer": "owner/tokenizer"}})
+    (line,) = [line for line in check().out.splitlines() if "not shared" in line]
+    start = "warning: scores of alpha are not shared: evaluation.model_args.tokenizer = owner/tokenizer: "
+    assert line.startswith(start)
+
+
 def test_all_missing_models_are_errors_of_their_keys(check, change, fake_family):
     change(foundation_models={"A": "owner/a", "B": "./B", "C": "./nowhere", "D": "owner/d"})
     answer = check()

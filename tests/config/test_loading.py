@@ -738,3 +738,11 @@ def test_a_file_that_never_ends_is_not_read(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     assert str(caught.value) == f"{path}: is a device, not a regular file; give the path of a configuration file"
+
+
+@pytest.mark.parametrize("override", ["a." * 15_000 + "b=1", "x" * 30_000, f"evaluation.limit={'9' * 30_000}"])
+def test_a_long_setting_gives_a_short_message_at_once(problems, override):
+    (line,) = problems(MODELS, override)
+
+    assert line.startswith(f"--set {override[:117]}...: ")
+    assert len(line) < 300

@@ -254,7 +254,8 @@ TEXTS = (
 
 
 def counted(place: Place) -> None:
-    merges = [line for line in (place.root / "tally").read_text().splitlines() if line == "merge model-1-1"]
+    tally = place.root / "tally"
+    merges = [line for line in tally.read_text().splitlines() if line == "merge model-1-1"] if tally.exists() else []
     assert len(merges) <= 2, f"{len(merges)} repairs"
 
 

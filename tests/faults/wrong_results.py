@@ -272,12 +272,12 @@ CHANGES = (
     changed("data are reversed and keep their time", DATA, "evaluate", 2, f"cp -p {DATA} <root>/t && {REVERSE} "
             f"&& touch -r <root>/t {DATA} && rm <root>/t", 1),
     changed("weights are replaced before a merge", WEIGHTS, "merge", 1, f"{OVERWRITE}{WEIGHTS}", 2),
-    changed("weights are replaced before a kinship", WEIGHTS, "measure", 1, f"{OVERWRITE}{WEIGHTS}", 2),
+    changed("weights are replaced before a kinship", WEIGHTS, "measure", 1, f"{OVERWRITE}{WEIGHTS}", 0),
     changed("weights are replaced before a score", "<family>/B/model.safetensors", "evaluate", 2,
             "cp -p <family>/B/model.safetensors <root>/t && cat <family>/A/model.safetensors > "
             "<family>/B/model.safetensors && touch -r <root>/t <family>/B/model.safetensors && rm <root>/t", 1),
     changed("the base is replaced before a kinship", "<family>/base/model.safetensors", "measure", 1,
-            f"{OVERWRITE}<family>/base/model.safetensors", 2),
+            f"{OVERWRITE}<family>/base/model.safetensors", 0),
     changed("a config.json changes before a score", "<family>/B/config.json", "evaluate", 2,
             "sed -i s/1e-06/1e-02/ <family>/B/config.json", 1),
 )  # fmt: skip

@@ -46,7 +46,7 @@ def real_soak(folder: Path, *, kills: int, seed: int) -> RealSoaked:
     session = partial(_session, config=config, temporary=temporary, draw=draw, found=found, starting_s=starting_s)
     found.models = len(expected.tree["nodes"])
     while found.kills < kills or found.runs == 0:
-        run = folder / f"runs-{found.runs}" / "run"
+        run = folder / f"soaked{found.runs:02}" / "run"  # as long as "expected", which the model cards hold
         while not session(run, is_killed=found.kills < kills):
             pass
         found.runs += 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evolve.errors import ModelError
-from evolve.files import MOST_MODEL_JSON, parse_json, read_bytes
+from evolve.files import MOST_MODEL_JSON, parse_json, read_bytes, shown
 
 __all__ = [
     "INDEX",
@@ -76,7 +76,9 @@ def read_index(path: Path) -> dict[str, str]:
         raise ModelError(f"{path} has no weight_map from tensors to files: download the model again")
     for shard in sorted(set(places.values())):
         if not _is_in(path.parent, shard):
-            raise ModelError(f"{path} names the shard {shard}, which is not in the folder: download the model again")
+            raise ModelError(
+                f"{path} names the shard {shown(shard)}, which is not in the folder: download the model again"
+            )
     return places
 
 

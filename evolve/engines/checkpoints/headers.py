@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, TypeGuard
 
 from evolve.errors import ModelError
-from evolve.files import open_regular, parse_json
+from evolve.files import open_regular, parse_json, shown
 
 __all__ = ["ITEM_BYTES", "TORCH_NAMES", "TensorInfo", "item_bytes", "read_tensors"]
 
@@ -121,12 +121,12 @@ def _tensor(name: str, file: str, entry: Any, start: int) -> TensorInfo:
     fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise ValueError(f"{_shown(name)} has the unknown type {_shown(dtype)}")
+        raise ValueError(f"{shown(name)} has the unknown type {shown(dtype)}")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        raise ValueError(f"{_shown(name)} has no valid shape or place")
+        raise ValueError(f"{shown(name)} has no valid shape or place")
     bits = list(accumulate([1, *shape, 8 * ITEM_BYTES[dtype]], mul))  # the library refuses any step that overflows
     if max(bits) > _MOST or bits[-1] != 8 * (offsets[1] - offsets[0]):
-        raise ValueError(f"{_shown(name)} does not fit its place")
+        raise ValueError(f"{shown(name)} does not fit its place")
     return TensorInfo(name, file, dtype, tuple(shape), start + offsets[0], offsets[1] - offsets[0])
 
 
@@ -138,11 +138,6 @@ def _end(tensors: Mapping[str, TensorInfo], start: int) -> int:
     """Return the position after the last tensor; the tensors must follow each other without gaps."""
     for info in sorted(tensors.values(), key=lambda info: (info.offset, info.size)):
         if info.offset != start:
-            raise ValueError(f"{_shown(info.name)} does not begin where the tensor before it ends")
+            raise ValueError(f"{shown(info.name)} does not begin where the tensor before it ends")
         start += info.size
     return start
-
-
-def _shown(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 120 else f"{text[:117]}..."

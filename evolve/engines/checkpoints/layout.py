@@ -14,6 +14,7 @@ from evolve.engines.checkpoints.experts import unstacked
 from evolve.engines.checkpoints.files import INDEX, SINGLE, is_pickled, read_index, read_json_object
 from evolve.engines.checkpoints.headers import TensorInfo, read_tensors
 from evolve.errors import ModelError
+from evolve.files import shown
 
 __all__ = ["Layout", "is_constant", "is_head", "read_config", "read_layout"]
 
@@ -162,7 +163,7 @@ def _check_settings(path: Path, config: Mapping[str, Any]) -> None:
     for key, kind, what in (("model_type", str, "a string"), ("vocab_size", int, "a whole number")):
         value = config.get(key)
         if value is not None and type(value) is not kind:
-            raise ModelError(f"{path}: {key} = {str(value)[:80]}: it must be {what}; download the model again")
+            raise ModelError(f"{path}: {key} = {shown(value)}: it must be {what}; download the model again")
 
 
 def _names_only(file: str, index: Path) -> bool:
@@ -191,9 +192,13 @@ def _read_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
     headers = {shard: read_tensors(folder / shard) for shard in sorted(set(places.values()))}
     for name, shard in places.items():
         if name not in headers[shard]:
-            raise ModelError(f"{index} puts {name} into {shard}, which does not hold it: download the model again")
+            raise ModelError(
+                f"{index} puts {shown(name)} into {shown(shard)}, which does not hold it: download the model again"
+            )
     for shard, tensors in headers.items():
         for name in tensors:
             if name in places and places[name] != shard:
-                raise ModelError(f"{folder} holds {name} in {places[name]} and in {shard}: download the model again")
+                raise ModelError(
+                    f"{folder} holds {shown(name)} in {places[name]} and in {shard}: download the model again"
+                )
     return {name: headers[shard][name] for name, shard in places.items()}

@@ -16,7 +16,7 @@ from typing import Any
 from evolve.engines.checkpoints.files import read_json_object
 from evolve.engines.quiet import loading_errors, quiet_transformers
 from evolve.errors import ModelError
-from evolve.files import MOST_MODEL_JSON, parse_json, read_bytes
+from evolve.files import MOST_MODEL_JSON, parse_json, read_bytes, shown
 
 __all__ = ["check_tokenizer", "same_vocabulary", "token_rows", "tokenizer_files"]
 
@@ -129,13 +129,13 @@ def _numbered(vocabulary: Any) -> tuple[dict[str, int], int]:
 
 def _text(token: Any) -> str:
     if type(token) is not str:
-        raise ValueError(f"the token {str(token)[:80]} is not a string")
+        raise ValueError(f"the token {shown(token)} is not a string")
     return token
 
 
 def _row(number: Any) -> int:
     if type(number) is not int or not 0 <= number < _MOST_ROWS:
-        raise ValueError(f"{str(number)[:80]} is not the number of a token")
+        raise ValueError(f"{shown(number)} is not the number of a token")
     return number
 
 
