@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evolve.engines.sources import LocatedModel
 from evolve.errors import DiskError
-from evolve.run.inputs import Checked, Rehearsed, Timing
+from evolve.run.inputs import Checked, Timing
 from evolve.run.session import Findings
 from evolve.views.numbers import duration, size
 
@@ -26,7 +26,7 @@ def findings_lines(findings: Findings, start: str, runs: Path) -> list[str]:
     checked = findings.checked
     problems = list(_problems(checked, runs))
     lines = [*_models(checked), *_tasks(checked), *_recipes(checked), *_merges(checked), *_disk(checked, runs)]
-    lines += _rehearsal(findings.rehearsed)
+    lines.append(f"rehearsal: {findings.rehearsed or 'none (--no-rehearsal)'}")
     lines += _timing(findings.timing)
     lines += [f"warning: {line}" for line in _warnings(checked)]
     lines += [f"warning: scores of {task} are not shared: {why}" for task, why in findings.unshared.items()]
@@ -122,16 +122,6 @@ def _free(runs: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _rehearsal(rehearsed: Rehearsed | None) -> Iterator[str]:
-    if rehearsed is None:
-        yield "rehearsal: none (--no-rehearsal)"
-        return
-    if rehearsed.models:
-        yield f"rehearsal: {', '.join(rehearsed.models)} scored on the first documents of each task"
-    if rehearsed.recipes:
-        yield f"rehearsal: a part of one pair merged by {', '.join(rehearsed.recipes)}"
-
-
 def _timing(timing: Timing | None) -> Iterator[str]:
     if timing is None:
         return
@@ -165,5 +155,5 @@ def _not_checked(checked: Checked) -> Iterator[str]:
     for name in checked.located.pickled:
         yield f"the pickled weights of {name}, which only the run reads"
     for name, fact in checked.tasks.items():
-        if fact.needs_hub:
-            yield f"the data of {name}, which come from the Hub"
+        if fact.documents is None:
+            yield f"the data of {name}, which are still on the Hub (`evolve check --download` fetches them)"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FILE_ARGUMENTS", "HUB_ARGUMENTS", "changed_arguments", "path_arguments"]
+__all__ = ["FILE_ARGUMENTS", "HUB_ARGUMENTS", "changed_arguments", "path_arguments", "path_exists"]
 
 HUB_ARGUMENTS = ("tokenizer", "peft", "delta")
 """Arguments that name a folder or a repository of the Hub."""
@@ -27,12 +27,20 @@ def path_arguments(arguments: Mapping[str, Any]) -> dict[str, Path]:
     found: dict[str, Path] = {}
 
     def collect(key: str, value: str) -> str:
-        if value.startswith("/") and key.partition(".")[0] not in _SCRATCH and _exists(Path(value)):
+        if value.startswith("/") and key.partition(".")[0] not in _SCRATCH and path_exists(Path(value)):
             found[key] = Path(value)
         return value
 
     changed_arguments(arguments, collect)
     return found
+
+
+def path_exists(path: Path) -> bool:
+    """Return whether there is a file or a folder with a path that may be any string."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long for this disk, or with a NUL
+        return False
 
 
 def _changed(key: str, value: Any, change: Callable[[str, str], Any]) -> Any:
@@ -43,10 +51,3 @@ def _changed(key: str, value: Any, change: Callable[[str, str], Any]) -> Any:
     if isinstance(value, list | tuple):
         return [_changed(f"{key}.{number}", part, change) for number, part in enumerate(value)]
     return value
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name too long for this disk, or with a NUL
-        return False

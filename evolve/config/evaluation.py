@@ -19,7 +19,6 @@ class TaskConfig(Section):
 
     task: TaskName = Field(
         min_length=1,
-        max_length=200,  # it becomes a part of the name of a file
         title="The benchmark: any task or group of lm-eval.",
         description="the name of an lm-eval task",
     )

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from evolve.config.arguments import FILE_ARGUMENTS, changed_arguments
+from evolve.config.arguments import FILE_ARGUMENTS, changed_arguments, path_exists
 from evolve.config.messages import describe_errors
 from evolve.config.schema import Config
 from evolve.errors import ConfigError, unreadable
@@ -188,7 +188,7 @@ def _foundation_source(source: Any, folder: Path) -> Any:
 def _argument(key: str, text: str, folder: Path) -> str:
     """Return a path in `model_args` as an absolute one, and any other string unchanged."""
     is_relative = text.startswith(("./", "../", "~/")) or text in {".", ".."}
-    is_known = key in FILE_ARGUMENTS and text != "" and _exists(folder / text)
+    is_known = key in FILE_ARGUMENTS and text != "" and path_exists(folder / text)
     return _absolute(text, folder) if is_relative or is_known else text
 
 
@@ -201,17 +201,7 @@ def _model_source(text: str, folder: Path) -> str:
 
 
 def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # a name too long for this disk
-        return False
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name too long for this disk
-        return False
+    return path_exists(path) and path.is_dir()
 
 
 def _recipe_source(text: str, folder: Path) -> str:

@@ -13,12 +13,10 @@ __all__ = ["Arguments", "ChildName", "ModelName", "Name", "Section", "TaskName",
 
 # mergekit reads `+` and `@` in a model's path as an adapter and a revision, and a name becomes a folder.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_MOST_NUMBER = 2**31 - 1
 _CHILD_NAME = re.compile(r"model-\d+-(\d+|exp(-\d+)?)")
-_MOST_TASK_NAME = 200
-
-
 _MOST_CHARACTERS = 100  # names are joined to names of files, which may have 255 bytes
+_MOST_TASK_BYTES = 200
+_MOST_NUMBER = 2**31 - 1
 
 
 def _check_name(name: str) -> str:
@@ -47,9 +45,9 @@ def _check_child_name(name: str) -> str:
 
 def _check_task_name(name: str) -> str:
     """Refuse a name that cannot be the name of a folder; a slash in it becomes an underscore."""
-    if not name.isprintable() or ".." in name or name.startswith((".", "/")) or len(name.encode()) > _MOST_TASK_NAME:
+    if not name.isprintable() or ".." in name or name.startswith((".", "/")) or len(name.encode()) > _MOST_TASK_BYTES:
         raise ValueError(
-            f"a task has a name of at most {_MOST_TASK_NAME} printable characters that does not begin with '.' or '/' "
+            f"a task has a name of at most {_MOST_TASK_BYTES} printable characters that does not begin with '.' or '/' "
             "and has no '..'; rename the task"
         )
     return name

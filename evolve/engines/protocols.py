@@ -12,7 +12,7 @@ folder and renames it into place.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -159,6 +159,10 @@ class TaskSpec:
     generation_kwargs: Mapping[str, Any] = field(default_factory=dict)
     dataset: Path | None = None
     revision: str | None = None
+
+    def shortened(self, documents: int) -> TaskSpec:
+        """Return the task with only its first documents."""
+        return replace(self, limit=documents if self.limit is None else min(self.limit, documents))
 
 
 def task_folder(task: str) -> str:
@@ -389,7 +393,7 @@ class MergePlanner(Protocol):
 
 @dataclass(frozen=True)
 class RehearseMergeJob:
-    """The rehearsal of one merge: its embeddings and its first layers are merged in memory.
+    """The rehearsal of one merge: its first and last layer, and all that is outside the layers, are merged in memory.
 
     Attributes:
         template: Name of the template.

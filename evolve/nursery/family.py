@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evolve.errors import InputError
+from evolve.files import MOST_RECORD, read_json
 from evolve.nursery.acceptance import OWN_TASK
 from evolve.nursery.corpus import Curriculum, Page, Teacher, curriculum, generator, tokenizer_text
 from evolve.nursery.recipe import RECIPE_VERSION, SPECIALISTS, NurseryRecipe
@@ -94,8 +95,8 @@ def load(directory: Path, *, seed: int | None = None, recipe: NurseryRecipe | No
         The family, or None if the folder has none, an incomplete one, or one of another seed, recipe or version.
     """
     try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+        manifest = read_json(directory / MANIFEST, MOST_RECORD)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     if not isinstance(manifest, dict) or type(manifest.get("seed")) is not int:
         return None

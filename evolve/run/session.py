@@ -169,7 +169,7 @@ class Session:
             found = inputs.fingerprint_inputs(checked, hashes, _reporter(observer), folder.portable)
         ready = inputs.prepare_models(found, self._preparer(folder, config, executor, hashes), self.engines)
         if self.rehearsal:
-            inputs.rehearse_ready(ready, self.engines, executor)
+            observer.note(f"rehearsal: {inputs.rehearse_ready(ready, self.engines, executor)}")
         else:
             observer.note("no rehearsal (--no-rehearsal): an error of the engines may end the run later")
         return ready, hashes

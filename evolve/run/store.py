@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evolve.config import TaskConfig
 from evolve.engines.protocols import BatchSize, EvaluateResult
-from evolve.files import MOST_RECORD, read_bytes
+from evolve.files import read_bytes
 from evolve.lineage import Score
 from evolve.run.durable import publish, replace_json
 from evolve.run.faults import fault_point
@@ -27,7 +27,7 @@ __all__ = ["ScoreRecord", "ScoreStore"]
 
 _LOG = logging.getLogger("evolve.run")
 _RECORD = "score.json"
-_MOST = 2**20  # bytes of a record
+_MOST = 1 << 20  # bytes of a record
 
 
 class ScoreRecord(BaseModel):
@@ -68,7 +68,7 @@ class ScoreRecord(BaseModel):
             return None
         try:
             _refuse_special_files(folder)
-            record = cls.model_validate_json(read_bytes(folder / _RECORD, MOST_RECORD))
+            record = cls.model_validate_json(read_bytes(folder / _RECORD, _MOST))
             _refuse_misfit(record, folder, key, task)
         except (OSError, ValueError) as error:  # pydantic's error is a ValueError
             reason = "it is no record of a score" if isinstance(error, ValidationError) else error
@@ -136,13 +136,11 @@ class ScoreStore:
 
 
 def _refuse_special_files(folder: Path) -> None:
-    """Raise ValueError if a folder holds a link, a device or a pipe, or a record that is too large to be one."""
+    """Raise ValueError if a folder holds a link, a device or a pipe."""
     for path in folder.rglob("*"):
         state = path.lstat()
         if not stat.S_ISREG(state.st_mode) and not stat.S_ISDIR(state.st_mode):
             raise ValueError(f"{path.name} is neither a file nor a folder")
-    if (folder / _RECORD).stat().st_size > _MOST:
-        raise ValueError(f"{_RECORD} is too large")
 
 
 def _refuse_misfit(record: ScoreRecord, folder: Path, key: str, task: TaskConfig) -> None:

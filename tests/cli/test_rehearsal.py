@@ -302,7 +302,8 @@ def test_it_can_be_turned_off(
     assert answer.out.count("no rehearsal (--no-rehearsal)") == 1
 
 
-def test_it_says_what_it_did(check: Callable[..., Any]) -> None:
-    lines = check().out.splitlines()
-    assert "rehearsal: A, B, C scored on the first documents of each task" in lines
-    assert "rehearsal: a part of one pair merged by slerp" in lines
+def test_it_says_what_it_did(check: Callable[..., Any], command: Callable[..., Any], fake_family: Path) -> None:
+    line = "rehearsal: A, B, C scored on the first documents of each task; a part of one pair merged by slerp"
+    assert line in check().out.splitlines()
+    answer = command("run", fake_family)
+    assert answer.out.count(line) == 1, answer.out

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evolve.engines.devices import device_name
+from evolve.engines.evaluation.reads import GENERATED
 from evolve.engines.evaluation.results import score_of
 from evolve.engines.protocols import EvaluateJob, EvaluateResult, Report, TaskScore, TaskSpec, task_folder
 from evolve.errors import EvaluationError
@@ -98,7 +99,7 @@ def score_all(
     documents: dict[str, int] = {}
     with ExitStack() as stack:
         report("reading tasks", 0, 1)
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="evolve-tasks-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=GENERATED)))
         loaders = _loaders(job, folder)
         # Building all tasks first finds a wrong one before hours of scoring.
         for task, loader in loaders.items():

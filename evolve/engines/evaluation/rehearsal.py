@@ -43,10 +43,7 @@ def rehearse_evaluation(job: RehearseEvaluationJob, report: Report, device: str 
     from evolve.engines.evaluation.quiet import quiet
     from evolve.engines.generators import preserved_generators
 
-    tasks = tuple(
-        replace(spec, limit=_DOCUMENTS if spec.limit is None else min(spec.limit, _DOCUMENTS))
-        for spec in job.evaluation.tasks
-    )
+    tasks = tuple(spec.shortened(_DOCUMENTS) for spec in job.evaluation.tasks)
     with quiet(evaluating=True), preserved_generators(), tempfile.TemporaryDirectory(prefix="evolve-first-") as output:
         evaluation = replace(job.evaluation, tasks=tasks, output=Path(output), request_caches={})
         with _undefined_averages():
@@ -167,7 +164,7 @@ class _Explained(Hooks):
         words = words if len(words) <= _MOST else f"{words[:_MOST]} ..."
         named = next((key for key, value in settings.items() if _is_named(key.rpartition(".")[2], value, words)), None)
         if named is not None:
-            return ConfigError(f"{named} = {json.dumps(settings[named], default=str)}: {words}")
+            return ConfigError(f"{named} = {json.dumps(settings[named], default=str)}: {words}; correct or remove it")
         return RehearsalError(words, otherwise)
 
 

@@ -15,6 +15,7 @@ from jinja2.filters import do_round
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from evolve.engines.merging._content import shown
 from evolve.errors import RecipeError
 from evolve.files import MOST_TEXT
 
@@ -45,7 +46,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if not (isinstance(left, int | float) and isinstance(right, int | float)):
-            raise SecurityError(f"{operator} needs two numbers, and has {_shown(left)} and {_shown(right)}")
+            raise SecurityError(f"{operator} needs two numbers, and has {shown(left)} and {shown(right)}")
         result = super().call_binop(context, operator, left, right)
         if not abs(result) <= _MOST_NUMBER:
             raise SecurityError(f"{left} {operator} {right} is not a number between -10**15 and 10**15")
@@ -157,8 +158,3 @@ def _round(value: float, precision: int = 0, method: Any = "common") -> float:
     if not 0 <= precision <= _MOST_DECIMALS:
         raise SecurityError(f"round needs 0 to {_MOST_DECIMALS} decimals")
     return do_round(value, precision, method)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -6,7 +6,7 @@ foundations are loaded one after another, so that the device holds one at a time
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +33,20 @@ class Rehearsed:
     Attributes:
         models: Names of the foundations that were scored on a few documents.
         recipes: Names of the recipes by which a pair was partly merged.
-        skipped: What could not be rehearsed, each with the reason.
+        skipped: What could not be rehearsed although its models are here, each with the reason.
     """
 
     models: tuple[str, ...]
     recipes: tuple[str, ...]
     skipped: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = []
+        if self.models:
+            parts.append(f"{', '.join(self.models)} scored on the first documents of each task")
+        if self.recipes:
+            parts.append(f"a part of one pair merged by {', '.join(self.recipes)}")
+        return "; ".join(parts) or "nothing, because no model is ready"
 
 
 def rehearse_ready(ready: Ready, engines: Engines, executor: Executor) -> Rehearsed:
@@ -106,27 +114,16 @@ class _Rehearsal:
         recipes = self._merge(models)
         if tasks:
             self._evaluate(models, tasks)
-        return Rehearsed(tuple(models if tasks else ()), recipes, tuple(self._skipped(models, recipes, tasks)))
+        return Rehearsed(tuple(models if tasks else ()), recipes, tuple(self._skipped(recipes)))
 
-    def _skipped(self, models: Sequence[str], recipes: Sequence[str], tasks: Sequence[TaskSpec]) -> list[str]:
-        config, known = self.config, {spec.task for spec in tasks}
-        return [
-            *(
-                f"{name} by a rehearsal: its weights are not ready"
-                for name in config.foundation_models
-                if name not in models
-            ),
-            *(
-                f"recipe {name} by a rehearsal: its models are not ready"
-                for name in config.merge.recipes
-                if name not in recipes
-            ),
-            *(
-                f"{task.task} by a rehearsal: its data are not here"
-                for task in config.evaluation.tasks
-                if task.task not in known
-            ),
-        ]
+    def _skipped(self, recipes: Sequence[str]) -> Iterator[str]:
+        located = self.checked.located
+        for name in self.config.foundation_models:
+            if name in located.models and name not in self.paths:
+                yield f"an evaluation of {name}, which only the run prepares"
+        for name in () if located.missing else self.config.merge.recipes:
+            if name not in recipes:
+                yield f"a merge by recipe {name}, whose models only the run prepares"
 
     # --------------------------------------------------------------------------------------------------------- merges
 

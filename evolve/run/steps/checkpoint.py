@@ -12,6 +12,7 @@ from evolve.engines import merging
 from evolve.engines.checkpoints import read_layout
 from evolve.engines.protocols import MergeJob, MergeResult
 from evolve.errors import DiskError, ModelError
+from evolve.files import MOST_TEXT, read_text
 from evolve.lineage import Model
 from evolve.run.checkpoints import Manifest
 from evolve.run.child import Child, choose_tokenizer, size_of
@@ -119,13 +120,15 @@ class CheckpointWork:
 
     def has_current_recipe(self) -> bool:
         """Return whether the recipe exists with the present paths, or cannot be written yet."""
-        path = self.context.folder.recipe(self.model.name)
         try:
             recipe = self.child.recipe()
         except ModelError as error:
             _LOG.info("the recipe of %s is not written yet: %s", self.model.name, error)
             return True
-        return path.exists() and path.read_text(encoding="utf-8") == recipe
+        try:
+            return read_text(self.context.folder.recipe(self.model.name), MOST_TEXT) == recipe
+        except OSError:
+            return False
 
     @property
     def _purpose(self) -> str:
