@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from evolve.errors import TaskError
+from evolve.files import parse_json
 
 __all__ = ["local_dataset", "validate_files", "with_own_cache"]
 
@@ -158,7 +158,7 @@ def _json_rows(task: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError as error:
                 raise TaskError(
                     f"evaluation: {file}, line {number}, data of task '{task}', is not JSON: {error}"
