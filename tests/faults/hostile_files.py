@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
-
 from tests.faults.places import configure, edit_json, text, together, write
 from tests.faults.table import Change, Fault, Place, Step, nothing
 
@@ -359,22 +357,6 @@ def task_file(content: str) -> Change:
     )
 
 
-def looping_task(place: Place) -> None:
-    items = write(place.family / "tasks" / "items.jsonl", '{"question": "a"}\n{"question": "b"}\n')
-    task = {
-        "task": "mine",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(items)}},
-        "output_type": "multiple_choice",
-        "test_split": "test",
-        "doc_to_text": loop("x"),
-        "doc_to_choice": ["a", "b"],
-        "doc_to_target": 0,
-        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-    }
-    task_file(yaml.safe_dump(task))(place)
-
-
 ITEMS = (
     refused("items of brackets", own_items(rows="[" * BRACKETS + "\n"), TASK, "validation.jsonl", **REAL),
     refused("items that are not UTF-8", own_items(rows=b'{"sentence": "\xff"}\n'), TASK, "validation.jsonl", **REAL),
@@ -390,7 +372,6 @@ ITEMS = (
             "mine", **REAL, slow=True),
     refused("a task file that is a device", together(task_file("task: mine\n"), replaced("tasks/mine.yaml",
             lambda path: path.symlink_to("/dev/zero"))), "mine", **REAL, slow=True),
-    refused("a task whose prompt loops", looping_task, TASK, "mine", **REAL),
     refused("a home folder of no one as data of the tasks", configure(evaluation__datasets={"winogrande":
             "~nosuchuser/data"}), "evaluation.datasets.winogrande", "nosuchuser", **REAL),
 )  # fmt: skip
