@@ -103,7 +103,7 @@ def pickled(place: Place) -> None:
 
 HOOKED = f"{TOOL}/hooked_evolve.py <root>/hooks.json"
 IN_RUN = {"EVOLVE_FAKE": "evaluate:model-1-1:sleep5"}
-STAGES = ("inspect_models", "inspect_tasks", "rehearse", "rehearse_merge", "rehearse_evaluation")
+STAGES = ("inspect_models", "inspect_tasks", "plan_merges", "rehearse_merge", "rehearse_evaluation")
 SIGNALS = (("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129))
 KILLS = (
     *(signalled(f"{number} in a run", number, "<run>/evals/A", code, f"interrupted by {number}", "nothing is lost",
