@@ -41,7 +41,9 @@ def _real(place: Path, kills: int, seed: int) -> list[str]:
 
     found = real_soak(place, kills=kills, seed=seed)
     targets = ", ".join(f"{target} {count}" for target, count in sorted(found.by_target.items()))
-    print(f"kills: {found.kills} ({targets}) over {found.sessions} sessions of {found.runs} runs of {found.models} models")
+    print(
+        f"kills: {found.kills} ({targets}) over {found.sessions} sessions of {found.runs} runs of {found.models} models"
+    )
     print(f"before the first event of a run: {found.before_begin}, while a session started: {found.before_work}")
     print(f"seconds: {found.seconds:.0f}")
     return found.problems

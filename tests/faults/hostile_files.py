@@ -69,7 +69,9 @@ def _sparse(path: Path, size: int) -> None:
         file.truncate(size)
 
 
-def unreadable(kind: str, name: str, *said: str, without: tuple[str, ...] = (), prepared: Change = nothing, **more: Any) -> list[Fault]:
+def unreadable(
+    kind: str, name: str, *said: str, without: tuple[str, ...] = (), prepared: Change = nothing, **more: Any
+) -> list[Fault]:
     return [
         refused(f"{kind} is {how}", together(prepared, replaced(name, make)), *said, **more)
         for how, make in UNREADABLE.items()

@@ -42,7 +42,9 @@ def sealed(entry: dict[str, Any], place: Place) -> bytes:
     return body + f', "crc": "{zlib.crc32(body):08x}"}}\n'.encode()
 
 
-def hostile(name: str, before: Change, *, family: str = "begun", code: int | tuple[int, ...] = (0, 1, 2), **more: Any) -> Fault:
+def hostile(
+    name: str, before: Change, *, family: str = "begun", code: int | tuple[int, ...] = (0, 1, 2), **more: Any
+) -> Fault:
     """Return a row: a run is resumed, and may only write into its own folder."""
     options = {"engines": "fake", "changes": RUN_FOLDER, "seconds": 30.0} | more
     step = Step(options.pop("arguments", RESUME), before, code=code, **options)  # type: ignore[arg-type]
@@ -335,7 +337,9 @@ def foreign_task(code: str = "own", *, where: str = "tasks") -> Change:
         shown = place.named(yaml.safe_dump(OWN_TASK)) + f"doc_to_target: !function {code}.target\n"
         write(place.family / "tasks" / "mine.yaml", shown)
         write(place.family / where / "own.py", place.named(CODE))
-        configure(evaluation__tasks=[{"task": "mine"}], evaluation__datasets={}, evaluation__task_dirs=["./tasks"])(place)
+        configure(evaluation__tasks=[{"task": "mine"}], evaluation__datasets={}, evaluation__task_dirs=["./tasks"])(
+            place
+        )
 
     return change
 
@@ -350,7 +354,9 @@ def included_task(place: Place) -> None:
 
 def class_task(place: Place) -> None:
     foreign_task()(place)
-    content = place.named(CODE) + "from lm_eval.api.task import ConfigurableTask\nclass Mine(ConfigurableTask):\n    pass\n"
+    content = (
+        place.named(CODE) + "from lm_eval.api.task import ConfigurableTask\nclass Mine(ConfigurableTask):\n    pass\n"
+    )
     write(place.family / "tasks" / "own.py", content)
     write(place.family / "tasks" / "mine.yaml", "task: mine\nclass: !function own.Mine\n")
 
@@ -412,4 +418,3 @@ def moving(name: str, family: str) -> Fault:
 MOVED = (moving("recipes of a moved run", "begun"), moving("recipes of a moved run that has finished", "finished"))
 
 ROWS = (*LINKS, *FORGED, *TEXTS, *REPAIRS, *DURING, *TRUST, *MOVED)
-

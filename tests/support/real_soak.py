@@ -206,7 +206,9 @@ def _compare(run: Path, expected: Reference, found: RealSoaked) -> None:
     tree, expected_tree = (_plain(part) for part in (tree_without_times(run), expected.tree))
     changed = [key for key in {*tree, *expected_tree} if tree.get(key) != expected_tree.get(key)]
     if changed:
-        found.problems.append(f"another tree: {[(key, tree.get(key), expected_tree.get(key)) for key in sorted(changed)]}")
+        found.problems.append(
+            f"another tree: {[(key, tree.get(key), expected_tree.get(key)) for key in sorted(changed)]}"
+        )
     ours, theirs = set(files(run)), set(expected.files)
     if ours != theirs:
         found.problems.append(f"other files: {sorted(ours - theirs)} instead of {sorted(theirs - ours)}")
