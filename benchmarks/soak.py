@@ -13,7 +13,7 @@ from pathlib import Path
 _REPOSITORY = Path(__file__).parents[1]
 sys.path[:0] = [str(_REPOSITORY / "tests" / "support"), str(_REPOSITORY)]
 
-from soak import soak
+from soak import soak  # noqa: E402 - after the paths are set
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def _fake(place: Path, kills: int, seed: int) -> list[str]:
     found = soak(place, kills=kills, seed=seed, foundations=12)
     targets = ", ".join(f"{target} {count}" for target, count in sorted(found.by_target.items()))
     print(f"kills: {found.kills} ({targets}) over {found.sessions} sessions of one run of {found.models} models")
-    print(f"unfinished steps that were repeated: {found.repeated}; workers that outlived their driver: {found.orphans}")
+    print(f"unfinished steps that were repeated: {found.repeated}")
     print(f"seconds: {found.seconds:.0f}")
     return found.problems
 
@@ -41,9 +41,8 @@ def _real(place: Path, kills: int, seed: int) -> list[str]:
 
     found = real_soak(place, kills=kills, seed=seed)
     targets = ", ".join(f"{target} {count}" for target, count in sorted(found.by_target.items()))
-    print(
-        f"kills: {found.kills} ({targets}) over {found.sessions} sessions of {found.runs} runs of {found.models} models"
-    )
+    work = f"{found.sessions} sessions of {found.runs} runs of {found.models} models"
+    print(f"kills: {found.kills} ({targets}) over {work}")
     print(f"before the first event of a run: {found.before_begin}, while a session started: {found.before_work}")
     print(f"seconds: {found.seconds:.0f}")
     return found.problems

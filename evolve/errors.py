@@ -10,9 +10,12 @@ EvolveError                     exit code 1: the work could not be done
 │   └── RunFolderError          a run folder, its journal or its lock
 ├── MergeError                  a merge produced no usable checkpoint
 ├── EvaluationError             an evaluation produced no usable score
+│   └── RehearsalError          it failed on the first documents
 ├── KinshipError                a kinship is undefined or not finite
 └── RunError                    a run cannot continue; it can be resumed when the cause is fixed
-    └── DiskError               the disk is full
+    ├── DiskError               the disk is full, or a file reached the limit of its size
+    ├── InputsChangedError      a file that the run reads has changed since the run began
+    └── OutOfMemoryError        the host or the device is too small for a call
 ```
 
 The user sees only the message of such an error. It says which value of which file or key is wrong, and how to fix it.
@@ -21,21 +24,36 @@ Any other exception is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+import re
+
 __all__ = [
     "ConfigError",
     "DiskError",
     "EvaluationError",
     "EvolveError",
     "InputError",
+    "InputsChangedError",
     "KinshipError",
     "MergeError",
     "ModelError",
+    "OutOfMemoryError",
     "RecipeError",
+    "RehearsalError",
     "RunError",
     "RunFolderError",
     "TaskError",
+    "full_disk",
+    "make_room",
     "unreadable",
 ]
+
+_FULL_DISK = {
+    errno.ENOSPC: ("no space left on device", "disk is full"),
+    errno.EDQUOT: ("disk quota exceeded",),
+    errno.EFBIG: ("file too large",),
+}
+"""Error numbers of a full disk, an exhausted quota and a file size limit, and the messages of libraries about them."""
 
 
 class EvolveError(Exception):
@@ -78,6 +96,19 @@ class EvaluationError(EvolveError):
     """An evaluation produced no usable score."""
 
 
+class RehearsalError(EvaluationError):
+    """The rehearsal of an evaluation failed, because of the model or of a setting.
+
+    Attributes:
+        setting: Key and value of the setting that is wrong if the rehearsal of every model fails in the same way; None
+            if the model is wrong in any case.
+    """
+
+    def __init__(self, words: str, setting: str | None = None) -> None:
+        super().__init__(words)
+        self.setting = setting
+
+
 class KinshipError(EvolveError):
     """A kinship is undefined or not finite."""
 
@@ -87,9 +118,44 @@ class RunError(EvolveError):
 
 
 class DiskError(RunError):
-    """The disk is full."""
+    """The disk is full, or a file reached the limit of its size."""
+
+
+class InputsChangedError(RunError):
+    """A file that the run reads has changed since the run began."""
+
+
+class OutOfMemoryError(RunError):
+    """The memory of the host or of the device was too small for a call."""
 
 
 def unreadable(error: OSError) -> str:
-    """Return the message about a file or folder that the system does not let evolve read."""
+    """Return the message about a file or folder that cannot be read.
+
+    An error of `evolve.files` has no number; it says itself what is wrong with the file.
+    """
+    if error.errno is None:
+        return f"{error}; give another file"
     return f"{error.filename}: cannot be read ({error.strerror}); make it readable"
+
+
+def full_disk(error: BaseException) -> int | None:
+    """Return the error number of a full disk, an exhausted quota or a file size limit; None for any other error.
+
+    An OSError has the number. safetensors, SQLite and Arrow give only a message.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number is not None:
+        return number if number in _FULL_DISK else None
+    if isinstance(error, EvolveError):
+        return None
+    words = str(error).lower()
+    found = re.search(r"os error (\d+)", words)
+    if found is not None:
+        return int(found[1]) if int(found[1]) in _FULL_DISK else None
+    return next((number for number, phrases in _FULL_DISK.items() if any(p in words for p in phrases)), None)
+
+
+def make_room(number: int | None) -> str:
+    """Return what the user has to do after an error with a number from `full_disk`."""
+    return "raise the limit of the file size (`ulimit -f`)" if number == errno.EFBIG else "make room"

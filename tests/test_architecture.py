@@ -19,6 +19,7 @@ import evolve
 ROOT = Path(evolve.__file__).parents[1]
 HEAVY = ("torch", "transformers", "mergekit", "lm_eval")
 SHARED_BY_TESTS = {"support"}
+OF_NO_PACKAGE = {"faults", "fuzz"}  # tests of the whole, from outside
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((ROOT / "evolve").rglob("*.py"))
@@ -188,6 +189,7 @@ def test_every_error_has_an_exit_code_and_a_place_in_the_overview():
 
 def test_the_folders_of_tests_are_those_of_the_packages():
     folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")} - {Path()}
+    folders -= {Path(name) for name in OF_NO_PACKAGE}
     packages = {MODULES[name].parent.relative_to(ROOT / "evolve") for name in PACKAGES} - {Path()}
 
     assert not folders - packages
@@ -195,4 +197,5 @@ def test_the_folders_of_tests_are_those_of_the_packages():
     assert not {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name[0] not in "._"} - {
         *(path.parts[0] for path in packages),
         *SHARED_BY_TESTS,
+        *OF_NO_PACKAGE,
     }

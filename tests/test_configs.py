@@ -42,7 +42,7 @@ def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setattr(driving, "Session", partial(Session, executors=InlineExecutor))
 
     def call(name: str, *settings: str, offline: bool = False) -> str:
-        driving.check_config(path_of(name), list(settings), offline=offline, download=False, time=False)
+        driving.check_config(path_of(name), list(settings), offline=offline, download=False, time=False, rehearsal=True)
         return capsys.readouterr().out
 
     return call
@@ -97,7 +97,7 @@ def test_offline_lists_models_and_data_of_the_hub_as_not_checked(name: str, chec
     tasks = [task.task for task in load_config(path_of(name)).evaluation.tasks]
     assert not_checked(output) == [
         *(f"{source}: {UNREACHABLE}" for source in sources),
-        *(f"the data of {task}, which come from the Hub" for task in tasks),
+        *(f"the data of {task}, which are still on the Hub (`evolve check --download` fetches them)" for task in tasks),
     ]
     assert "disk: unknown without the models" in output
     assert "parsed by mergekit" in output
@@ -118,7 +118,7 @@ def test_models_that_cannot_be_reached_are_an_error(name: str, checked: Checked)
 
 def test_offline_and_download_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exclude each other"):
-        driving.check_config(tmp_path / "no.yaml", [], offline=True, download=True, time=False)
+        driving.check_config(tmp_path / "no.yaml", [], offline=True, download=True, time=False, rehearsal=True)
 
 
 def test_adapters_without_their_models(checked: Checked, adapters: list[str]) -> None:

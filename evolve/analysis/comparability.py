@@ -54,7 +54,9 @@ def _settings_of_task(tree: FamilyTree, task: TaskConfig, limited: set[str]) -> 
     settings = {
         f"{prefix}.weight": task.weight,
         f"{prefix}.higher_is_better": task.signed_weight > 0,
-        f"evaluation.datasets.{task.task}": {k: v for k, v in data.items() if not k.startswith("task_dirs.")},
+        f"evaluation.datasets.{task.task}": sorted(
+            (name.rpartition("/")[2], digest) for name, digest in data.items() if not name.startswith("task_dirs.")
+        ),
         "evaluation.task_dirs": {k: v for k, v in data.items() if k.startswith("task_dirs.")},
     }
     for key, value in found.items():

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from evolve.cli.app import main
+from evolve.cli.entry import main
 
 __all__ = ["main"]

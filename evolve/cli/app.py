@@ -5,17 +5,17 @@ What a command does is imported when it is called, so that `--help` loads nothin
 
 from __future__ import annotations
 
-import sys
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from evolve import __version__
-from evolve.cli.names import complete_models, complete_runs, find_run
-from evolve.errors import EvolveError
+from evolve.cli.names import complete_models, complete_runs, expanded, find_run
+from evolve.errors import InputError
 
-__all__ = ["app", "main"]
+__all__ = ["app", "call"]
 
 _UsageError: Any = typer.BadParameter.__bases__[0]  # click's, which typer does not export
 _RUNS, _LOOK, _TOOLS = "Runs", "Results", "Tools"
@@ -30,7 +30,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ConfigPath = Annotated[Path, typer.Argument(help="Configuration file (YAML).", metavar="CONFIG", show_default=False)]
+ConfigPath = Annotated[
+    Path, typer.Argument(help="Configuration file (YAML).", metavar="CONFIG", show_default=False, parser=expanded)
+]
 RunPath = Annotated[
     Path,
     typer.Argument(
@@ -53,27 +55,23 @@ Overrides = Annotated[
 Force = Annotated[
     bool, typer.Option("--force", metavar="", help="Take over a run whose process on another host has certainly ended.")
 ]
+NoRehearsal = Annotated[
+    bool,
+    typer.Option(
+        "--no-rehearsal",
+        metavar="",
+        help="Do not load each model, score it on two documents of each task and merge a part of a pair beforehand.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON.", rich_help_panel=_OUTPUT)]
 
 
-def main() -> None:
-    """Run the command line; an error that evolve raises on purpose becomes one message and an exit code."""
+def call() -> int:
+    """Call the command that the arguments name, and return its exit code; wrong arguments give one message."""
     try:
-        sys.exit(app(standalone_mode=False))
-    except EvolveError as error:
-        from evolve.cli.output import say_error
-
-        say_error(f"evolve: {error}")
-        for note in getattr(error, "__notes__", ()):
-            print(note, file=sys.stderr)
-        sys.exit(error.exit_code)
+        return int(app(standalone_mode=False) or 0)
     except _UsageError as error:
-        sys.exit(_explain(error))
-    except (KeyboardInterrupt, typer.Abort):
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
+        return _explain(error)
 
 
 def _explain(error: Any) -> int:
@@ -109,6 +107,10 @@ def _options(
     ] = False,
 ) -> None:
     del version
+    try:
+        os.getcwd()  # noqa: PTH109 - Path.cwd() is the same call
+    except OSError as error:
+        raise InputError(f"the working directory cannot be used ({error.strerror}); change to another one") from None
 
 
 @app.command(epilog="Example: evolve run configs/demo.yaml --set strategy.top_k=4", rich_help_panel=_RUNS)
@@ -116,15 +118,19 @@ def run(
     config: ConfigPath,
     *,
     run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", metavar="DIR", help="Folder of the run.", show_default="runs/<name>")
+        Path | None,
+        typer.Option(
+            "--run-dir", metavar="DIR", help="Folder of the run.", show_default="runs/<name>", parser=expanded
+        ),
     ] = None,
     overrides: Overrides = None,
     force: Force = False,
+    no_rehearsal: NoRehearsal = False,
 ) -> None:
     """Start the run of a configuration, or resume it."""
     from evolve.cli.driving import run_config
 
-    run_config(config, run_dir, overrides or [], force=force)
+    run_config(config, run_dir, overrides or [], force=force, rehearsal=not no_rehearsal)
 
 
 @app.command(epilog="Example: evolve resume demo", rich_help_panel=_RUNS)
@@ -151,11 +157,12 @@ def check(
         bool,
         typer.Option("--time", metavar="", help="Time one batch of the evaluation, and estimate the time of the run."),
     ] = False,
+    no_rehearsal: NoRehearsal = False,
 ) -> None:
     """Validate configuration, models, recipes, tasks, data and disk space before a run."""
     from evolve.cli.driving import check_config
 
-    check_config(config, overrides or [], offline=offline, download=download, time=time)
+    check_config(config, overrides or [], offline=offline, download=download, time=time, rehearsal=not no_rehearsal)
 
 
 @app.command(epilog="Example: evolve status demo", rich_help_panel=_LOOK)
@@ -237,7 +244,9 @@ def kinship(
 
 @app.command(epilog="Example: evolve nursery runs/nursery", rich_help_panel=_TOOLS)
 def nursery(
-    directory: Annotated[Path, typer.Argument(help="Folder for the models.", metavar="DIR", show_default=False)],
+    directory: Annotated[
+        Path, typer.Argument(help="Folder for the models.", metavar="DIR", show_default=False, parser=expanded)
+    ],
     *,
     seed: Annotated[
         int | None,

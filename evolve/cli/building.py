@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-import tempfile
+from contextlib import closing, suppress
 from itertools import combinations
 from pathlib import Path
 
 from evolve.cli.display import display
 from evolve.cli.output import say
+from evolve.cli.streams import OutputLost
 from evolve.config import Config, EvaluationConfig, TaskConfig
 from evolve.engines import REAL
 from evolve.engines.checkpoints import read_layout
 from evolve.engines.protocols import EvaluateResult, MergeJob, Report
 from evolve.errors import EvolveError, InputError
-from evolve.nursery import OWN_TASK, Family, build, load, shortfalls
+from evolve.nursery import OWN_TASK, Family, build, load, refuse_foreign, shortfalls
 from evolve.nursery.family import MANIFEST, UNFINISHED
 from evolve.run.child import Child, load_template
 from evolve.run.executors import Call, Executor, LocalExecutor, run_call
+from evolve.run.interrupts import Interrupted, raising_signals
+from evolve.run.scratch import scratch_folder
 from evolve.run.tasks import evaluate_job, task_specs
 
 __all__ = ["TASKS", "build_family"]
@@ -49,17 +52,18 @@ def build_family(directory: Path, seed: int | None) -> None:
         return
     if load(directory) is not None:
         raise InputError(f"{directory}: has a family of another seed than --seed {seed}; give another folder")
-    with display() as watching:
-        executor = LocalExecutor(watching.working)
-        try:
+    try:
+        with raising_signals(), display() as watching, closing(LocalExecutor(watching.working)) as executor:
             family: Family = run_call(executor, Call("nursery", _build, (directory.absolute(), seed or 0)))
             problems, lines = _examine(executor, family)
-        finally:
-            executor.close()
-    for line in lines:
-        say(line)
+    except Interrupted as interrupted:
+        raise interrupted.with_advice(f"{directory} has no complete family, start the command again") from None
     if problems:
         (family.directory / MANIFEST).replace(family.directory / UNFINISHED)  # another build may replace this family
+    with suppress(OutputLost):  # the family is there
+        for line in lines:
+            say(line)
+    if problems:
         raise EvolveError(f"{directory}: is not a usable test bed: {'; '.join(problems)}; try another --seed")
 
 
@@ -67,6 +71,7 @@ def _check_usable(directory: Path) -> None:
     try:
         if directory.exists() and not directory.is_dir():
             raise InputError(f"{directory}: is a file; give a folder for the family")
+        refuse_foreign(directory)
         existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
     except OSError as error:
         raise InputError(f"{directory}: cannot be used ({error.strerror}); give another folder") from None
@@ -82,8 +87,7 @@ def _build(job: tuple[Path, int], report: Report) -> Family:
 def _examine(executor: Executor, family: Family) -> tuple[list[str], list[str]]:
     """Score the specialists and the merge of each pair; return the reasons to refuse the family, and the scores."""
     lines, scores, merges = [], {}, {}
-    with tempfile.TemporaryDirectory(prefix="evolve-") as folder:
-        scratch = Path(folder)
+    with scratch_folder() as scratch:
         for name, path in family.specialists.items():
             scores[name] = _evaluate(executor, family, path, scratch / f"{name}-scores")
             lines.append(f"{name}: {_line(scores[name])}")

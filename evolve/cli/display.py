@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,6 +15,7 @@ from rich.text import Text
 
 from evolve.analysis import remaining
 from evolve.cli.output import print_text
+from evolve.cli.streams import Stream
 from evolve.lineage import Event, FamilyTree, GenerationPlanned
 from evolve.views import describe_event, time_left
 from evolve.views.numbers import duration, points
@@ -20,16 +23,21 @@ from evolve.views.text import plain
 
 __all__ = ["Bars", "Display", "display"]
 
+_LOG = logging.getLogger("evolve.run")
 _PLAIN_EVERY_S = 60.0
 _COUNTABLE = 1_000_000  # larger totals are bytes, shown as a percentage
 
 
 class Display:
-    """An observer that prints one line for each event, and one a minute for a long step."""
+    """An observer that prints one line for each event, and one a minute for a long step.
+
+    A display from `display` drops what cannot be written, and says so at the next event in the log of the run.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._last = time.monotonic()
+        self._has_logged = False
 
     def show_position(self, tree: FamilyTree) -> None:
         """Show the position of a resumed run; plain lines show only new events."""
@@ -41,6 +49,7 @@ class Display:
         left = time_left(tree) if isinstance(event, GenerationPlanned) else None
         if left is not None:
             self.note(f"time left: {left}")
+        self._log_loss()
 
     def working(self, call_id: str, words: str, done: int, total: int) -> None:
         """Print the progress of a step, at most once a minute."""
@@ -52,6 +61,13 @@ class Display:
         self._last = time.monotonic()
         line = Text.assemble((time.strftime("%H:%M:%S"), "dim"), " ", plain(words))
         print_text(self.console, line)
+
+    def _log_loss(self) -> None:
+        """Log once that the output is lost; a run that records events has its log."""
+        lost = self.console.file.lost if isinstance(self.console.file, Stream) else None
+        if lost is not None and not self._has_logged:
+            self._has_logged = True
+            _LOG.warning("%s; the run goes on without it", lost)
 
     def __enter__(self) -> Display:
         return self
@@ -169,7 +185,7 @@ def display(*, stderr: bool = False) -> Display:
     Args:
         stderr: Write to standard error, for commands that print results to standard output.
     """
-    console = _Steady(stderr=stderr)
+    console = _Steady(file=Stream.lenient(sys.stderr if stderr else sys.stdout))
     can_move = console.is_interactive and console.file.isatty()  # FORCE_COLOR makes any file a terminal for rich
     return Bars(console) if can_move else Display(console)
 

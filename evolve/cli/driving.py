@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from evolve.cli.display import display
 from evolve.cli.findings import findings_lines, refuse_full_disk
 from evolve.cli.names import RUNS
 from evolve.cli.output import say, show
+from evolve.cli.streams import OutputLost
 from evolve.config import Config, load_config
 from evolve.engines import REAL
 from evolve.errors import EvolveError, InputError, RunFolderError
 from evolve.lineage import FamilyTree
 from evolve.run.folder import RunFolder
 from evolve.run.inputs import Fetch
-from evolve.run.interrupts import Interrupted
+from evolve.run.interrupts import Interrupted, raising_signals
 from evolve.run.session import Finished, Session
 from evolve.views import resume_line, summary_view
 from evolve.views.text import command
@@ -25,12 +27,16 @@ from evolve.views.text import command
 __all__ = ["check_config", "resume_run", "run_config"]
 
 
-def run_config(config: Path, run_dir: Path | None, overrides: list[str], *, force: bool) -> None:
+def run_config(config: Path, run_dir: Path | None, overrides: list[str], *, force: bool, rehearsal: bool) -> None:
     """Start or resume the run of a configuration."""
     settings = load_config(config, overrides)
     folder = run_dir or RUNS / settings.name
+
+    def work(session: Session) -> Finished:
+        return replace(session, rehearsal=rehearsal).run(settings, folder)
+
     with _naming(config):
-        _drive(folder, force, _start(config, run_dir, overrides), lambda session: session.run(settings, folder))
+        _drive(folder, force, _start(config, run_dir, overrides), work)
 
 
 def resume_run(folder: Path, *, force: bool) -> None:
@@ -38,7 +44,9 @@ def resume_run(folder: Path, *, force: bool) -> None:
     _drive(folder, force, None, lambda session: session.resume(folder))
 
 
-def check_config(config: Path, overrides: list[str], *, offline: bool, download: bool, time: bool) -> None:
+def check_config(
+    config: Path, overrides: list[str], *, offline: bool, download: bool, time: bool, rehearsal: bool
+) -> None:
     """Validate configuration, models, tasks, data and disk, and print what the run will need."""
     if offline and download:
         raise InputError("--offline and --download exclude each other; give one of them")
@@ -46,9 +54,11 @@ def check_config(config: Path, overrides: list[str], *, offline: bool, download:
     fetch = Fetch(download=download, need_all=not offline)
     with _naming(config), display() as watching:
         try:
-            findings = Session(REAL, watching).check(settings, fetch, time=time)
+            session = Session(REAL, watching, rehearsal=rehearsal)
+            with raising_signals():
+                findings = session.check(settings, RUNS / settings.name, fetch, time=time)
         except Interrupted as interrupted:
-            raise _with_advice(interrupted, "nothing was changed, start the check again") from None
+            raise interrupted.with_advice("nothing was changed, start the check again") from None
     for line in findings_lines(findings, _start(config, None, overrides), RUNS):
         say(line)
     refuse_full_disk(findings, RUNS)
@@ -97,16 +107,23 @@ def _drive(folder: Path, force: bool, start: str | None, work: Callable[[Session
             if before.stop is None:
                 watching.note(resume_line(before))
         try:
-            finished = work(Session(REAL, watching, force=force))
+            with raising_signals():
+                finished = work(Session(REAL, watching, force=force))
         except Interrupted as interrupted:
-            raise _with_advice(interrupted, _advice(folder, start)) from None
+            raise interrupted.with_advice(_advice(folder, start)) from None
+    with suppress(OutputLost):  # the run itself has succeeded
+        _print_end(finished, folder)
+    if finished.stop.reason == "failed":
+        raise EvolveError(f"{folder}: {finished.stop.detail}; the log is {finished.folder.log}")
+
+
+def _print_end(finished: Finished, folder: Path) -> None:
+    """Print a summary of a run that has stopped."""
     if not finished.worked:
         say(f"The run in {folder} has finished already.")
         if finished.ignored:
             say(f"It stopped as {finished.stop.reason}; a changed {', '.join(finished.ignored)} does not continue it.")
     show(summary_view(finished.tree, folder=str(folder)))
-    if finished.stop.reason == "failed":
-        raise EvolveError(f"{folder}: {finished.stop.detail}; the log is {finished.folder.log}")
 
 
 def _tree(folder: Path) -> FamilyTree | None:
@@ -119,11 +136,5 @@ def _tree(folder: Path) -> FamilyTree | None:
 def _advice(folder: Path, start: str | None) -> str:
     """Return the advice how to continue; a run that has not begun is started again."""
     if start is not None and _tree(folder) is None:
-        return f"the run had not begun, start it again by `{start}`"
+        return f"stopped before the run began; nothing was recorded, start it again by `{start}`"
     return f"nothing is lost, resume it by `{command('evolve', 'resume', str(folder))}`"
-
-
-def _with_advice(interrupted: Interrupted, advice: str) -> EvolveError:
-    error = EvolveError(f"{interrupted}; {advice}")
-    error.exit_code = interrupted.exit_code
-    return error

@@ -26,9 +26,12 @@ def findings_lines(findings: Findings, start: str, runs: Path) -> list[str]:
     checked = findings.checked
     problems = list(_problems(checked, runs))
     lines = [*_models(checked), *_tasks(checked), *_recipes(checked), *_merges(checked), *_disk(checked, runs)]
+    lines.append(f"rehearsal: {findings.rehearsed or 'none (--no-rehearsal)'}")
     lines += _timing(findings.timing)
     lines += [f"warning: {line}" for line in _warnings(checked)]
-    lines += [f"not checked: {line}" for line in _not_checked(checked)]
+    lines += [f"warning: scores of {task} are not shared: {why}" for task, why in findings.unshared.items()]
+    skipped = findings.rehearsed.skipped if findings.rehearsed is not None else ()
+    lines += [f"not checked: {line}" for line in (*_not_checked(checked), *skipped)]
     lines += [f"problem: {line}" for line in problems]
     return [*lines, _conclusion(checked, problems, start)]
 
@@ -78,7 +81,7 @@ def _tasks(checked: Checked) -> Iterator[str]:
 
 
 def _recipes(checked: Checked) -> Iterator[str]:
-    result = "every pair of foundations planned by mergekit" if checked.rehearsed else "parsed by mergekit"
+    result = "every pair of foundations planned by mergekit" if checked.planned else "parsed by mergekit"
     for name in checked.templates:
         matches = checked.filters.get(name, ())
         counts = ", ".join(f"{match.filter} {match.tensors}" for match in matches)
@@ -152,5 +155,5 @@ def _not_checked(checked: Checked) -> Iterator[str]:
     for name in checked.located.pickled:
         yield f"the pickled weights of {name}, which only the run reads"
     for name, fact in checked.tasks.items():
-        if fact.needs_hub:
-            yield f"the data of {name}, which come from the Hub"
+        if fact.documents is None:
+            yield f"the data of {name}, which are still on the Hub (`evolve check --download` fetches them)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from itertools import combinations
 from math import fsum
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from rich.text import Text
 
 from evolve.cli.display import display
+from evolve.cli.names import expanded
 from evolve.cli.output import print_json, say, show
 from evolve.config import METRICS
 from evolve.engines import REAL
@@ -19,6 +21,7 @@ from evolve.engines.protocols import KinshipJob, KinshipResult
 from evolve.engines.sources import resolve
 from evolve.errors import InputError, ModelError, unreadable
 from evolve.run.executors import Call, LocalExecutor, run_call
+from evolve.run.interrupts import raising_signals
 from evolve.views.text import Table, View, plain
 
 __all__ = ["measure_kinship"]
@@ -53,12 +56,12 @@ def measure_kinship(models: Sequence[str], base: str, metric: str, device: str, 
 
 def _measure(job: KinshipJob, device: str) -> KinshipResult:
     """Measure in a worker process, as a run does."""
-    with display(stderr=True) as watching:
-        executor = LocalExecutor(watching.working, device=device)
-        try:
-            result: KinshipResult = run_call(executor, Call("kinship", REAL.measure, job, gpus=1))
-        finally:
-            executor.close()
+    with (
+        raising_signals(),
+        display(stderr=True) as watching,
+        closing(LocalExecutor(watching.working, device=device)) as executor,
+    ):
+        result: KinshipResult = run_call(executor, Call("kinship", REAL.measure, job, gpus=1))
     return result
 
 
@@ -126,7 +129,7 @@ def _labels(models: Sequence[str]) -> list[str]:
 
 
 def _path(model: str) -> Path:
-    path = Path(model).expanduser()
+    path = expanded(model)
     return path.resolve() if path.exists() else path
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from evolve.characters import escaped
 from evolve.views.text import View, plain
 
 __all__ = ["print_json", "print_text", "say", "say_error", "show"]
@@ -49,6 +50,7 @@ def show(view: RenderableType) -> None:
 
 
 def print_json(data: Any) -> None:
-    """Print JSON; NaN is a ValueError."""
+    """Print JSON, with escapes for the characters that a terminal obeys; NaN is a ValueError."""
     is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    Console().out(json.dumps(data, indent=2, ensure_ascii=not is_unicode, allow_nan=False), highlight=False)
+    text = json.dumps(data, indent=2, ensure_ascii=not is_unicode, allow_nan=False)
+    Console().out(escaped(text), highlight=False)

@@ -7,17 +7,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from evolve.config.values import Arguments, Section, error_at
+from evolve.config.values import Arguments, Section, TaskName, error_at
 
 __all__ = ["EvaluationConfig", "TaskConfig"]
 
-BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
+BatchSize = Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"]
 
 
 class TaskConfig(Section):
     """One benchmark task and the metric that counts towards the average."""
 
-    task: str = Field(
+    task: TaskName = Field(
         min_length=1,
         title="The benchmark: any task or group of lm-eval.",
         description="the name of an lm-eval task",
@@ -31,14 +31,16 @@ class TaskConfig(Section):
     num_fewshot: int | None = Field(
         None,
         ge=0,
+        le=1000,
         title="How many solved examples a prompt has.",
-        description="a whole number of examples, at least 0, or null for the task's own",
+        description="a whole number of examples from 0 to 1000, or null for the task's own",
     )
     weight: float = Field(
         1.0,
-        gt=0,
+        ge=1e-6,
+        le=1e6,
         title="The weight of the task in the average.",
-        description="a number above 0: the task's weight in the average",
+        description="a number from 1e-6 to 1e6: the task's weight in the average",
     )
     higher_is_better: bool | None = Field(
         None,
@@ -49,8 +51,9 @@ class TaskConfig(Section):
     limit: int | None = Field(
         None,
         ge=1,
+        le=10**9,
         title="Score only the first so many documents of this task; null means `evaluation.limit`.",
-        description="a whole number of documents, at least 1, or null for evaluation.limit",
+        description="a whole number of documents from 1 to 1000000000, or null for evaluation.limit",
     )
     generation_kwargs: Arguments = Field(
         default_factory=dict,
@@ -100,6 +103,11 @@ class EvaluationConfig(Section):
         title="Folders with your own lm-eval tasks.",
         description="a list of folders with task YAML files of your own",
     )
+    trust_task_code: bool = Field(
+        default=False,
+        title="Let the Python of your own tasks run: `!function` and `class:` of files outside lm-eval.",
+        description="true or false",
+    )
     model: str = Field(
         "hf",
         min_length=1,
@@ -114,13 +122,14 @@ class EvaluationConfig(Section):
     batch_size: BatchSize = Field(
         16,
         title="How many requests a batch has; `auto` leaves it to the model class, where that can choose.",
-        description="a whole number of requests in a batch, at least 1, or auto",
+        description="a whole number of requests in a batch from 1 to 100000, or auto",
     )
     limit: int | None = Field(
         None,
         ge=1,
+        le=10**9,
         title="Score only the first so many documents of each task.",
-        description="a whole number of documents of each task, at least 1, or null for all",
+        description="a whole number of documents of each task from 1 to 1000000000, or null for all",
     )
     apply_chat_template: bool = Field(
         default=False, title="Put each prompt into the chat template of the model.", description="true or false"

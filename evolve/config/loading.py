@@ -10,41 +10,16 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from evolve.config.arguments import FILE_ARGUMENTS, changed_arguments, path_exists
 from evolve.config.messages import describe_errors
 from evolve.config.schema import Config
 from evolve.errors import ConfigError, unreadable
+from evolve.files import MOST_TEXT, UnreadableFileError, read_text, shown
+from evolve.yaml import YamlError, parse_yaml
 
 __all__ = ["dump_config", "load_config"]
 
-
-_MERGE_TAG = "tag:yaml.org,2002:merge"
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML in which a repeated key is an error."""
-
-
-def _construct_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[str, int] = {}
-    for key_node, _ in node.value:  # before merge keys (<<) are resolved: a mapping may override merged keys
-        key = loader.construct_object(key_node, deep=True) if key_node.tag != _MERGE_TAG else None
-        line = key_node.start_mark.line + 1
-        if not isinstance(key, str):
-            if key_node.tag == _MERGE_TAG:
-                continue
-            shown = key_node.value if isinstance(key_node, yaml.ScalarNode) else key
-            raise ConfigError(f"line {line}: the key {shown} is not a string; put it in quotes")
-        if key in seen:
-            raise ConfigError(f"line {line}: the key {key!r} is also in line {seen[key]}; keep one of the two")
-        seen[key] = line
-    loader.flatten_mapping(node)
-    return {
-        loader.construct_object(key_node, deep=True): loader.construct_object(value_node, deep=True)
-        for key_node, value_node in node.value
-    }
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+_MOST_PARTS = 50  # of a nested key
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -59,15 +34,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: The configuration is invalid; each line of the message names file, key, value and fix.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, MOST_TEXT)
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file; give the path of a configuration file") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a folder; give the path of a configuration file") from None
+    except UnreadableFileError as error:
+        raise ConfigError(f"{error}; give the path of a configuration file") from None
     except OSError as error:
         raise ConfigError(unreadable(error)) from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not UTF-8 text; give the path of a YAML file") from None
     raw = _read_mapping(text, str(path))
     for override in overrides:
         _apply_override(raw, override)
@@ -86,19 +59,9 @@ def dump_config(config: Config) -> str:
 
 def _read_mapping(text: str, where: str) -> dict[str, Any]:
     try:
-        raw = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
-    except ConfigError as error:
+        raw = parse_yaml(text)
+    except YamlError as error:
         raise ConfigError(f"{where}: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be parsed"
-        problem = problem.removeprefix("but ").replace("\n", " ")
-        raise ConfigError(f"{where}: {line}not valid YAML: {problem}; fix the syntax there") from None
-    except ValueError as error:  # a date such as 2024-13-45
-        raise ConfigError(f"{where}: not valid YAML: {error}; put a string that looks like a date in quotes") from None
-    except RecursionError:
-        raise ConfigError(f"{where}: not valid YAML: it is nested too deeply; fix the brackets") from None
     if not isinstance(raw, dict):
         raise ConfigError(
             f"{where}: holds {_kind(raw)} and not a mapping; it needs at least base_model and foundation_models"
@@ -113,22 +76,22 @@ def _kind(value: Any) -> str:
 
 def _as_name(stem: str) -> str:
     """Return the name of a file as a valid name of a run."""
-    return re.sub(r"[^A-Za-z0-9._-]+|\.\.+", "-", stem).strip("-._") or "run"
+    return re.sub(r"[^A-Za-z0-9._-]+|\.\.+", "-", stem)[:100].strip("-._") or "run"
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     key, sign, text = override.partition("=")
     parts = key.strip().split(".")
-    if not sign or not all(parts):
-        raise ConfigError(f"--set {override}: is not of the form key=value; write for example strategy.top_k=4")
+    if not sign or not all(parts) or len(parts) > _MOST_PARTS:
+        raise ConfigError(f"--set {shown(override)}: is not of the form key=value; write for example strategy.top_k=4")
     try:
-        value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ConfigError, ValueError, RecursionError):
-        raise ConfigError(f"--set {override}: the value is not valid YAML; quote it") from None
+        value = parse_yaml(text)
+    except YamlError:
+        raise ConfigError(f"--set {shown(override)}: the value is not valid YAML; quote it") from None
     try:
         _set(raw, parts, value)
     except ValueError as error:
-        raise ConfigError(f"--set {override}: {error}") from None
+        raise ConfigError(f"--set {shown(override)}: {error}") from None
 
 
 def _set(target: dict[str, Any] | list[Any], parts: list[str], value: Any, above: str = "") -> None:
@@ -193,6 +156,10 @@ def _with_absolute_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
             evaluation["task_dirs"] = [
                 _absolute(path, folder) if isinstance(path, str) else path for path in evaluation["task_dirs"]
             ]
+        if isinstance(evaluation.get("model_args"), dict):
+            evaluation["model_args"] = changed_arguments(
+                evaluation["model_args"], lambda key, value: _argument(key, value, folder)
+            )
     merge = raw.get("merge")
     if isinstance(merge, dict) and "recipe" in merge:
         merge = raw["merge"] = dict(merge)
@@ -218,6 +185,13 @@ def _foundation_source(source: Any, folder: Path) -> Any:
     return source
 
 
+def _argument(key: str, text: str, folder: Path) -> str:
+    """Return a path in `model_args` as an absolute one, and any other string unchanged."""
+    is_relative = text.startswith(("./", "../", "~/")) or text in {".", ".."}
+    is_known = key in FILE_ARGUMENTS and text != "" and path_exists(folder / text)
+    return _absolute(text, folder) if is_relative or is_known else text
+
+
 def _model_source(text: str, folder: Path) -> str:
     """Return a folder as an absolute path and a Hub id unchanged; an existing folder wins over a Hub id."""
     if not text:
@@ -227,10 +201,7 @@ def _model_source(text: str, folder: Path) -> str:
 
 
 def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # a name too long for this disk
-        return False
+    return path_exists(path) and path.is_dir()
 
 
 def _recipe_source(text: str, folder: Path) -> str:

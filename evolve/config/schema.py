@@ -51,14 +51,16 @@ class StrategyConfig(Section):
     top_k: int = Field(
         3,
         ge=2,
+        le=1000,
         title="How many of the best models are merged with each other (k).",
-        description="a whole number of at least 2: how many of the best models are paired",
+        description="a whole number from 2 to 1000: how many of the best models are paired",
     )
     pairs_per_generation: int | None = Field(
         None,
         ge=1,
+        le=1_000_000,
         title="The most pairs of the best models that a generation merges; null means `top_k`.",
-        description="a whole number of at least 1, the most pairs that a generation merges; or null for top_k",
+        description="a whole number from 1 to 1000000, the most pairs that a generation merges; or null for top_k",
     )
     stop_at_kinship: float | None = Field(
         0.9,
@@ -69,8 +71,9 @@ class StrategyConfig(Section):
     max_generations: int = Field(
         10,
         ge=1,
+        le=100_000,
         title="The run stops after this many generations.",
-        description="a whole number of at least 1: the most generations",
+        description="a whole number from 1 to 100000: the most generations",
     )
 
     @model_validator(mode="after")
@@ -176,8 +179,9 @@ class Config(Section):
     attempts: int = Field(
         2,
         ge=1,
+        le=1000,
         title="How often a merge or an evaluation that fails is tried before its child is recorded as failed.",
-        description="a whole number of at least 1: how often a failing merge or evaluation is tried",
+        description="a whole number from 1 to 1000: how often a failing merge or evaluation is tried",
     )
     trust_remote_code: bool = Field(
         default=False,

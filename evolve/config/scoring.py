@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from evolve.config.arguments import changed_arguments
 from evolve.config.evaluation import TaskConfig
 from evolve.config.schema import Config
 
-__all__ = ["scoring_settings"]
+__all__ = ["ARGUMENT_FILES", "scoring_settings"]
+
+ARGUMENT_FILES = "model_args."
+"""Beginning of the names of the files that the model arguments name."""
 
 
 def scoring_settings(
@@ -16,16 +20,20 @@ def scoring_settings(
 ) -> dict[str, Any]:
     """Return everything except the model that can change the score of one task, as JSON values.
 
-    Models with equal weights and equal settings have equal scores. Paths, the device, the batch size, the weight of the
-    task in the average and the other tasks are not part of them.
+    Models with equal weights and equal settings have equal scores. Files and folders that the model arguments name are
+    part of them by their content. The device, the batch size, the weight of the task in the average and the other
+    tasks are not part of them.
 
     Args:
         config: The configuration of a run.
         task: One of its tasks.
         lm_eval: The version of lm-eval; None if a journal does not have it.
-        data: SHA-256 of each local file that evaluations read, by `<task>/<file>` or `task_dirs.<n>/<file>`.
+        data: SHA-256 of each local file that evaluations read, by `<task>/<file>`, `<task>/reads/<path>`,
+            `task_dirs.<n>/<file>` or `model_args.<key>/<file>`; and by `<task>/revision` the commit of data from the
+            Hub.
     """
     evaluation = config.evaluation
+    files = _files_of_arguments(data)
     return {
         "task": task.task,
         "metric": task.metric,
@@ -33,13 +41,25 @@ def scoring_settings(
         "limit": task.limit if task.limit is not None else evaluation.limit,
         "generation_kwargs": task.generation_kwargs,
         "model": evaluation.model,
-        "model_args": evaluation.model_args,
+        "model_args": changed_arguments(
+            evaluation.model_args, lambda key, value: {"files": files[key]} if key in files else value
+        ),
         "apply_chat_template": evaluation.apply_chat_template,
         "fewshot_as_multiturn": evaluation.fewshot_as_multiturn,
         "seed": config.seed,
         "lm_eval": lm_eval,
         "data": _data_of_task(data, task.task),
     }
+
+
+def _files_of_arguments(data: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return the hashes of the files that the model arguments name, by the key of the argument."""
+    found: dict[str, dict[str, str]] = {}
+    for name, digest in data.items():
+        if name.startswith(ARGUMENT_FILES):
+            key, _, file = name.removeprefix(ARGUMENT_FILES).partition("/")
+            found.setdefault(key, {})[file] = digest
+    return found
 
 
 def _data_of_task(data: Mapping[str, str], task: str) -> dict[str, str]:

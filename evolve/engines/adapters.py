@@ -24,6 +24,7 @@ from evolve.engines.checkpoints import (
 from evolve.engines.protocols import AdapterJob, MergeResult, Report
 from evolve.engines.quiet import quiet_transformers
 from evolve.errors import ModelError
+from evolve.files import shown
 
 __all__ = ["ADAPTER_FILES", "check_adapter", "merge_adapter"]
 
@@ -61,7 +62,7 @@ def check_adapter(folder: Path, model: Layout) -> None:
     if config.get("target_parameters"):  # experts, which peft and the checkpoint name differently
         return
     trained_on = config.get("base_model_name_or_path")
-    fix = "give the model that it was trained on" + (f" ({trained_on})" if trained_on else "")
+    fix = "give the model that it was trained on" + (f" ({shown(trained_on)})" if trained_on else "")
     for name, info in tensors.items():
         found = _LORA.fullmatch(name.removeprefix(_PREFIX))
         misfit = found and _misfit(found, info, model, rows, transposed=bool(config.get("fan_in_fan_out")))
@@ -113,9 +114,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
     kind, task = config.get("peft_type"), config.get("task_type")
     if kind != "LORA":
-        raise ModelError(f"{folder} is an adapter of type {kind}: only LORA can be merged into a model's weights here")
-    if task not in {None, "CAUSAL_LM"}:
-        raise ModelError(f"{folder} is an adapter for {task}: give one of a language model (CAUSAL_LM)")
+        raise ModelError(
+            f"{folder} is an adapter of type {shown(kind)}: only LORA can be merged into a model's weights here"
+        )
+    if task not in (None, "CAUSAL_LM"):
+        raise ModelError(f"{folder} is an adapter for {shown(task)}: give one of a language model (CAUSAL_LM)")
     for setting in _NO_MERGE:
         if config.get(setting):
             raise ModelError(f"{folder} is an adapter with {setting}, which cannot be merged into a model's weights")
@@ -156,7 +159,7 @@ def _misfit(found: re.Match[str], info: TensorInfo, model: Layout, rows: int | N
     """Return why a tensor of the adapter does not fit the weight of its module; None if it fits."""
     weight = _weight_of(found["module"], model)
     if weight is None:
-        return f"it adapts {found['module']}, which the model does not have"
+        return f"it adapts {shown(found['module'])}, which the model does not have"
     outputs, inputs = (*weight.shape, 0, 0)[:2]
     if rows is not None and model.is_vocabulary(weight):
         outputs = rows
@@ -167,7 +170,7 @@ def _misfit(found: re.Match[str], info: TensorInfo, model: Layout, rows: int | N
     size = sizes.get(found["kind"])
     if size is None or len(info.shape) != 2 or info.shape[1 if found["kind"].endswith("_A") else 0] == size:
         return None
-    return f"{info.name} has the shape {list(info.shape)}, and {weight.name} has {list(weight.shape)}"
+    return f"{shown(info.name)} has the shape {list(info.shape)}, and {weight.name} has {list(weight.shape)}"
 
 
 def _weight_of(module: str, model: Layout) -> TensorInfo | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evolve.engines.checkpoints import read_json_object
+from evolve.engines.checkpoints import check_tokenizer, read_json_object
 from evolve.engines.devices import device_name
 from evolve.engines.protocols import InspectModelsJob, ModelFacts, Report
 from evolve.engines.quiet import loading_errors, quiet_transformers
@@ -23,17 +23,25 @@ def inspect_models(job: InspectModelsJob, report: Report) -> Mapping[str, ModelF
 
     Raises:
         ModelError: A model can only be loaded by its own code, which may not run, or transformers cannot read its
-            configuration.
+            configuration, or the tokenizers library its tokenizer.json.
         ConfigError: There is no such device.
     """
     device_name(job.device)
     facts = {}
     for number, (name, folder) in enumerate(job.models.items()):
         report("inspecting models", number, len(job.models))
+        _check_tokenizer(name, folder)
         if not job.trust_remote_code:
             _refuse_custom_code(name, folder)
         facts[name] = ModelFacts(_layers(name, folder, trust_remote_code=job.trust_remote_code))
     return facts
+
+
+def _check_tokenizer(name: str, folder: Path) -> None:
+    try:
+        check_tokenizer(folder)
+    except ModelError as error:
+        raise ModelError(f"{name} = {folder}: {error}") from error
 
 
 def _refuse_custom_code(name: str, folder: Path) -> None:
@@ -43,10 +51,11 @@ def _refuse_custom_code(name: str, folder: Path) -> None:
 
     config, tokenizer = _settings(folder / "config.json"), _settings(folder / "tokenizer_config.json")
     own = []
-    if config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING:
+    if config.get("auto_map") and str(config.get("model_type")) not in CONFIG_MAPPING:
         own.append(f"its model_type {config.get('model_type')}")
     kind = str(tokenizer.get("tokenizer_class"))
-    if "AutoTokenizer" in (tokenizer.get("auto_map") or {}) and tokenizer_class_from_name(kind) is None:
+    code = tokenizer.get("auto_map")
+    if isinstance(code, dict | list) and "AutoTokenizer" in code and tokenizer_class_from_name(kind) is None:
         own.append(f"its tokenizer_class {kind}")
     if own:
         raise ModelError(

@@ -12,7 +12,7 @@ folder and renames it into place.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -23,6 +23,7 @@ __all__ = [
     "Engines",
     "EvaluateJob",
     "EvaluateResult",
+    "EvaluationRehearser",
     "Evaluator",
     "FilterMatch",
     "InspectModelsJob",
@@ -31,13 +32,16 @@ __all__ = [
     "KinshipMeter",
     "KinshipResult",
     "MergeJob",
+    "MergePlanner",
+    "MergeRehearser",
     "MergeResult",
     "Merger",
     "ModelFacts",
     "ModelInspector",
     "PairKinship",
-    "RecipeRehearser",
-    "RehearseJob",
+    "PlanMergesJob",
+    "RehearseEvaluationJob",
+    "RehearseMergeJob",
     "Report",
     "TaskFacts",
     "TaskInspector",
@@ -145,6 +149,7 @@ class TaskSpec:
         limit: The most documents to evaluate; None: all.
         generation_kwargs: Entries that override the task's `generation_kwargs`.
         dataset: Folder with `<split>.jsonl` or `<split>.parquet` files that replace the task's data set.
+        revision: The Hub revision that the task's data must have; None: any.
     """
 
     task: str
@@ -153,6 +158,11 @@ class TaskSpec:
     limit: int | None = None
     generation_kwargs: Mapping[str, Any] = field(default_factory=dict)
     dataset: Path | None = None
+    revision: str | None = None
+
+    def shortened(self, documents: int) -> TaskSpec:
+        """Return the task with only its first documents."""
+        return replace(self, limit=documents if self.limit is None else min(self.limit, documents))
 
 
 def task_folder(task: str) -> str:
@@ -222,6 +232,30 @@ class Evaluator(Protocol):
     """An engine that scores a checkpoint; it raises `EvaluationError` if a score is missing or not finite."""
 
     def __call__(self, job: EvaluateJob, report: Report, device: str = "auto") -> EvaluateResult:
+        """Evaluate on a torch device; `auto` is CUDA if available."""
+
+
+@dataclass(frozen=True)
+class RehearseEvaluationJob:
+    """The rehearsal of one evaluation on the first documents of each task.
+
+    Attributes:
+        evaluation: The evaluation. Its output folder and its request caches are not used.
+        keys: Configuration key of each task, for messages.
+    """
+
+    evaluation: EvaluateJob
+    keys: Mapping[str, str]
+
+
+class EvaluationRehearser(Protocol):
+    """An engine that rehearses an evaluation.
+
+    It raises `ConfigError` with the key of a wrong setting, or `TaskError`. It raises `RehearsalError` if the model may
+    be the cause; the message then does not name the model.
+    """
+
+    def __call__(self, job: RehearseEvaluationJob, report: Report, device: str = "auto") -> None:
         """Evaluate on a torch device; `auto` is CUDA if available."""
 
 
@@ -322,8 +356,8 @@ class ModelInspector(Protocol):
 
 
 @dataclass(frozen=True)
-class RehearseJob:
-    """The rehearsal of merges: mergekit plans them without reading weights.
+class PlanMergesJob:
+    """The planning of merges by mergekit, on shapes, without reading weights.
 
     Attributes:
         recipes: Complete mergekit YAML of each merge, by name of the template.
@@ -350,11 +384,32 @@ class FilterMatch:
     tensors: int
 
 
-class RecipeRehearser(Protocol):
-    """An engine that rehearses merges; it raises `RecipeError` with the template's name if mergekit rejects one."""
+class MergePlanner(Protocol):
+    """An engine that plans merges; it raises `RecipeError` with the template's name if mergekit rejects one."""
 
-    def __call__(self, job: RehearseJob, report: Report) -> Mapping[str, tuple[FilterMatch, ...]]:
+    def __call__(self, job: PlanMergesJob, report: Report) -> Mapping[str, tuple[FilterMatch, ...]]:
         """Return the matches of each template's filters for its first recipe; none if `plan` is false."""
+
+
+@dataclass(frozen=True)
+class RehearseMergeJob:
+    """The rehearsal of one merge: its first and last layer, and all that is outside the layers, are merged in memory.
+
+    Attributes:
+        template: Name of the template.
+        recipe: Complete mergekit YAML with absolute paths of the parents.
+    """
+
+    template: str
+    recipe: str
+    trust_remote_code: bool = False
+
+
+class MergeRehearser(Protocol):
+    """An engine that rehearses a merge; it raises `RecipeError` with the template's name if the merge fails."""
+
+    def __call__(self, job: RehearseMergeJob, report: Report, device: str = "auto") -> None:
+        """Merge on a torch device; `auto` is CUDA if available."""
 
 
 @dataclass(frozen=True)
@@ -365,12 +420,20 @@ class InspectTasksJob:
         tasks: The tasks of the evaluation.
         model: Name of the lm-eval model class.
         batch_size: The configured batch size; only some model classes support `auto`.
+        seed: Seed of lm-eval's few-shot sampler.
+        render: Read the data and render the documents. Otherwise only the task files are checked.
+        complete: Download data from the Hub. Otherwise data that are not on this machine are left out.
+        trust_task_code: Whether Python of task files outside lm-eval may run.
     """
 
     tasks: tuple[TaskSpec, ...]
     task_dirs: tuple[Path, ...] = ()
     model: str = "hf"
     batch_size: BatchSize = 16
+    seed: int = 0
+    render: bool = True
+    complete: bool = False
+    trust_task_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -382,12 +445,18 @@ class TaskFacts:
         output_type: lm-eval's name, for example `multiple_choice` or `generate_until`.
         higher_is_better: Direction of the configured metric.
         needs_hub: Whether the data come from the Hub.
+        reads: Every local file outside lm-eval's package that was read to build the task and to render its documents.
+        revision: Commits of the data from the Hub; None if the data are local or not loaded.
+        unidentified: Why the score of the task cannot be shared between runs; None if it can.
     """
 
     documents: int | None
     output_type: str
     higher_is_better: bool
     needs_hub: bool
+    reads: tuple[Path, ...] = ()
+    revision: str | None = None
+    unidentified: str | None = None
 
 
 class TaskInspector(Protocol):
@@ -408,5 +477,7 @@ class Engines:
     evaluate: Evaluator
     measure: KinshipMeter
     inspect_models: ModelInspector
-    rehearse: RecipeRehearser
+    plan_merges: MergePlanner
+    rehearse_merge: MergeRehearser
+    rehearse_evaluation: EvaluationRehearser
     inspect_tasks: TaskInspector

@@ -30,6 +30,6 @@ def loading_errors() -> tuple[type[Exception], ...]:
     from safetensors import SafetensorError
 
     return (
-        *(AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError),
-        *(SafetensorError, StrictDataclassError),
+        *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError),
+        *(ValueError, SafetensorError, StrictDataclassError),
     )

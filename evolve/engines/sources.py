@@ -14,7 +14,7 @@ from pathlib import Path
 from evolve.engines.checkpoints import is_complete, is_pickled
 from evolve.errors import ModelError
 
-__all__ = ["LocatedModel", "UnreachableModelError", "missing_bytes", "resolve"]
+__all__ = ["LocatedModel", "UnreachableModelError", "cached_folder", "missing_bytes", "resolve"]
 
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py")
 _PICKLED = ("pytorch_model*.bin",)  # fetched only where there are no safetensors
@@ -74,6 +74,20 @@ def resolve(source: str, *, pickled: bool = False, download: bool = True) -> Loc
         f"{source}: {folder} holds no safetensors weights: download the model again, or, if it comes with pickled "
         "weights only, set allow_pickled_weights: true, or convert it and give the folder"
     )
+
+
+def cached_folder(source: str) -> Path:
+    """Return the folder of a repository as the local Hub cache has it; it need not hold weights. The Hub is not asked.
+
+    Args:
+        source: A Hub id with an optional `@revision`.
+
+    Raises:
+        UnreachableModelError: The repository is not in the local cache.
+        ModelError: This is no Hub id.
+    """
+    name, revision = _parts(source)
+    return _snapshot(name, revision, ("*",), download=False)
 
 
 def missing_bytes(source: str, *, pickled: bool = False) -> int:

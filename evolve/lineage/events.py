@@ -1,7 +1,10 @@
 """Events of a run: the records that the journal stores, and from which the family tree is built.
 
 Journals are kept for years: a field is never renamed or removed without a new `SCHEMA` and a reader for the old one.
-Schema 2 only adds optional fields and kinds of events to schema 1. Numbers that are not finite are refused.
+Schema 2 only adds optional fields and kinds of events to schema 1.
+
+A journal may come from anyone, and the names in it become paths. So a name in an event follows the rules of a name in a
+configuration, the paths of a child follow from its name, and numbers are within the limits of a real run.
 """
 
 from __future__ import annotations
@@ -9,7 +12,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
+
+from evolve.config.values import ChildName, Name
 
 __all__ = [
     "SCHEMA",
@@ -39,7 +44,6 @@ __all__ = [
 
 SCHEMA = 2
 
-BatchSize = int | Literal["auto"]
 TokenizerChoice = Literal["plain", "union", "base", "first"]
 
 
@@ -52,6 +56,18 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _encodable(value: Any) -> Any:
+    """Replace surrogates, which no file can hold; a message may name a file whose name is not UTF-8."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+Words = Annotated[str, BeforeValidator(_encodable)]
+Bytes = Annotated[int, Field(ge=0, lt=2**63)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Seconds = Annotated[float, Field(ge=0, le=1e10)]
+BatchSize = Annotated[int, Field(ge=1, lt=2**31)] | Literal["auto"]
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -60,24 +76,24 @@ class Score(_Record):
     """The value of one task's metric as lm-eval gives it; `stderr` is null if lm-eval gives none."""
 
     metric: str
-    value: float
-    stderr: float | None = Field(ge=0)
+    value: float = Field(ge=-1e100, le=1e100)  # the sums and squares of the averages must not overflow
+    stderr: float | None = Field(ge=0, le=1e100)
 
 
 class LeftOut(_Record):
     """Rows of a tensor that a kinship does not compare, and their share of the base's parameters (0..1)."""
 
     tensor: str
-    rows: int
-    share: float
+    rows: Count
+    share: float = Field(ge=0, le=1)
 
 
 class Kinship(_Record):
     """The three kinship metrics of two deltas (arXiv 2410.12613, section 3)."""
 
-    pcc: float
-    cs: float
-    ed: float = Field(ge=0)
+    pcc: float = Field(ge=-1.01, le=1.01)  # rounding may exceed 1
+    cs: float = Field(ge=-1.01, le=1.01)
+    ed: float = Field(ge=0, le=1e300)
 
     def value(self, metric: str) -> float:
         """Return the value of one metric, by its name in `evolve.config.METRICS`."""
@@ -110,23 +126,23 @@ class FoundationEntry(_Record):
         prepared: How the checkpoint was prepared; null if it needed no preparation, and in schema 1.
     """
 
-    name: str
+    name: Name
     source: str
     revision: str | None
     path: str
     identity: str
-    bytes: int
+    bytes: Bytes
     prepared: Prepared | None = None
 
 
 class PlannedMerge(_Record):
     """A planned child of a generation; `parents[0]` is parent 1, mergekit's `base_model`."""
 
-    name: str
-    parents: tuple[str, str]
+    name: ChildName
+    parents: tuple[Name, Name]
     kind: Literal["merge", "exploration"]
     recipe: str
-    decision: str
+    decision: Words
 
 
 class RunStarted(_Record):
@@ -135,16 +151,21 @@ class RunStarted(_Record):
     Attributes:
         config: The complete configuration, with every default.
         recipes: Text of each recipe template. A later edit of a template file does not change this run.
-        data: SHA-256 of each local file that evaluations read.
+        data: SHA-256 of each local file that evaluations read, and commits of data from the Hub; by a name that
+            `evolve.config.scoring_settings` describes.
         root: Absolute path of the run folder when the run began; null in schema 1.
         layers: Number of layers of the models; null if no recipe uses it, and in schema 1.
         differing_settings: Settings of the architecture that differ among the base and the foundations: setting to
             model to value. Merges take them from parent 1.
+        reads: Path of each file in `data` that is in no folder of the configuration, by its name in `data`; absolute or
+            relative to the run folder.
+        unshared: Why the scores of a task are not shared with other runs, by task.
+        recipe_models: Content identity of each model that a recipe names by its path, beside the parents and the base.
     """
 
     type: Literal["run_started"] = "run_started"
     schema_version: int = SCHEMA
-    run: str
+    run: Name
     config: dict[str, Any]
     versions: dict[str, str]
     recipes: dict[str, str]
@@ -152,44 +173,64 @@ class RunStarted(_Record):
     base: FoundationEntry
     foundations: tuple[FoundationEntry, ...] = Field(min_length=2)
     root: str | None = None
-    layers: int | None = None
+    layers: int | None = Field(None, ge=1, le=100_000)
     differing_settings: Annotated[dict[str, dict[str, Any]], BeforeValidator(_finite)] = Field(default_factory=dict)
+    reads: dict[str, str] = Field(default_factory=dict)
+    unshared: dict[str, str] = Field(default_factory=dict)
+    recipe_models: dict[str, str] = Field(default_factory=dict)
 
 
 class GenerationPlanned(_Record):
     """The children of a generation, chosen from S as it was at that time."""
 
     type: Literal["generation_planned"] = "generation_planned"
-    generation: int = Field(ge=1)
-    top: tuple[str, ...]
+    generation: int = Field(ge=1, lt=2**31)
+    top: tuple[Name, ...]
     merges: tuple[PlannedMerge, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check_names(self) -> GenerationPlanned:
+        for merge in self.merges:
+            if not merge.name.startswith(f"model-{self.generation}-"):
+                raise ValueError(f"{merge.name} is no name of a child of generation {self.generation}")
+        return self
 
 
 class KinshipMeasured(_Record):
     """The kinship of two models, in no order."""
 
     type: Literal["kinship_measured"] = "kinship_measured"
-    a: str
-    b: str
+    a: Name
+    b: Name
     kinship: Kinship
     left_out: tuple[LeftOut, ...] = ()
 
 
 class ModelMerged(_Record):
-    """A child was merged and its checkpoint verified; paths are relative to the run folder.
+    """A child was merged and its checkpoint verified; its paths in the run folder follow from its name.
 
     Attributes:
         tokenizer: Where the child's tokenizer comes from; null in schema 1, which did not record it.
     """
 
     type: Literal["model_merged"] = "model_merged"
-    model: str
+    model: Name
     identity: str
     checkpoint: str
     recipe: str
-    bytes: int
-    seconds: float
+    bytes: Bytes
+    seconds: Seconds
     tokenizer: TokenizerChoice | None = None
+
+    @model_validator(mode="after")
+    def _check_paths(self) -> ModelMerged:
+        for found, expected in (
+            (self.checkpoint, f"models/{self.model}"),
+            (self.recipe, f"recipes/{self.model}.yaml"),
+        ):
+            if found != expected:
+                raise ValueError(f"a path of {self.model} is {found} instead of {expected}")
+        return self
 
 
 class ModelEvaluated(_Record):
@@ -201,9 +242,9 @@ class ModelEvaluated(_Record):
     """
 
     type: Literal["model_evaluated"] = "model_evaluated"
-    model: str
+    model: Name
     scores: dict[str, Score] = Field(min_length=1)
-    seconds: float
+    seconds: Seconds
     batch_size: BatchSize
     reused: bool = False
     reused_tasks: tuple[str, ...] = ()
@@ -213,32 +254,32 @@ class ModelFailed(_Record):
     """A child could not be merged or scored, and takes no further part in the run."""
 
     type: Literal["model_failed"] = "model_failed"
-    model: str
+    model: Name
     step: Literal["merge", "evaluate"]
-    reason: str
-    attempts: int
+    reason: Words
+    attempts: Count
 
 
 class StepRetried(_Record):
     """An attempt failed and the step is retried, with a smaller batch after a lack of memory."""
 
     type: Literal["step_retried"] = "step_retried"
-    model: str
+    model: Name
     step: Literal["merge", "evaluate"]
-    reason: str
-    attempt: int
-    batch_size: int | None = None
+    reason: Words
+    attempt: Count
+    batch_size: int | None = Field(None, ge=1, lt=2**31)
 
 
 class CheckpointRemade(_Record):
     """A child's missing or damaged checkpoint was merged again from the same recipe and parents."""
 
     type: Literal["checkpoint_remade"] = "checkpoint_remade"
-    model: str
-    reason: str
+    model: Name
+    reason: Words
     identity: str
-    bytes: int
-    seconds: float
+    bytes: Bytes
+    seconds: Seconds
 
 
 class SettingsChanged(_Record):
@@ -255,11 +296,13 @@ class InputsMoved(_Record):
     Attributes:
         paths: New path by model: `base_model` or the name of a foundation.
         root: Absolute path of the run folder at that time.
+        reads: New path by name of a file in `RunStarted.reads`.
     """
 
     type: Literal["inputs_moved"] = "inputs_moved"
-    paths: dict[str, str]
+    paths: dict[Name, str]
     root: str | None = None
+    reads: dict[str, str] = Field(default_factory=dict)
 
 
 class RunStopped(_Record):
@@ -267,8 +310,8 @@ class RunStopped(_Record):
 
     type: Literal["run_stopped"] = "run_stopped"
     reason: Literal["converged", "saturated", "exhausted", "budget", "failed"]
-    generation: int
-    detail: str
+    generation: Count
+    detail: Words
 
 
 class RunContinued(_Record):
@@ -280,8 +323,8 @@ class RunContinued(_Record):
     """
 
     type: Literal["run_continued"] = "run_continued"
-    reason: str
-    retried: tuple[str, ...] = ()
+    reason: Words
+    retried: tuple[Name, ...] = ()
 
 
 Event = (

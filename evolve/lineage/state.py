@@ -53,6 +53,7 @@ class TreeState:
         self._merged_pairs: set[Pair] = set()
         self._base_path: str | None = None
         self._root: str | None = None
+        self._reads: dict[str, str] = {}
 
     @property
     def config(self) -> Config:
@@ -75,6 +76,11 @@ class TreeState:
     def base_path(self) -> str:
         """The folder of the base model, absolute or relative to the run folder."""
         return self.origin.base.path if self._base_path is None else self._base_path
+
+    @property
+    def reads(self) -> dict[str, str]:
+        """The paths of `RunStarted.reads` as they are now."""
+        return {**self.origin.reads, **self._reads}
 
     @property
     def models(self) -> list[Model]:

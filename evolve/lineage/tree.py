@@ -75,7 +75,12 @@ class FamilyTree(TreeState):
         names = [entry.name for entry in event.foundations]
         if len(set(names)) < len(names):
             raise ValueError(f"two foundations have the same name: {', '.join(names)}")
-        self._config = Config.model_validate(event.config)
+        config = Config.model_validate(event.config)
+        if set(names) != set(config.foundation_models):
+            raise ValueError(f"has the foundations {', '.join(names)}, which are not those of its configuration")
+        if not set(config.merge.recipes) <= set(event.recipes):
+            raise ValueError("has no text of a recipe of its configuration")
+        self._config = config
         self.started = event
         for entry in event.foundations:
             self._put(
@@ -103,6 +108,9 @@ class FamilyTree(TreeState):
         for name in {*event.top, *(parent for merge in event.merges for parent in merge.parents)}:
             if self._known(name).average is None:
                 raise ValueError(f"generation {event.generation} needs {name}, which has no scores")
+        for merge in event.merges:
+            if merge.recipe not in self.config.merge.recipes:
+                raise ValueError(f"{merge.name} has the recipe {merge.recipe}, which the configuration does not list")
         children = [planned_child(event.generation, merge) for merge in event.merges]
         self.tops[event.generation] = event.top
         for child in children:
@@ -111,7 +119,10 @@ class FamilyTree(TreeState):
             self.graph.add_edges_from((parent, child.name) for parent in child.parents)
 
     def _apply_settings_changed(self, event: SettingsChanged) -> None:
-        self._config = Config.model_validate(event.config)
+        config = Config.model_validate(event.config)
+        if _fixed(config) != _fixed(self.config):
+            raise ValueError("settings_changed: a run keeps its foundations, its tasks and its recipes")
+        self._config = config
         self.changes.append(event)
         if "evaluation.batch_size" in event.changes:
             self.batch_limit = None
@@ -127,6 +138,7 @@ class FamilyTree(TreeState):
             self._put(replace(model, checkpoint=event.paths[name]))
         self._base_path = event.paths.get("base_model", self._base_path)
         self._root = event.root or self._root
+        self._reads |= event.reads
 
     def _apply_run_stopped(self, event: RunStopped) -> None:
         self._refuse_after_stop(event)
@@ -237,3 +249,8 @@ class FamilyTree(TreeState):
 
     def _put(self, model: Model) -> None:
         self.graph.add_node(model.name, model=model)
+
+
+def _fixed(config: Config) -> tuple[set[str], set[str], tuple[str, ...]]:
+    """Return what no change of settings can change, because models and scores are named by it."""
+    return set(config.foundation_models), {task.task for task in config.evaluation.tasks}, config.merge.recipes

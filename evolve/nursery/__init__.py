@@ -6,7 +6,7 @@ transformers are loaded by `build`.
 """
 
 from evolve.nursery.acceptance import OWN_TASK, shortfalls
-from evolve.nursery.family import Family, build, load
+from evolve.nursery.family import Family, build, load, refuse_foreign
 from evolve.nursery.recipe import NurseryRecipe
 
-__all__ = ["OWN_TASK", "Family", "NurseryRecipe", "build", "load", "shortfalls"]
+__all__ = ["OWN_TASK", "Family", "NurseryRecipe", "build", "load", "refuse_foreign", "shortfalls"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evolve.errors import InputError
+from evolve.files import MOST_RECORD, read_json
 from evolve.nursery.acceptance import OWN_TASK
 from evolve.nursery.corpus import Curriculum, Page, Teacher, curriculum, generator, tokenizer_text
 from evolve.nursery.recipe import RECIPE_VERSION, SPECIALISTS, NurseryRecipe
@@ -59,7 +60,7 @@ def build(
     number of torch threads do not change.
 
     Args:
-        directory: The folder, which is created if it is missing. Other files in it are kept.
+        directory: The folder, which is created if it is missing. Other files in that of an earlier build are kept.
         seed: Seed of the items and the models.
         on_progress: Called after every step of the training.
         recipe: The sizes; None for the defaults.
@@ -68,7 +69,8 @@ def build(
         The family, with absolute paths.
 
     Raises:
-        InputError: A folder that would be replaced was not made by an earlier build.
+        InputError: The folder is neither empty nor one of an earlier build, or has something else in the place of a
+            result.
     """
     recipe = recipe or NurseryRecipe()
     family = _layout(directory)
@@ -93,8 +95,8 @@ def load(directory: Path, *, seed: int | None = None, recipe: NurseryRecipe | No
         The family, or None if the folder has none, an incomplete one, or one of another seed, recipe or version.
     """
     try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+        manifest = read_json(directory / MANIFEST, MOST_RECORD)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     if not isinstance(manifest, dict) or type(manifest.get("seed")) is not int:
         return None
@@ -104,6 +106,22 @@ def load(directory: Path, *, seed: int | None = None, recipe: NurseryRecipe | No
     models = [family.base, *family.specialists.values()]
     complete = all((model / "model.safetensors").is_file() for model in models)
     return family if complete and all(folder.is_dir() for folder in family.datasets.values()) else None
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Raise InputError unless a folder is missing, empty, or marked by a build.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    if not directory.exists() or (directory / MANIFEST).is_file() or (directory / UNFINISHED).is_file():
+        return
+    names = sorted(path.name for path in directory.iterdir())
+    if names:
+        raise InputError(
+            f"{directory}: is not empty and has no family of `evolve nursery` ({', '.join(names[:3])}); give a new or "
+            "an empty folder"
+        )
 
 
 def _layout(directory: Path) -> Family:
@@ -119,10 +137,12 @@ def _layout(directory: Path) -> Family:
 def _clear(family: Family) -> None:
     """Remove the result of an earlier build, and nothing else, and mark the folder as unfinished."""
     directory = family.directory
-    old = [path for path in (family.base, *family.specialists.values(), directory / "datasets") if path.exists()]
-    ours = (directory / MANIFEST).is_file() or (directory / UNFINISHED).is_file()
-    if old and not ours:
-        raise InputError(f"{old[0]}: is in the way and was not made by evolve; move it, or give another folder")
+    refuse_foreign(directory)
+    results = (family.base, *family.specialists.values(), directory / "datasets")
+    old = [path for path in results if path.exists() or path.is_symlink()]
+    for path in old:
+        if path.is_symlink() or not path.is_dir():
+            raise InputError(f"{path}: is in the way and was not made by evolve; move it, or give another folder")
     directory.mkdir(parents=True, exist_ok=True)
     (directory / UNFINISHED).touch()
     (directory / MANIFEST).unlink(missing_ok=True)

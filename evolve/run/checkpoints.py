@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from evolve.engines.protocols import MergeResult
+from evolve.files import MOST_RECORD, read_bytes
 from evolve.run.durable import replace_json
 from evolve.run.hashes import HashCache
 
@@ -41,7 +42,7 @@ class Manifest(BaseModel):
     def read(cls, folder: Path, identity: str) -> Manifest | None:
         """Return the manifest of a published checkpoint; None if it is missing, damaged or of another identity."""
         try:
-            manifest = cls.model_validate_json((folder / _MANIFEST).read_bytes())
+            manifest = cls.model_validate_json(read_bytes(folder / _MANIFEST, MOST_RECORD))
         except (OSError, ValidationError):
             return None
         return manifest if manifest.identity == identity else None
@@ -59,7 +60,7 @@ class CheckpointGuard:
 
     def damage(self, folder: Path, identity: str) -> str | None:
         """Describe the damage to a checkpoint in a few words; return None if it is intact."""
-        if not folder.is_dir():
+        if folder.is_symlink() or not folder.is_dir():
             return "the checkpoint is missing"
         manifest = Manifest.read(folder, identity)
         if manifest is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from evolve.engines import merging
 from evolve.engines.checkpoints import Layout, item_bytes
 from evolve.errors import RecipeError
 
-__all__ = ["Child", "choose_tokenizer", "load_template", "size_of"]
+__all__ = ["Child", "choose_tokenizer", "load_template", "recipe_models", "size_of"]
+
+_COMMIT = re.compile(r"@[0-9a-f]{40}$")
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,12 @@ class Child:
             tokenizer=self.tokenizer,
         )
 
-    def identity(self, parents: Sequence[str], base: str) -> str:
-        """Return the identity of the child from the identities of its parents and the base; paths do not affect it."""
-        return merging.identity(self.template, parents, base, self.dtype, self.tokenizer)
+    def identity(self, parents: Sequence[str], base: str, named: Mapping[str, str]) -> str:
+        """Return the identity of the child from the identities of its parents, the base, and the models of the recipe.
+
+        Paths do not affect it.
+        """
+        return merging.identity(self.template, parents, base, self.dtype, self.tokenizer, named=named)
 
 
 def choose_tokenizer(
@@ -55,6 +61,30 @@ def choose_tokenizer(
     """Choose the source of a child's tokens from the tokenizers of the models whose weights are merged."""
     models = [*parents, base] if template.uses_base else list(parents)
     return merging.resolve_tokenizer(setting, models, base=base)
+
+
+def recipe_models(templates: Iterable[merging.Template]) -> tuple[list[str], list[str]]:
+    """Return the models that templates name beside parents and base: paths, and Hub ids without a commit.
+
+    Raises:
+        RecipeError: A path is relative, or a template cannot be filled in.
+    """
+    paths, loose = [], []
+    for template in templates:
+        try:
+            names = merging.named_models(template)
+        except RecipeError as error:
+            raise _with_key(template.name, error) from None
+        for name in names:
+            if name.startswith("/"):
+                paths.append(name)
+            elif name.startswith((".", "~")) or Path(name).exists():
+                raise RecipeError(
+                    f"merge.recipe = {template.name}: {name} in it is a relative path; give an absolute one"
+                )
+            elif not _COMMIT.search(name):
+                loose.append(name)
+    return sorted(set(paths)), sorted(set(loose))
 
 
 def size_of(parents: Iterable[Layout], dtype: str) -> int:
@@ -68,4 +98,8 @@ def load_template(name: str) -> merging.Template:
     try:
         return merging.load_template(name)
     except RecipeError as error:
-        raise RecipeError(f"merge.recipe = {name}: {' '.join(str(error).split())}") from None
+        raise _with_key(name, error) from None
+
+
+def _with_key(name: str, error: RecipeError) -> RecipeError:
+    return RecipeError(f"merge.recipe = {name}: {' '.join(str(error).split())}")

@@ -29,9 +29,17 @@ from evolve.run.faults import fault_point
 from evolve.run.interrupts import Interrupts
 from evolve.run.journal import Journal, utc_now
 from evolve.run.observer import Observer
-from evolve.run.steps import RunContext, StepInFlight, batch_size, begin, restore_recipe
+from evolve.run.steps import (
+    RunContext,
+    StepInFlight,
+    batch_size,
+    begin,
+    has_current_recipe,
+    refuse_changes,
+    restore_recipe,
+)
 
-__all__ = ["Driver", "restore_files"]
+__all__ = ["Driver", "recipes_are_current", "restore_files"]
 
 _LOG = logging.getLogger("evolve.run")
 _POLL_S = 0.2
@@ -61,6 +69,7 @@ class Driver:
 
         Raises:
             RunError: The run cannot continue; it can be resumed.
+            InputsChangedError: A file that the run reads has changed; it can be resumed when the file is restored.
             Interrupted: The user asked to stop; everything recorded is kept.
         """
         while True:
@@ -129,6 +138,7 @@ class Driver:
         fault_point("step.after_call")
         step = self._in_flight.pop(outcome.id)
         self._context.making.discard(step.makes or "")
+        refuse_changes(self._context, step)
         result = _finished(step, outcome) if isinstance(outcome, Done) else outcome
         if isinstance(result, Failed):
             self._fail(step, result)
@@ -147,7 +157,7 @@ class Driver:
         _LOG.warning("%s: %s (%s)", step.call.id, failure.reason, failure.cause)
         if failure.cause == "disk":
             root = self._context.folder.root
-            raise DiskError(f"{step.call.id}: {failure.reason}; make room, then run `evolve resume {root}`")
+            raise DiskError(f"{step.call.id}: {failure.reason}, then run `evolve resume {root}`")
         attempts = self.tree.config.attempts
         if step.model is None:
             self._fail_run(step, failure, attempts)
@@ -189,9 +199,14 @@ class Driver:
 
 def restore_files(context: RunContext) -> None:
     """Rewrite the files that follow from the journal: the configuration, the family tree and the recipes."""
-    context.folder.write_config(context.folder.located_config(context.tree.config))
+    context.folder.write_config(context.folder.located_config(context.tree.config, context.tree.root))
     context.folder.write_tree(context.tree)
     _restore_recipes(context)
+
+
+def recipes_are_current(context: RunContext) -> bool:
+    """Return whether the recipes have the present paths of their models."""
+    return all(has_current_recipe(context, model) for model in context.tree.models if model.recipe is not None)
 
 
 def _restore_recipes(context: RunContext) -> None:

@@ -1,4 +1,7 @@
-"""Atomic files and folders (fsync, then rename), and messages for errors of the operating system."""
+"""Atomic files and folders (fsync, then rename), and messages for errors of the operating system.
+
+Nothing is written or deleted through a link: a file is created under a name that is free, and a link is deleted itself.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from evolve.errors import DiskError, RunError
+from evolve.characters import escaped
+from evolve.errors import DiskError, RunError, full_disk, make_room
 from evolve.run.faults import fault_point
 
 __all__ = [
-    "NO_ROOM",
+    "create_file",
     "explained",
     "publish",
     "remove",
@@ -24,24 +28,18 @@ __all__ = [
     "sync_folder",
 ]
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Error numbers of a full disk, an exhausted quota and a file size limit."""
-
 
 @contextmanager
 def explained(root: Path) -> Iterator[None]:
-    """Turn an OSError of the run in `root` into a `RunError` with the command that resumes the run.
-
-    A broken pipe is raised as it is: it concerns the reader of standard output and not the run.
-    """
+    """Turn an OSError of the run in `root` into a `RunError` with the command that resumes the run."""
     try:
         yield
-    except BrokenPipeError:
-        raise
     except OSError as error:
         where = error.filename or root
-        if error.errno in NO_ROOM:
-            raise DiskError(f"{where}: {error.strerror}; make room, then run `evolve resume {root}`") from error
+        number = full_disk(error)
+        if number is not None:
+            reason = error.strerror or error
+            raise DiskError(f"{where}: {reason}; {make_room(number)}, then run `evolve resume {root}`") from error
         raise RunError(f"{where}: {error.strerror or error}; fix the cause, then run `evolve resume {root}`") from error
 
 
@@ -54,12 +52,19 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def create_file(path: Path) -> TextIO:
+    """Create a text file; raise FileExistsError if there is a file or a link of that name."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    return os.fdopen(descriptor, "w", encoding="utf-8")
+
+
 def replace_text(path: Path, text: str) -> None:
     """Replace a text file durably and atomically; after an OSError the file is unchanged."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fault_point("replace.before_write")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        temporary.unlink(missing_ok=True)  # left by an earlier process with the same process id
+        with create_file(temporary) as file:
             file.write(text)
             file.flush()
             fault_point("replace.after_write")
@@ -75,7 +80,7 @@ def replace_text(path: Path, text: str) -> None:
 
 def replace_json(path: Path, data: Any) -> None:
     """Replace a file with indented JSON; raise ValueError if a number is not finite."""
-    replace_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    replace_text(path, escaped(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)) + "\n")
 
 
 def publish(staged: Path, final: Path) -> None:
@@ -103,15 +108,14 @@ def publish(staged: Path, final: Path) -> None:
 def _move_across(staged: Path, final: Path) -> None:
     """Copy a folder to a hidden folder beside `final`, sync the copy, rename it, then remove the source."""
     copy = final.with_name(f".{final.name}.{os.getpid()}.moving")
-    if copy.exists():  # left by an earlier process with the same process id
-        shutil.rmtree(copy)
+    _delete(copy)  # left by an earlier process with the same process id
     fault_point("move.before_copy")
     try:
         _copy_contents(staged, copy)
         _sync_contents(copy)
     except OSError as error:
         shutil.rmtree(copy, ignore_errors=True)
-        if error.errno in NO_ROOM:  # the error names the source, but the disk of the target is full
+        if full_disk(error) is not None:  # the error names the source, but the disk of the target is full
             raise OSError(error.errno, error.strerror, str(final.parent)) from error
         raise
     fault_point("move.after_fsync")
@@ -144,13 +148,22 @@ def _sync_contents(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder. A folder is renamed first, so that a partly deleted one never keeps its name."""
-    if path.is_dir() and not path.is_symlink():
-        doomed = path.with_name(f".{path.name}.{os.getpid()}.gone")
-        if doomed.exists():  # left by an earlier process with the same process id
-            shutil.rmtree(doomed)
-        path.rename(doomed)
-        fault_point("remove.after_rename")
-        shutil.rmtree(doomed)
-    else:
+    """Delete a file, a link or a folder, if there is one.
+
+    A folder is renamed first, so that a partly deleted one never keeps its name.
+    """
+    if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
+        return
+    doomed = path.with_name(f".{path.name}.{os.getpid()}.gone")
+    _delete(doomed)  # left by an earlier process with the same process id
+    path.rename(doomed)
+    fault_point("remove.after_rename")
+    _delete(doomed)
+
+
+def _delete(path: Path) -> None:
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path)

@@ -5,24 +5,28 @@ The journal is the only record of the run. All other files can be rebuilt from i
 
 from __future__ import annotations
 
-import json
 import os
+import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from evolve.config import Config, dump_config
-from evolve.errors import RunFolderError
+from evolve.config import Config, changed_arguments, dump_config
+from evolve.errors import RunFolderError, full_disk
+from evolve.files import MOST_MODEL_JSON, read_json
 from evolve.lineage import FamilyTree, Model, to_node_link
-from evolve.run.durable import NO_ROOM, remove, replace_json, replace_text, sync_folder
+from evolve.run.durable import remove, replace_json, replace_text, sync_folder
 from evolve.run.faults import fault_point
 from evolve.run.journal import read_journal, tree_of
+from evolve.run.links import refuse_links
+from evolve.run.rescue import rescues
 
 __all__ = ["RunFolder"]
 
 _OURS = {".lock", "driver.json", "progress.json", "config.yaml", "journal.jsonl", "family_tree.json", "run.log"}
 _FOLDERS = ("recipes", "models", "evals", "staging")
-_LEFTOVERS = (".*.gone", ".*.tmp", ".*.moving")
+_LEFTOVER = re.compile(r"\..+\.\d+\.(gone|tmp|moving)")
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,11 @@ class RunFolder:
         """Return a path in this folder as the journal and the tree keep it."""
         return path.relative_to(self.root).as_posix()
 
-    def checkpoint_of(self, model: Model) -> Path:
-        """Return the checkpoint folder of a model that has one."""
+    def checkpoint_of(self, model: Model, root: str | None = None) -> Path:
+        """Return the checkpoint folder of a model that has one; `root` as in `relocated`."""
         if model.checkpoint is None:
             raise ValueError(f"{model.name} has no checkpoint")
-        return self.locate(model.checkpoint)
+        return self.relocated(model.checkpoint, root)
 
     # ------------------------------------------------------------------------------------------------ moved folders
 
@@ -116,17 +120,36 @@ class RunFolder:
         """Return the absolute form of a path in the journal."""
         return Path(os.path.normpath(self.root / path))
 
+    def relocated(self, path: str, root: str | None) -> Path:
+        """Return where a path of the journal is now; its recorded place if it is nowhere.
+
+        If this folder has moved, what a path outside it names may have moved with it, or not.
+
+        Args:
+            path: The path as the journal keeps it.
+            root: The recorded place of this folder; None if it does not matter or is not known.
+        """
+        here = self.locate(path)
+        if root is None or not path.startswith(("/", "../")) or here.exists():
+            return here
+        before = Path(os.path.normpath(Path(root) / path))
+        moved = self.locate(os.path.relpath(before, root))
+        return next((place for place in (before, moved) if place.exists()), here)
+
     def portable_config(self, config: Config) -> Config:
         """Return a configuration with its paths as the journal keeps them."""
         return self.with_paths(config, self.portable)
 
-    def located_config(self, config: Config) -> Config:
-        """Return a configuration from the journal with absolute paths."""
-        return self.with_paths(config, lambda path: str(self.locate(path)) if path.startswith("../") else path)
+    def located_config(self, config: Config, root: str | None = None) -> Config:
+        """Return a configuration from the journal with absolute paths; `root` as in `relocated`."""
+        outside = ("/", "../")  # the others are Hub ids
+        return self.with_paths(
+            config, lambda path: str(self.relocated(path, root)) if path.startswith(outside) else path
+        )
 
     @staticmethod
     def with_paths(config: Config, change: Callable[[str], str]) -> Config:
-        """Return a configuration with the paths of models and data changed; `change` also gets Hub ids."""
+        """Return a configuration with the paths of models and data changed; `change` also gets other strings."""
         raw = config.model_dump(mode="json")
         raw["base_model"] = change(raw["base_model"])
         raw["foundation_models"] = {
@@ -136,15 +159,16 @@ class RunFolder:
         evaluation = raw["evaluation"]
         evaluation["datasets"] = {task: change(path) for task, path in evaluation["datasets"].items()}
         evaluation["task_dirs"] = [change(path) for path in evaluation["task_dirs"]]
+        evaluation["model_args"] = changed_arguments(evaluation["model_args"], lambda _, value: change(value))
         return Config.model_validate(raw)
 
     # ------------------------------------------------------------------------------------------------- unfinished work
 
     def staged(self, purpose: str) -> Path:
         """Make an empty staging folder for one piece of work; delete the files of an earlier attempt."""
+        refuse_links(self.root)
         path = self.staging / purpose
-        if path.exists():
-            remove(path)
+        remove(path)
         path.mkdir(parents=True)
         return path
 
@@ -153,29 +177,39 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """Return the run in an existing folder; raise RunFolderError if there is none."""
-        folder = cls(path.absolute())
-        if not path.is_dir():
-            problem = "is a file, not a run folder" if path.exists() else "there is no such folder"
+        folder = cls(_absolute(path))
+        try:
+            if not path.is_dir():
+                problem = "is a file, not a run folder" if path.exists() else "there is no such folder"
+                raise RunFolderError(
+                    f"{path}: {problem}; give the folder of a run, for example runs/demo. `evolve run` makes the "
+                    "folder after its checks; if it was interrupted before that, start it again"
+                )
+            if folder.journal.exists():
+                return folder
+            kept = rescues(folder.journal)
+        except OSError as error:
+            raise RunFolderError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+        if kept:
             raise RunFolderError(
-                f"{path}: {problem}; give the folder of a run, for example runs/demo. `evolve run` makes the folder "
-                "after its checks; if it was interrupted before that, start it again"
+                f"{path}: its journal is missing, and {kept[-1].name} has what was rescued of it; restore it by "
+                f"`{shlex.join(['mv', str(kept[-1]), str(folder.journal)])}`"
             )
-        if not folder.journal.is_file():
-            raise RunFolderError(f"{path}: is not a run (journal.jsonl is missing); give the folder of a run")
-        return folder
+        raise RunFolderError(f"{path}: is not a run (journal.jsonl is missing); give the folder of a run")
 
     @classmethod
     def prepare(cls, path: Path) -> RunFolder:
         """Check that a folder can be used for a new or a resumed run; `create` makes it.
 
         Raises:
-            RunFolderError: The path is a file, is not writable, or is a folder that is not empty and not a run.
+            RunFolderError: The path is a file, is not writable, has links, or is a folder that is not empty and not a
+                run.
         """
-        folder = cls(path.absolute())
+        folder = cls(_absolute(path))
         try:
             if path.exists() and not path.is_dir():
                 raise RunFolderError(f"{path}: is a file; give a folder for the run by --run-dir")
-            existing = path if path.exists() else next(parent for parent in path.absolute().parents if parent.exists())
+            existing = path if path.exists() else next(parent for parent in folder.root.parents if parent.exists())
             if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
                 raise RunFolderError(
                     f"{path}: cannot be written ({existing} is not writable); choose another --run-dir"
@@ -187,6 +221,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{path}: is not empty and is not a run ({', '.join(others[:3])}); choose another --run-dir"
             )
+        refuse_links(folder.root)
         return folder
 
     def other_files(self) -> list[str]:
@@ -204,7 +239,7 @@ class RunFolder:
             missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            if error.errno in NO_ROOM:
+            if full_disk(error) is not None:
                 raise
             raise RunFolderError(f"{self.root}: cannot be made ({error.strerror}); choose another --run-dir") from error
         for path in missing:
@@ -222,13 +257,14 @@ class RunFolder:
 
         Request caches are kept until the run has finished, so that an interrupted evaluation can resume.
         """
+        refuse_links(self.root)
         for path in self.staging.iterdir():
-            if finished or not path.name.startswith("requests-"):
+            if finished or not _is_request_cache(path):
                 remove(path)
         self.progress.unlink(missing_ok=True)  # left by a driver that was killed
         for parent in (self.root, *(self.root / name for name in _FOLDERS)):
-            for pattern in _LEFTOVERS:
-                for path in parent.glob(pattern):
+            for path in parent.iterdir():
+                if _LEFTOVER.fullmatch(path.name):
                     remove(path)
 
     def is_complete(self, tree: FamilyTree) -> bool:
@@ -239,7 +275,7 @@ class RunFolder:
         if self.progress.exists() or (self.staging.exists() and any(self.staging.iterdir())):
             return False
         try:
-            return bool(json.loads(self.family_tree.read_text(encoding="utf-8")) == to_node_link(tree))
+            return bool(read_json(self.family_tree, MOST_MODEL_JSON) == to_node_link(tree))
         except (OSError, ValueError):
             return False
 
@@ -261,3 +297,19 @@ class RunFolder:
     def write_config(self, config: Config) -> None:
         """Rewrite config.yaml."""
         replace_text(self.config, dump_config(config))
+
+
+def _absolute(path: Path) -> Path:
+    """Return the absolute form of a path that the journal can hold."""
+    try:
+        absolute = path.absolute()
+        str(absolute).encode()
+    except UnicodeEncodeError:
+        raise RunFolderError(f"{path}: its path is not UTF-8; rename the folder, or give another --run-dir") from None
+    except FileNotFoundError:
+        raise RunFolderError(f"{path}: the working directory was deleted; change to another folder") from None
+    return absolute
+
+
+def _is_request_cache(path: Path) -> bool:
+    return path.name.startswith("requests-") and path.is_file() and not path.is_symlink()

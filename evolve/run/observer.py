@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
+from evolve.files import MOST_RECORD, read_json
 from evolve.lineage import Event, FamilyTree
+from evolve.run.durable import create_file
 from evolve.run.journal import utc_now
 
 __all__ = ["Observer", "Observers", "ProgressFile", "Silent", "StepProgress", "read_progress"]
@@ -126,7 +128,9 @@ class ProgressFile:
         report = StepProgress(call_id, words, done, total, utc_now())
         draft = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         with contextlib.suppress(OSError):
-            draft.write_text(json.dumps(asdict(report)), encoding="utf-8")
+            draft.unlink(missing_ok=True)
+            with create_file(draft) as file:
+                file.write(json.dumps(asdict(report)))
             draft.replace(self._path)
 
     def note(self, words: str) -> None:
@@ -144,7 +148,7 @@ def read_progress(path: Path) -> StepProgress | None:
     A driver that is killed leaves its file, so check the lock to see whether the run is being driven.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path, MOST_RECORD)
         return StepProgress(
             step=str(data["step"]),
             words=str(data["words"]),
@@ -152,5 +156,5 @@ def read_progress(path: Path) -> StepProgress | None:
             total=int(data["total"]),
             at=str(data["at"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None

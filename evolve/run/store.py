@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
+import stat
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from evolve.config import TaskConfig
 from evolve.engines.protocols import BatchSize, EvaluateResult
+from evolve.files import read_bytes
 from evolve.lineage import Score
 from evolve.run.durable import publish, replace_json
 from evolve.run.faults import fault_point
+from evolve.run.ranges import impossible
 
 __all__ = ["ScoreRecord", "ScoreStore"]
 
 _LOG = logging.getLogger("evolve.run")
 _RECORD = "score.json"
+_MOST = 1 << 20  # bytes of a record
 
 
 class ScoreRecord(BaseModel):
@@ -50,13 +56,25 @@ class ScoreRecord(BaseModel):
         return cls(key=key, score=score, seconds=seconds, batch_size=result.batch_size)
 
     @classmethod
-    def read(cls, folder: Path, key: str) -> ScoreRecord | None:
-        """Return the record in a folder; None if it is missing, damaged or of another key."""
-        try:
-            record = cls.model_validate_json((folder / _RECORD).read_bytes())
-        except (OSError, ValidationError):
+    def read(cls, folder: Path, key: str, task: TaskConfig) -> ScoreRecord | None:
+        """Return the record in a folder; None if there is none or, with a warning, if it cannot be used.
+
+        Args:
+            folder: The folder of the score.
+            key: The expected key.
+            task: The task as configured.
+        """
+        if not os.path.lexists(folder / _RECORD):
             return None
-        return record if record.key == key else None
+        try:
+            _refuse_special_files(folder)
+            record = cls.model_validate_json(read_bytes(folder / _RECORD, _MOST))
+            _refuse_misfit(record, folder, key, task)
+        except (OSError, ValueError) as error:  # pydantic's error is a ValueError
+            reason = "it is no record of a score" if isinstance(error, ValidationError) else error
+            _LOG.warning("%s: is ignored, and the model is scored again (%s)", folder, reason)
+            return None
+        return record
 
     def write(self, folder: Path) -> None:
         """Write the record into a staging folder."""
@@ -77,17 +95,17 @@ class ScoreStore:
         self.root = root
         self._prefix = f".{hashlib.sha256(str(run).encode()).hexdigest()[:12]}-"
 
-    def fetch(self, key: str, target: Path) -> ScoreRecord | None:
-        """Copy the score of a key to a folder that does not exist yet; return None if the score is not cached."""
+    def fetch(self, key: str, task: TaskConfig, target: Path) -> ScoreRecord | None:
+        """Copy the score of a key to a folder that does not exist yet; return None if no usable score is cached."""
         kept = self.root / key
-        if ScoreRecord.read(kept, key) is None:
+        if ScoreRecord.read(kept, key, task) is None:
             return None
         try:
             shutil.copytree(kept, target)
         except OSError as error:
             _LOG.warning("%s: cannot be copied, so the model is scored again (%s)", kept, error)
             shutil.rmtree(target, ignore_errors=True)
-        record = ScoreRecord.read(target, key)
+        record = ScoreRecord.read(target, key, task)
         if record is None:
             shutil.rmtree(target, ignore_errors=True)
             return None
@@ -95,9 +113,9 @@ class ScoreStore:
         record.write(target)
         return record
 
-    def keep(self, key: str, scored: Path) -> None:
+    def keep(self, key: str, task: TaskConfig, scored: Path) -> None:
         """Copy a published score into the store, unless the store has it."""
-        if ScoreRecord.read(self.root / key, key) is not None:
+        if ScoreRecord.read(self.root / key, key, task) is not None:
             return
         staged = self.root / f"{self._prefix}{key}"
         try:
@@ -115,3 +133,24 @@ class ScoreStore:
         for pattern in (f"{self._prefix}*", f".{self._prefix}*.gone", ".*.gone"):
             for path in self.root.glob(pattern):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _refuse_special_files(folder: Path) -> None:
+    """Raise ValueError if a folder holds a link, a device or a pipe."""
+    for path in folder.rglob("*"):
+        state = path.lstat()
+        if not stat.S_ISREG(state.st_mode) and not stat.S_ISDIR(state.st_mode):
+            raise ValueError(f"{path.name} is neither a file nor a folder")
+
+
+def _refuse_misfit(record: ScoreRecord, folder: Path, key: str, task: TaskConfig) -> None:
+    """Raise ValueError if this is the record of another score, or the score is impossible or has no samples."""
+    if record.key != key:
+        raise ValueError("its key is that of another score")
+    if record.score.metric != task.metric:
+        raise ValueError(f"it is a score of {record.score.metric} and not of {task.metric}")
+    problem = impossible(task, record.score.value)
+    if problem is not None:
+        raise ValueError(problem)
+    if not (folder / "results.json").is_file() or not any(folder.glob("samples_*.jsonl")):
+        raise ValueError("results.json or the samples are missing")

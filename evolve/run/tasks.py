@@ -6,15 +6,17 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
-from evolve.config import Config, TaskConfig, scoring_settings
+from evolve.config import ARGUMENT_FILES, Config, TaskConfig, scoring_settings
 from evolve.engines.protocols import BatchSize, EvaluateJob, TaskSpec
 
 __all__ = ["evaluate_job", "score_key", "task_specs"]
 
 
-def task_specs(config: Config) -> tuple[TaskSpec, ...]:
-    """Return the task specifications of a configuration."""
+def task_specs(config: Config, data: Mapping[str, str] = MappingProxyType({})) -> tuple[TaskSpec, ...]:
+    """Return the task specifications of a configuration; those of a run with the recorded revisions of Hub data."""
     evaluation = config.evaluation
     return tuple(
         TaskSpec(
@@ -24,6 +26,7 @@ def task_specs(config: Config) -> tuple[TaskSpec, ...]:
             limit=task.limit if task.limit is not None else evaluation.limit,
             generation_kwargs=task.generation_kwargs,
             dataset=evaluation.datasets.get(task.task),
+            revision=data.get(f"{task.task}/revision"),
         )
         for task in evaluation.tasks
     )
@@ -37,6 +40,7 @@ def evaluate_job(
     output: Path,
     batch_size: BatchSize | None = None,
     request_caches: Mapping[str, Path] | None = None,
+    reads: Mapping[str, Path] = MappingProxyType({}),
 ) -> EvaluateJob:
     """Return the job that scores a checkpoint on some tasks with the settings of a configuration.
 
@@ -47,6 +51,7 @@ def evaluate_job(
         output: An empty staging folder.
         batch_size: Replaces the configured one.
         request_caches: As in `EvaluateJob`.
+        reads: Paths of the recorded files that are in no folder of the configuration, by name.
     """
     evaluation = config.evaluation
     return EvaluateJob(
@@ -55,7 +60,7 @@ def evaluate_job(
         output=output,
         request_caches=request_caches or {},
         model=evaluation.model,
-        model_args=evaluation.model_args,
+        model_args=_with_recorded_folders(evaluation.model_args, reads),
         batch_size=evaluation.batch_size if batch_size is None else batch_size,
         seed=config.seed,
         task_dirs=evaluation.task_dirs,
@@ -63,6 +68,17 @@ def evaluate_job(
         fewshot_as_multiturn=evaluation.fewshot_as_multiturn,
         trust_remote_code=config.trust_remote_code,
     )
+
+
+def _with_recorded_folders(arguments: Mapping[str, Any], reads: Mapping[str, Path]) -> dict[str, Any]:
+    """Return model arguments with each Hub id replaced by the folder of the commit with which the run began."""
+    folders: dict[str, str] = {}
+    for name, path in reads.items():
+        if name.startswith(ARGUMENT_FILES):
+            key, _, file = name.removeprefix(ARGUMENT_FILES).partition("/")
+            if not str(arguments.get(key)).startswith("/"):
+                folders[key] = str(path)[: -len(file) - 1]
+    return {**arguments, **folders}
 
 
 def score_key(identity: str, config: Config, task: TaskConfig, *, lm_eval: str | None, data: Mapping[str, str]) -> str:
@@ -73,7 +89,7 @@ def score_key(identity: str, config: Config, task: TaskConfig, *, lm_eval: str |
         config: The configuration of the run.
         task: One of its tasks.
         lm_eval: Version of lm-eval.
-        data: SHA-256 of each local file that evaluations read, by a name that does not depend on its location.
+        data: As for `scoring_settings`.
     """
     settings = scoring_settings(config, task, lm_eval=lm_eval, data=data)
     record = {"identity": identity, "settings": settings}

@@ -54,9 +54,9 @@ def _of_the_run(event: RunStarted | SettingsChanged | InputsMoved | RunStopped |
             changes = ", ".join(f"{key} from {then} to {now}" for key, (then, now) in event.changes.items())
             return f"settings changed: {changes}"
         case InputsMoved():
-            paths = [f"{name} is now {path}" for name, path in event.paths.items()]
+            paths = [f"{name} is now {path}" for name, path in (event.paths | event.reads).items()]
             if paths:
-                return f"models moved, with equal content: {', '.join(paths)}"
+                return f"models or data moved, with equal content: {', '.join(paths)}"
             return f"the run folder is now {event.root}"
         case RunStopped():
             return f"stopped after generation {event.generation}, {event.reason}: {event.detail}"

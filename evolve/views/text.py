@@ -17,6 +17,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.text import Text
 
+from evolve.characters import visible
 from evolve.lineage import FamilyTree, Model
 
 __all__ = [
@@ -58,7 +59,6 @@ _ASCII = str.maketrans(
         "└": "`",
     }
 )
-_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[^\S\n ]|[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 _WORD = re.compile(r"\S+")
 _GAP = 2
 _ROOM = 16  # the least room for a value beside its label
@@ -76,7 +76,7 @@ Part = Text | Lines | RenderableType
 
 
 class View:
-    """A renderable that wraps at words, and that replaces its signs where the output is not UTF-8."""
+    """A renderable that wraps at words, without hidden characters; where the output is not UTF-8 it has other signs."""
 
     def __init__(self, *parts: Part) -> None:
         self._parts = parts
@@ -91,11 +91,14 @@ class View:
             else:
                 segments = list(console.render(part, options))
             for segment in segments:
-                yield _ascii(segment) if options.ascii_only and not segment.control else segment
+                yield segment if segment.control else _printed(segment, ascii_only=options.ascii_only)
 
 
-def _ascii(segment: Segment) -> Segment:
-    text = segment.text.translate(_ASCII).encode("ascii", "replace").decode("ascii")
+def _printed(segment: Segment, *, ascii_only: bool) -> Segment:
+    """Return a segment as it may reach a terminal; this is the one way out for all text of a view."""
+    text = visible(segment.text)
+    if ascii_only:
+        text = text.translate(_ASCII).encode("ascii", "replace").decode("ascii")
     return Segment(text, segment.style)
 
 
@@ -130,8 +133,8 @@ def indented(text: Text, width: int, indent: int) -> list[Text]:
 
 
 def plain(text: str) -> str:
-    """Return text from outside without terminal codes and control characters; its lines are kept."""
-    return _ESCAPE.sub(lambda found: "" if found[0].startswith("\x1b") else " ", text).strip()
+    """Return text from outside without terminal codes and other hidden characters; its lines are kept."""
+    return visible(text).strip()
 
 
 def one_line(text: str) -> str:

@@ -14,8 +14,7 @@ import pytest
 from executors import InlineExecutor
 from fakes import FAKE, write_family
 
-from evolve.cli import driving
-from evolve.cli.app import main
+from evolve.cli import driving, main
 from evolve.config import load_config
 from evolve.engines.protocols import Engines, Report
 from evolve.run.executors import LocalExecutor, Progress

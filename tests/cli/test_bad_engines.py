@@ -116,7 +116,7 @@ def test_a_metric_of_unknown_direction(run, tmp_path):
 
     run(
         ("evaluation.tasks.0 = {task: mine, ", "does not say whether more", "State `higher_is_better`"),
-        evaluation=_scored("mine", "score,none", task_dirs=["./tasks"]),
+        evaluation=_scored("mine", "score,none", task_dirs=["./tasks"], trust_task_code=True),
     )
 
 

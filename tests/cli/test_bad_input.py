@@ -20,7 +20,7 @@ TEXTS = {
     "not YAML": ("base_model: [base\nseed: 0\n", ("line 2", "not valid YAML", "fix the syntax")),
     "not a mapping": ("- base_model\n", ("holds a list", "base_model and foundation_models")),
     "an empty file": ("", ("holds nothing", "base_model and foundation_models")),
-    "not UTF-8": (b"name: \xff\n", ("not UTF-8 text", "YAML file")),
+    "not UTF-8": (b"name: \xff\n", ("not UTF-8 text", "configuration file")),
     "a repeated key": ("seed: 0\nseed: 1\n", ("line 2", "'seed'", "also in line 1", "keep one")),
 }
 
@@ -198,7 +198,7 @@ RECIPES: dict[str, tuple[str, tuple[str, ...]]] = {
         COMPLETE.replace("{{ parent_2 }}", "'{{ parent_2 }}'"),
         ("{{ parent_2 }}", "write it unquoted"),
     ),
-    "not YAML when filled in": (COMPLETE + "parameters: [\n", ("not valid YAML once filled in",)),
+    "not YAML when filled in": (COMPLETE + "parameters: [\n", ("once filled in", "line 7: not valid YAML")),
     "a list": ("- {{ parent_1 }}\n- {{ parent_2 }}\n", ("is not a YAML mapping",)),
     "a division by zero": (COMPLETE.replace("0.5", "{{ 1 / 0 }}"), ("cannot be filled in",)),
 }

@@ -17,7 +17,7 @@ from executors import InlineExecutor
 from fakes import FAKE
 
 from evolve.cli import driving
-from evolve.engines.protocols import FilterMatch, RehearseJob, Report
+from evolve.engines.protocols import FilterMatch, PlanMergesJob, Report
 from evolve.errors import ModelError
 from evolve.run.inputs import locate
 from evolve.run.session import Session
@@ -51,6 +51,14 @@ def test_it_ends_with_the_command_to_type(check, fake_family, tmp_path):
     assert "warning" not in answer.out
     assert "problem" not in answer.out
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_scores_that_cannot_be_shared_are_a_warning(check, change):
+    tasks = [{"task": "alpha"}]
+    change(evaluation={"tasks": tasks, "model_args": {"tokenizer": "owner/tokenizer"}})
+    (line,) = [line for line in check().out.splitlines() if "not shared" in line]
+    start = "warning: scores of alpha are not shared: evaluation.model_args.tokenizer = owner/tokenizer: "
+    assert line.startswith(start)
 
 
 def test_all_missing_models_are_errors_of_their_keys(check, change, fake_family):
@@ -134,10 +142,10 @@ def test_a_run_that_does_not_fit_the_disk_is_a_problem(check, free, code, expect
 
 
 def test_filters_without_effect_and_differing_settings_are_warnings(check, fake_family, monkeypatch):
-    def rehearse(job: RehearseJob, report: Report) -> Mapping[str, tuple[FilterMatch, ...]]:
+    def plan_merges(job: PlanMergesJob, report: Report) -> Mapping[str, tuple[FilterMatch, ...]]:
         return dict.fromkeys(job.recipes, (FilterMatch("t", "attn", 4), FilterMatch("t", "mlp", 0)))
 
-    monkeypatch.setattr(driving, "REAL", replace(FAKE, rehearse=rehearse))
+    monkeypatch.setattr(driving, "REAL", replace(FAKE, plan_merges=plan_merges))
     monkeypatch.setattr(driving, "Session", partial(Session, executors=InlineExecutor))
     for name, theta in (("base", 1e4), ("A", 1e4), ("B", 1e6), ("C", 1e4)):
         path = fake_family.parent / name / "config.json"

@@ -16,7 +16,7 @@ import pytest
 from fakes import write_family
 
 import evolve as package
-from evolve.cli import app
+from evolve.cli import main
 from evolve.cli.display import Display
 from evolve.run.lock import driver_lock
 
@@ -37,7 +37,7 @@ COMMANDS = {  # with a pattern of the arguments in the usage line
 }
 LOADED = """
 import sys
-from evolve.cli.app import main
+from evolve.cli import main
 try:
     main()
 finally:
@@ -307,4 +307,4 @@ def test_a_bug_keeps_its_traceback(command, monkeypatch, finished_run):
     monkeypatch.setattr(looking, "tree_view", broken)
     monkeypatch.setattr(sys, "argv", ["evolve", "tree", str(finished_run)])
     with pytest.raises(LookupError, match="a bug"):
-        app.main()
+        main()

@@ -209,3 +209,34 @@ def _read_until(screen: int, words: str | None) -> str:
             break
         seen += part
     return seen.decode()
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), ValueError("I/O operation on closed file.")])
+@pytest.mark.parametrize("bars", [True, False], ids=["bars", "lines"])
+def test_a_display_that_is_lost_does_not_disturb_the_run(
+    *, watched, tmp_path, monkeypatch, error: Exception, bars: bool
+):
+    """An exception in the thread that moves the bars would also fail the test."""
+
+    class Closing(io.StringIO):
+        writes = 0
+
+        def isatty(self) -> bool:
+            return bars
+
+        def write(self, text: str) -> int:
+            Closing.writes += 1
+            if Closing.writes > 5:
+                raise error
+            return super().write(text)
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", Closing())
+    watching = display()
+    assert isinstance(watching, Bars) == bars
+    watched(watching)
+
+    assert Closing.writes == 6
+    assert (tmp_path / "run" / "family_tree.json").exists()
+    (line,) = [line for line in (tmp_path / "run" / "run.log").read_text().splitlines() if "without it" in line]
+    assert f"the output cannot be written ({error.args[-1]}); the run goes on without it" in line

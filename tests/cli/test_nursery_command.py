@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from evolve.cli import building
+from evolve.cli.streams import OutputLost
 from evolve.config import Config, load_config
 from evolve.engines.protocols import EvaluateJob, EvaluateResult, MergeJob, TaskScore
 from evolve.nursery import OWN_TASK, Family
@@ -155,6 +156,48 @@ def test_a_folder_that_cannot_be_used_is_refused(refused, command, tmp_path, mon
     monkeypatch.setattr("os.access", lambda path, mode: False)
     refused("nursery", tmp_path / "closed", words=("cannot be written", f"{tmp_path} is not writable", "another"))
     assert command("nursery", tmp_path / "n", "--seed", "-1").code == 2
+
+
+@pytest.mark.usefixtures("no_engine")
+def test_a_folder_with_other_files_is_refused(refused, tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.tex").write_text("mine")
+    words = ("is not empty and has no family of `evolve nursery`", "give a new or an empty folder")
+    refused("nursery", tmp_path / "work", words=(f"{tmp_path}/work: ", "(thesis.tex)", *words))
+    refused("nursery", "/", words=("/: ", *words))
+    monkeypatch.chdir(tmp_path / "work")
+    refused("nursery", ".", words=(".: ", *words))
+
+
+@pytest.mark.parametrize("kind", ["empty", "link", "unfinished"])
+def test_an_empty_folder_and_its_own_are_used(command, executor, tmp_path, kind):
+    folder = tmp_path / "nursery"
+    (tmp_path / "place").mkdir()
+    if kind == "unfinished":
+        (tmp_path / "place" / UNFINISHED).touch()
+        (tmp_path / "place" / "notes.txt").touch()
+    folder.symlink_to(tmp_path / "place") if kind == "link" else (tmp_path / "place").rename(folder)
+
+    assert command("nursery", folder).code == 0
+    assert (folder / MANIFEST).exists()
+
+
+def test_a_family_that_is_refused_is_marked_even_if_its_scores_cannot_be_printed(
+    command, executor, tmp_path, monkeypatch
+):
+    def lose(_: str) -> None:
+        raise OutputLost(BrokenPipeError())
+
+    monkeypatch.setattr(building, "say", lose)
+    executor.merge_score = 0.5
+
+    answer = command("nursery", tmp_path / "nursery")
+
+    assert answer.code == 1
+    assert "is not a usable test bed" in answer.err
+    assert (tmp_path / "nursery" / UNFINISHED).exists()
+    executor.merge_score = 0.62
+    assert command("nursery", tmp_path / "nursery").code == 0
 
 
 def test_the_tasks_are_those_of_the_demo():

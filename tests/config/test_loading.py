@@ -86,7 +86,7 @@ def test_a_folder(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path)
 
-    assert str(caught.value) == f"{tmp_path}: is a folder; give the path of a configuration file"
+    assert str(caught.value) == f"{tmp_path}: is a folder, not a regular file; give the path of a configuration file"
 
 
 def test_a_binary_file(tmp_path):
@@ -96,7 +96,7 @@ def test_a_binary_file(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_config(path)
 
-    assert str(caught.value) == f"{path}: is not UTF-8 text; give the path of a YAML file"
+    assert str(caught.value) == f"{path}: is not UTF-8 text; give the path of a configuration file"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_binary_file(tmp_path):
             "a: 2024-13-45\n",
             "not valid YAML: month must be in 1..12; put a string that looks like a date in quotes",
         ),
-        ("[" * 5000, "not valid YAML: it is nested too deeply; fix the brackets"),
+        ("[" * 5000, "line 1: not valid YAML: it is nested too deeply; fix the brackets"),
         ("name: x\nseed: 1\nname: y\n", "line 3: the key 'name' is also in line 1; keep one of the two"),
         (
             "strategy:\n  top_k: 2\n  metric: pcc\n  top_k: 3\n",
@@ -146,6 +146,7 @@ def test_a_mapping_may_override_keys_that_it_merges(load):
 
 # ----------------------------------------------------------------------------------------------------------- the keys
 
+LONG_RULE = "a name has at most 100 characters, and this one has 101; shorten it"
 NAME_RULE = "a name has letters, digits, '-', '_' and single '.', and begins with a letter or a digit; rename it"
 CHILD_RULE = "names of the form model-<generation>-<n> are reserved for children; rename it"
 TWO_NAMES = "it must be a mapping of at least two names to folders or Hub ids"
@@ -222,19 +223,19 @@ SOURCE = "it must be a folder or a Hub id, or a mapping of model and adapter"
         ),
         (
             strategy("top_k: many"),
-            'strategy.top_k = "many": it must be a whole number of at least 2: how many of the best models are paired',
+            'strategy.top_k = "many": it must be a whole number from 2 to 1000: how many of the best models are paired',
         ),
         (
             strategy("top_k: 1"),
-            "strategy.top_k = 1: it must be a whole number of at least 2: how many of the best models are paired",
+            "strategy.top_k = 1: it must be a whole number from 2 to 1000: how many of the best models are paired",
         ),
         (
             strategy("top_k: true"),
-            "strategy.top_k = true: it must be a whole number of at least 2: how many of the best models are paired",
+            "strategy.top_k = true: it must be a whole number from 2 to 1000: how many of the best models are paired",
         ),
         (
             strategy("top_k: 2.5"),
-            "strategy.top_k = 2.5: it must be a whole number of at least 2: how many of the best models are paired",
+            "strategy.top_k = 2.5: it must be a whole number from 2 to 1000: how many of the best models are paired",
         ),
         (
             strategy("stop_at_kinship: 7"),
@@ -287,7 +288,15 @@ SOURCE = "it must be a folder or a Hub id, or a mapping of model and adapter"
         ),
         (
             evaluation("tasks: [{task: a, weight: 0}]"),
-            "evaluation.tasks.0.weight = 0: it must be a number above 0: the task's weight in the average",
+            "evaluation.tasks.0.weight = 0: it must be a number from 1e-6 to 1e6: the task's weight in the average",
+        ),
+        (
+            evaluation("tasks: [{task: a, weight: 1.0e-7}]"),
+            "evaluation.tasks.0.weight = 1e-07: it must be a number from 1e-6 to 1e6: the task's weight in the average",
+        ),
+        (
+            evaluation("tasks: [{task: a, weight: 2.0e+16}]"),
+            "evaluation.tasks.0.weight = 2e+16: it must be a number from 1e-6 to 1e6: the task's weight in the average",
         ),
         (
             evaluation("tasks: [{task: a}, {task: b}, {task: a}]"),
@@ -323,14 +332,17 @@ SOURCE = "it must be a folder or a Hub id, or a mapping of model and adapter"
         ),
         (
             evaluation("limit: true"),
-            "evaluation.limit = true: it must be a whole number of documents of each task, at least 1, or null for all",
+            (
+                "evaluation.limit = true: it must be a whole number of documents of each task from 1 to 1000000000, or "
+                "null for all"
+            ),
         ),
         *(
             (
                 evaluation(f"batch_size: {value}"),
                 (
-                    f"evaluation.batch_size = {shown}: it must be a whole number of requests in a batch, at least 1, "
-                    "or auto"
+                    f"evaluation.batch_size = {shown}: it must be a whole number of requests in a batch from 1 to "
+                    "100000, or auto"
                 ),
             )
             for value, shown in (("0", "0"), ("true", "true"), ("automatic", '"automatic"'), ("1.5", "1.5"))
@@ -343,6 +355,31 @@ SOURCE = "it must be a folder or a Hub id, or a mapping of model and adapter"
 )
 def test_each_wrong_key_or_value_gives_one_line(problems, text, problem):
     assert problems(text) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "most"),
+    [
+        (evaluation(f"limit: {10**30}"), "evaluation.limit", "1000000000"),
+        (evaluation(f"batch_size: {10**30}"), "evaluation.batch_size", "100000"),
+        (evaluation(f"tasks: [{{task: gsm8k, limit: {10**30}}}]"), "evaluation.tasks.0.limit", "1000000000"),
+        (evaluation(f"tasks: [{{task: gsm8k, num_fewshot: {10**30}}}]"), "evaluation.tasks.0.num_fewshot", "1000"),
+        (strategy(f"top_k: {10**30}"), "strategy.top_k", "1000"),
+        (strategy(f"pairs_per_generation: {10**30}"), "strategy.pairs_per_generation", "1000000"),
+        (strategy(f"max_generations: {10**30}"), "strategy.max_generations", "100000"),
+        (f"{MODELS}attempts: {10**30}\n", "attempts", "1000"),
+    ],
+)
+def test_a_number_beyond_all_sizes_is_refused_with_the_largest_one(problems, text, key, most):
+    (line,) = problems(text)
+    assert line.startswith(f"{key} = {10**30}: it must be a whole number ")
+    assert f" to {most}" in line
+
+
+@pytest.mark.parametrize("weight", ["5e-324", "1e308"])
+def test_a_weight_that_breaks_an_average_is_refused(problems, weight):
+    (line,) = problems(evaluation(f"tasks: [{{task: gsm8k, weight: {weight}}}]"))
+    assert "it must be a number from 1e-6 to 1e6: the task's weight in the average" in line
 
 
 def _nested_keys() -> list[Setting]:
@@ -664,10 +701,11 @@ def test_a_dump_has_every_default(load):
 
 
 def test_an_unreadable_file(tmp_path, monkeypatch):
-    def refuse(path: Path, **_: object) -> str:
+    def refuse(path: Path, _: int) -> int:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_text", refuse)
+    (tmp_path / "run.yaml").write_text("name: a", encoding="utf-8")
+    monkeypatch.setattr("evolve.files.os.open", refuse)
 
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path / "run.yaml")
@@ -679,3 +717,32 @@ def test_no_foundation_may_be_named_base_model(problems):
     (line,) = problems(foundations("base_model: org/a", "B: org/b"))
 
     assert line == "foundation_models.base_model: base_model is the name of the base model; rename it"
+
+
+def test_names_that_are_too_long(problems, load):
+    assert problems(MODELS + f"name: {'n' * 101}\n") == [f'name = "{"n" * 101}": {LONG_RULE}']
+    assert problems(foundations(f"{'m' * 101}: org/a", "B: org/b")) == [f"foundation_models.{'m' * 101}: {LONG_RULE}"]
+    assert load(MODELS + f"name: {'n' * 100}\n").name == "n" * 100
+
+
+def test_a_file_with_a_long_name_gives_a_name_that_is_valid(tmp_path):
+    path = tmp_path / f"{'n' * 200}.yaml"
+    path.write_text(MODELS, encoding="utf-8")
+
+    assert load_config(path).name == "n" * 100
+
+
+def test_a_file_that_never_ends_is_not_read(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.symlink_to("/dev/zero")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value) == f"{path}: is a device, not a regular file; give the path of a configuration file"
+
+
+@pytest.mark.parametrize("override", ["a." * 15_000 + "b=1", "x" * 30_000, f"evaluation.limit={'9' * 30_000}"])
+def test_a_long_setting_gives_a_short_message_at_once(problems, override):
+    (line,) = problems(MODELS, override)
+
+    assert line.startswith(f"--set {override[:117]}...: ")
+    assert len(line) < 300

@@ -11,7 +11,7 @@ import pytest
 
 from evolve.engines import REAL
 from evolve.engines.merging import load_template, render, resolve_tokenizer
-from evolve.engines.protocols import EvaluateJob, KinshipJob, MergeJob, RehearseJob
+from evolve.engines.protocols import EvaluateJob, KinshipJob, MergeJob, PlanMergesJob
 from evolve.errors import RecipeError
 from tests.support import families
 
@@ -72,7 +72,7 @@ def recipe(parents: tuple[Path, Path], base: Path, dtype: str = "float32") -> st
 
 
 def rehearse(text: str):
-    return REAL.rehearse(RehearseJob({"slerp-gradient": (text,)}), families.silent)["slerp-gradient"]
+    return REAL.plan_merges(PlanMergesJob({"slerp-gradient": (text,)}), families.silent)["slerp-gradient"]
 
 
 def merge(parents: tuple[Path, Path], base: Path, child: Path, dtype: str = "float32") -> Path:

@@ -134,3 +134,29 @@ def test_a_tokenizer_that_needs_its_code_is_refused(model):
     settings(model, "tokenizer_config.json", auto_map=own, tokenizer_class="OwnTokenizer")
     with pytest.raises(ModelError, match="does not know its tokenizer_class OwnTokenizer, and"):
         inspected(model)
+
+
+# --------------------------------------------------------------------------------------------------- damaged files
+
+
+@pytest.mark.parametrize("entry", [{"model": None}, {"model": []}, {"added_tokens": 5}, {"pre_tokenizer": 7}])
+def test_a_tokenizer_that_the_library_does_not_read(model, entry):
+    settings(model, "tokenizer.json", **entry)
+    with pytest.raises(ModelError, match=r"foundation_models.A = .*: the tokenizer in .* cannot be read"):
+        inspected(model)
+
+
+@pytest.mark.parametrize(
+    ("file", "entry"),
+    [
+        ("config.json", {"num_attention_heads": 0}),
+        ("config.json", {"auto_map": MAP, "model_type": ["own"]}),
+        ("tokenizer_config.json", {"auto_map": 3}),
+    ],
+)
+def test_settings_of_a_wrong_type_or_size(model, file, entry):
+    settings(model, file, **entry)
+    try:
+        inspected(model)
+    except ModelError as error:
+        assert str(error).startswith("foundation_models.A = ")  # noqa: PT017 - both outcomes are right

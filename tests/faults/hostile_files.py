@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from tests.faults.places import configure, edit_json, text, together, write
 from tests.faults.table import Change, Fault, Place, Step, nothing
 

@@ -33,7 +33,8 @@ _MEMORY = 2**31
 def _load() -> None:
     """Import all that a command imports, so that the forked processes start fast."""
     import datasets  # noqa: F401
-    import mergekit.merge  # noqa: F401
+    import fake_evolve  # noqa: F401
+    import mergekit.merge
     import mergekit.plan  # noqa: F401
     import peft  # noqa: F401
     import torch
@@ -42,7 +43,6 @@ def _load() -> None:
     from lm_eval.models import huggingface  # noqa: F401
     from transformers.models import llama  # noqa: F401
 
-    import fake_evolve  # noqa: F401
     from evolve.cli import building, driving, looking, measuring  # noqa: F401
 
     torch.set_num_threads(1)

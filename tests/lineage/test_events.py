@@ -78,7 +78,7 @@ EVENTS: list[Event] = [
         seconds=0.1,
         tokenizer="union",
     ),
-    ModelEvaluated(model="Modell-ü", scores=SCORES, seconds=12.5, batch_size="auto", reused_tasks=("gsm8k",)),
+    ModelEvaluated(model="Modell", scores=SCORES, seconds=12.5, batch_size="auto", reused_tasks=("gsm8k",)),
     ModelFailed(model="m", step="merge", reason="two\nlines", attempts=2),
     StepRetried(model="m", step="evaluate", reason="out of memory", attempt=1, batch_size=8),
     CheckpointRemade(model="m", reason="missing", identity="x", bytes=3, seconds=0.1),
@@ -169,6 +169,24 @@ def test_the_examples_have_every_number_field_of_the_events():
         (PlannedMerge, {**MERGES[0].model_dump(), "kind": "foundation"}),
         (RunStarted, {**EVENTS[0].model_dump(), "foundations": (A,)}),
         (RunStopped, {"reason": "bored", "generation": 1, "detail": ""}),
+        (Score, {"metric": "acc", "value": 1e101, "stderr": None}),
+        (Score, {"metric": "acc", "value": 0.5, "stderr": 1e101}),
+        (Kinship, {"pcc": 2.0, "cs": 0.5, "ed": 0.1}),
+        (LeftOut, {"tensor": "t", "rows": -1, "share": 0.5}),
+        (ModelEvaluated, {"model": "m", "scores": SCORES, "seconds": -1.0, "batch_size": 1}),
+        (ModelEvaluated, {"model": "m", "scores": SCORES, "seconds": 1e11, "batch_size": 1}),
+        (ModelEvaluated, {"model": "m", "scores": SCORES, "seconds": 1.0, "batch_size": 0}),
+        (ModelMerged, {**EVENTS[3].model_dump(), "bytes": 10**400}),
+        (ModelMerged, {**EVENTS[3].model_dump(), "checkpoint": "/etc"}),
+        (ModelMerged, {**EVENTS[3].model_dump(), "checkpoint": "models/other"}),
+        (ModelMerged, {**EVENTS[3].model_dump(), "recipe": "recipes/../m.yaml"}),
+        (
+            ModelMerged,
+            {**EVENTS[3].model_dump(), "model": "..", "checkpoint": "models/..", "recipe": "recipes/...yaml"},
+        ),
+        (RunStarted, {**EVENTS[0].model_dump(), "layers": 10**9}),
+        (GenerationPlanned, {"generation": 2, "top": ("A",), "merges": MERGES}),
+        (PlannedMerge, {**MERGES[0].model_dump(), "name": "A"}),
         (ModelFailed, {"model": "m", "step": "measure", "reason": "", "attempts": 1}),
     ],
 )
@@ -213,3 +231,37 @@ def test_an_infinite_setting_of_a_model_is_kept_as_a_string():
 
     assert found == {"time_step_limit": {"A": [0.0, "inf"], "B": "nan", "C": [0.0, 1.5]}}
     json.dumps(found, allow_nan=False)
+
+
+NAMES = [
+    (EVENTS[0], ("run",)),
+    (EVENTS[0], ("base", "name")),
+    (EVENTS[0], ("foundations", 0, "name")),
+    (EVENTS[1], ("top", 0)),
+    (EVENTS[1], ("merges", 0, "name")),
+    (EVENTS[1], ("merges", 0, "parents", 1)),
+    (EVENTS[2], ("a",)),
+    (EVENTS[2], ("b",)),
+    *((event, ("model",)) for event in EVENTS if "model" in type(event).model_fields),
+    (EVENTS[11], ("retried", 0)),
+]
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../victim", "/etc", "a/b", "", ".", "..", "a..b", "a\x1b[2J", "a\n", "-a", "ü"]
+)
+@pytest.mark.parametrize(("event", "path"), NAMES, ids=lambda x: getattr(x, "type", None) or ".".join(map(str, x)))
+def test_a_name_that_a_configuration_refuses_is_refused_in_every_field(event, path, name):
+    raw = json.loads(event.model_dump_json())
+    inner = raw
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = name
+
+    with pytest.raises(ValidationError, match="a name has letters"):
+        event_adapter.validate_python(raw)
+
+
+def test_a_name_of_a_moved_model_follows_the_rules():
+    with pytest.raises(ValidationError, match="a name has letters"):
+        InputsMoved(paths={"../a": "/new"})

@@ -137,7 +137,7 @@ def test_scores_of_tasks_that_are_not_configured_are_refused(scores):
 
 @pytest.mark.parametrize(
     ("weight", "value", "error"),
-    [(1e300, 1e308, None), (1.0, 1.5e308, None), (1e300, 0.5, 1e308), (1.0, 0.5, 1e200)],
+    [(1e300, 1e100, None), (1e300, 0.5, 1e100)],
 )
 def test_an_average_that_overflows_is_refused(weight, value, error):
     with pytest.raises(ValueError, match="A: its average is not finite"):

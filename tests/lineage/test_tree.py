@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from family_trees import fold
 
+from evolve.config import Config
 from evolve.lineage import (
     EvaluateStep,
     FamilyTree,
@@ -35,6 +38,13 @@ from ._examples import (
 )
 from ._simulation import evaluated, failed, make_config, measured, merged, started
 
+STARTED = started(CONFIG)
+OTHER_RECIPE = merge("model-1-1", "B", "A").model_copy(update={"recipe": "linear"})
+
+
+def _changed(config: Config, **sections: Any) -> SettingsChanged:
+    return CHANGED.model_copy(update={"config": config.model_dump(mode="json") | sections})
+
 
 @pytest.mark.parametrize(
     ("events", "event", "message"),
@@ -45,13 +55,12 @@ from ._simulation import evaluated, failed, make_config, measured, merged, start
         (FOUNDED, FOUNDED[0], "one run_started event, which comes first"),
         (FOUNDED, generation(merge("model-2-1", "B", "A"), number=2), "generation 2 does not follow generation 0"),
         (PLANNED, generation(merge("model-1-3", "B", "C")), "generation 1 does not follow generation 1"),
-        (FOUNDED, generation(merge("A", "B", "C")), "A is planned twice"),
-        (FOUNDED, generation(merge("m", "B", "C"), merge("m", "A", "C")), "m is planned twice"),
-        (FOUNDED, generation(merge("m", "A", "Z")), "there is no model Z"),
-        (FOUNDED, generation(merge("m", "A", "A")), "two different"),
-        (FOUNDED, generation(merge("m", "A", "B"), top=("B", "Z")), "there is no model Z"),
-        (FOUNDED[:-1], generation(merge("m", "A", "C")), "needs C, which has no scores"),
-        (SCORED, generation(merge("m", "A", "model-1-2"), number=2), "needs model-1-2, which has no scores"),
+        (FOUNDED, generation(merge("model-1-9", "B", "C"), merge("model-1-9", "A", "C")), "model-1-9 is planned twice"),
+        (FOUNDED, generation(merge("model-1-9", "A", "Z")), "there is no model Z"),
+        (FOUNDED, generation(merge("model-1-9", "A", "A")), "two different"),
+        (FOUNDED, generation(merge("model-1-9", "A", "B"), top=("B", "Z")), "there is no model Z"),
+        (FOUNDED[:-1], generation(merge("model-1-9", "A", "C")), "needs C, which has no scores"),
+        (SCORED, generation(merge("model-2-1", "A", "model-1-2"), number=2), "needs model-1-2, which has no scores"),
         (PLANNED, merged("nobody"), "there is no model nobody"),
         (PLANNED, evaluated("nobody", 0.5), "there is no model nobody"),
         (PLANNED, failed("nobody", "merge"), "there is no model nobody"),
@@ -75,8 +84,14 @@ from ._simulation import evaluated, failed, make_config, measured, merged, start
         (MERGED, REMADE.model_copy(update={"identity": "another"}), "is not that of this child"),
         (MERGED, REMADE.model_copy(update={"model": "A", "identity": "id-A"}), "is not that of this child"),
         ([*FOUNDED, STOPPED], STOPPED, "the run has finished"),
-        ([*FOUNDED, STOPPED], generation(merge("m", "A", "B")), "the run has finished"),
+        ([*FOUNDED, STOPPED], generation(merge("model-1-9", "A", "B")), "the run has finished"),
         (FOUNDED, CHANGED.model_copy(update={"config": {"base_model": 1}}), "validation error"),
+        (FOUNDED, _changed(make_config(("A", "B", "D"), top_k=2)), "keeps its foundations"),
+        (FOUNDED, _changed(make_config(("A", "B", "C"), top_k=2, recipes=("linear",))), "keeps .* its recipes"),
+        (FOUNDED, _changed(CONFIG, evaluation={"tasks": [{"task": "other"}]}), "keeps .* its tasks"),
+        ([], STARTED.model_copy(update={"foundations": STARTED.foundations[:2]}), "not those of its configuration"),
+        ([], STARTED.model_copy(update={"recipes": {"linear": "text"}}), "no text of a recipe"),
+        (FOUNDED, generation(OTHER_RECIPE), "has the recipe linear, which the configuration does not list"),
         (FOUNDED, CONTINUED, "the run has not stopped"),
         ([*MERGED, STOPPED], CONTINUED.model_copy(update={"retried": ("model-1-1",)}), "is merged and not failed"),
         ([*SCORED, STOPPED], CONTINUED.model_copy(update={"retried": ("model-1-1",)}), "is evaluated and not failed"),

@@ -16,8 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, MistralForCausalLM
 
 from evolve.errors import InputError
-from evolve.nursery import Family, NurseryRecipe, build, load
+from evolve.nursery import Family, NurseryRecipe, build, load, refuse_foreign
 from evolve.nursery import family as family_module
+from evolve.nursery.family import UNFINISHED
 from tests.conftest import Evolve
 
 ROOT = Path(__file__).parents[2]
@@ -192,18 +193,56 @@ def test_an_interrupted_build_is_not_loaded_and_starts_again(
 
 
 def test_other_files_in_the_folder_are_kept(tmp_path: Path, recipe: NurseryRecipe, seed: int) -> None:
+    (tmp_path / UNFINISHED).touch()
     (tmp_path / "notes.txt").write_text("mine")
     build(tmp_path, seed=seed, recipe=recipe)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["datasets", "facts"])
+def _files(folder: Path) -> dict[Path, str | None]:
+    return {path: path.read_text() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("name", ["base", "datasets", "thesis", ".git", "file"])
 def test_folders_that_evolve_did_not_make_are_refused(tmp_path: Path, recipe: NurseryRecipe, name: str) -> None:
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="in the way"):
+    if name == "file":
+        (tmp_path / name).write_text("mine")
+    else:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").write_text("mine")
+    before = _files(tmp_path)
+    with pytest.raises(InputError, match=rf"is not empty and has no family of `evolve nursery` \({name}\)"):
         build(tmp_path, recipe=recipe)
-    assert [path.name for path in tmp_path.rglob("*")] == [name, "thesis.txt"]
+    assert _files(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "dangling link"])
+def test_foreign_files_in_the_place_of_results_are_refused(tmp_path: Path, recipe: NurseryRecipe, kind: str) -> None:
+    family, foreign = tmp_path / "family", tmp_path / "foreign"
+    family.mkdir()
+    (family / UNFINISHED).touch()
+    if kind == "link":
+        foreign.mkdir()
+        (foreign / "thesis.txt").write_text("mine")
+    if kind == "file":
+        (family / "base").write_text("mine")
+    else:
+        (family / "base").symlink_to(foreign)
+    before = _files(tmp_path)
+    with pytest.raises(InputError, match="base: is in the way and was not made by evolve"):
+        build(family, recipe=recipe)
+    assert _files(tmp_path) == before
+
+
+def test_a_link_to_an_empty_folder_is_used(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    refuse_foreign(tmp_path / "link")
+    (tmp_path / "empty" / "mine").touch()
+    with pytest.raises(InputError, match="link: is not empty"):
+        refuse_foreign(tmp_path / "link")
+    (tmp_path / "empty" / UNFINISHED).touch()
+    refuse_foreign(tmp_path / "link")
 
 
 def test_paths_are_absolute(tmp_path: Path, micro: Family, monkeypatch: pytest.MonkeyPatch, recipe) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import sqlite3
 import sys
@@ -65,8 +66,16 @@ def raise_(job: str, report: Report) -> None:
         "EACCES": OSError(errno.EACCES, os.strerror(errno.EACCES), "x"),
         "safetensors": SafetensorError("I/O error: No space left on device (os error 28)"),
         "sqlite": sqlite3.OperationalError("database or disk is full"),
+        "EFBIG": OSError(errno.EFBIG, os.strerror(errno.EFBIG), "x"),
+        "safetensors limit": SafetensorError("Error while serializing: I/O error: File too large (os error 27)"),
+        "no number": OSError("Error writing bytes to file. Detail: File too large"),
+        "other system error": SafetensorError("I/O error: Permission denied (os error 13)"),
     }
-    wrapped = {"wrapped memory": MemoryError(), "wrapped disk": no_room}
+    wrapped = {
+        "wrapped memory": MemoryError(),
+        "wrapped disk": no_room,
+        "wrapped limit": SafetensorError("I/O error: File too large (os error 27)"),
+    }
     if job in wrapped:
         raise MergeError("mergekit could not merge") from wrapped[job]
     raise errors[job]
@@ -74,6 +83,13 @@ def raise_(job: str, report: Report) -> None:
 
 def kill_self(job: signal.Signals, report: Report) -> None:
     os.kill(os.getpid(), job)
+
+
+def exceed_size_limit(job: Path, report: Report) -> None:
+    """Write a file beyond the limit of its size; Python ignores the signal, which this process then does not."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    job.write_bytes(b"more than ten bytes")
 
 
 def exit_with(job: int, report: Report) -> None:

@@ -155,7 +155,12 @@ class ExecutorSuite:
             ("safetensors", "disk"),
             ("sqlite", "disk"),
             ("wrapped disk", "disk"),
+            ("EFBIG", "disk"),
+            ("safetensors limit", "disk"),
+            ("no number", "disk"),
+            ("wrapped limit", "disk"),
             ("EACCES", "bug"),
+            ("other system error", "bug"),
         ],
     )
     def test_causes_are_distinguished(self, executor: Executor, error: str, cause: str) -> None:
@@ -169,6 +174,11 @@ class ExecutorSuite:
         assert (failed.cause, failed.reason) == ("died", "its worker process ended with exit code 3")
         executor.submit(Call("c", calls.double, 4))
         assert wait(executor) == Done("c", 8)
+
+    def test_a_worker_that_exceeds_the_file_size_limit_is_a_full_disk(self, executor: Executor, tmp_path: Path) -> None:
+        failed = failure(executor, Call("a", calls.exceed_size_limit, tmp_path / "file"))
+        assert (failed.cause, failed.error) == ("disk", None)
+        assert "raise the limit of the file size (`ulimit -f`)" in failed.reason
 
     def test_a_worker_that_died_between_calls_is_replaced(self, executor: Executor) -> None:
         executor.submit(Call("a", calls.pid, None))

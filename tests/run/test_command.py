@@ -244,21 +244,37 @@ def test_the_second_signal_stops_the_run_at_once(
     reference.check(run)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_before_the_run_begins_leaves_no_files(number: signal.Signals, tmp_path: Path, config: Path) -> None:
-    process = start("run", config, "--run-dir", tmp_path / "run", EVOLVE_FAKE="inspect:*:sleep60")
-    _until(lambda: len(_children(process.pid)) > 1)  # the tracker of multiprocessing, and the worker
-    time.sleep(0.5)  # by then the driver waits for it
-    workers = _children(process.pid)
-    process.send_signal(number)
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_an_interrupted_rehearsal_leaves_no_files(command: str, tmp_path: Path, config: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    process = start(command, config, TMPDIR=scratch, EVOLVE_FAKE="rehearse:A:sleep60")
+    _until(lambda: len(list(scratch.glob("evolve-*/tmp*"))) == 1)
+    process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
-    assert process.returncode in {128 + number, -number}
+    assert process.returncode == 130
+    assert "interrupted by SIGINT" in err
     assert "Traceback" not in err
-    if number == signal.SIGINT:
-        assert "the run had not begun, start it again by `evolve run" in err
-        assert "resume" not in err
-    _until(lambda: not any(map(is_alive, workers)))
-    assert not list(tmp_path.iterdir())
+    _until(lambda: not any(map(is_alive, _group(process.pid))))
+    assert sorted(tmp_path.rglob("*")) == [scratch]
+
+
+def test_a_foundation_that_fails_before_any_score_does_not_bind_the_folder(
+    tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
+) -> None:
+    run = tmp_path / "run"
+    done = drivers.command(
+        "run", config, "--run-dir", run, "--set", "evaluation.limit=5", EVOLVE_FAKE="evaluate:A:refuse"
+    )
+    assert done.returncode == 1
+    assert not events(run, "model_evaluated")
+    done = drivers.command("run", config, "--run-dir", run)
+    assert done.returncode == 0, done.stderr
+    assert "the run there recorded no score" in done.stdout
+    reference.check(run)
+    done = drivers.command("run", config, "--run-dir", run, "--set", "evaluation.limit=5")
+    assert done.returncode == 2
+    assert "evaluation.limit" in done.stderr
 
 
 def _group(leader: int) -> list[int]:

@@ -141,3 +141,41 @@ def test_a_read_only_disk_is_an_error(disk: Disk, drivers: Drivers, config: Path
     ended = drivers(run)
     assert ended.code == 1
     assert os.strerror(errno.EROFS) in ended.message
+
+
+# ----------------------------------------------------------------------------------------------- limit of the file size
+
+
+@pytest.mark.parametrize(
+    ("when", "limit"),
+    [("evaluate:A", 100), ("evaluate:B", 4000), ("merge:model-1-2", 200), ("measure:A-model-1-1", 16_000)],
+)
+def test_a_driver_that_reaches_the_file_size_limit_stops_and_resumes(
+    *, when: str, limit: int, tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
+) -> None:
+    run, tally = tmp_path / "beside" / "run", tmp_path / "tally"
+    ended = drivers(run, config, EVOLVE_FAKE=f"{when}:limit={limit}", EVOLVE_FAKE_TALLY=tally)
+    assert ended.code == 1, ended.message
+    assert f"raise the limit of the file size (`ulimit -f`), then run `evolve resume {run}`" in ended.message
+    assert not events(run, "step_retried")
+    assert not events(run, "model_failed")
+    done = finished_work(run)
+    tally.unlink()
+    assert drivers(run, EVOLVE_FAKE_TALLY=tally).code == 0
+    assert not done & set(calls_begun(tally))
+    reference.check(run)
+
+
+@pytest.mark.parametrize("when", ["evaluate:A", "merge:model-1-2", "evaluate:model-1-3"])
+def test_a_worker_that_reaches_the_file_size_limit_costs_no_attempt(
+    *, when: str, tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
+) -> None:
+    run = tmp_path / "beside" / "run"
+    done = drivers.command("run", config, "--run-dir", run, EVOLVE_FAKE=f"{when}:limit=10")
+    assert done.returncode == 1, done.stderr
+    assert "File too large" in done.stderr
+    assert f"raise the limit of the file size (`ulimit -f`), then run `evolve resume {run}`" in done.stderr
+    assert not events(run, "step_retried")
+    assert not events(run, "model_failed")
+    assert drivers(run).code == 0
+    reference.check(run)

@@ -213,8 +213,3 @@ def test_an_error_of_the_system_names_the_file_and_the_command_to_resume(
     assert type(caught.value) is kind
     assert f"/some/file: {os.strerror(number)}" in str(caught.value)
     assert f"evolve resume {tmp_path}" in str(caught.value)
-
-
-def test_a_broken_pipe_is_raised_unchanged(tmp_path: Path) -> None:
-    with pytest.raises(BrokenPipeError), explained(tmp_path):
-        raise BrokenPipeError

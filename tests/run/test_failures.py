@@ -111,9 +111,7 @@ def test_a_candidate_fails_and_the_generation_continues(
 
 
 def test_an_average_that_overflows_fails_the_candidate(tmp_path: Path, drivers: Drivers, config: Path) -> None:
-    tasks = [{"task": "alpha", "weight": 1e308}, {"task": "beta", "weight": 1e308}]
-    own = _config(config, tmp_path / "own.yaml", evaluation={"tasks": tasks})
-    ended = drivers(tmp_path / "run", own)
+    ended = drivers(tmp_path / "run", config, EVOLVE_FAKE="score:A:huge,score:B:huge,score:C:huge")
     assert ended.code == 1
     assert "average of its scores is not finite" in ended.message
     assert not events(tmp_path / "run", "model_evaluated")

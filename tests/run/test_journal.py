@@ -114,7 +114,7 @@ def test_a_missing_or_unreadable_journal_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="is missing; give the folder of a run"):
         read_journal(tmp_path / "journal.jsonl")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(RunFolderError, match="cannot be read"):
+    with pytest.raises(RunFolderError, match="is a folder, not a regular file; restore the journal"):
         read_journal(tmp_path / "folder")
 
 

@@ -258,6 +258,25 @@ def test_the_worker_of_a_killed_driver_dies(tmp_path: Path, config: Path, refere
     assert _resumes_from_cache(_resume(run, reference), last)
 
 
+def test_answers_from_before_a_change_of_the_data_are_not_used(
+    tmp_path: Path, config: Path, reference: Reference, family: Family
+) -> None:
+    """The data may have been changed before the driver was killed, and restored after it."""
+    run = tmp_path / "run"
+    with _during_an_evaluation(config, run) as (driver, worker, _):
+        os.kill(driver.pid, signal.SIGKILL)
+        os.kill(worker, signal.SIGCONT)
+        assert _ends(worker)
+    for cache in run.glob("staging/requests-*.db"):
+        with closing(sqlite3.connect(cache)) as opened:
+            opened.execute("UPDATE answers SET answer = '[0.0, true]' WHERE answer LIKE '[%'")
+            opened.execute("UPDATE answers SET answer = '\"wrong\"' WHERE answer LIKE '\"%'")
+            opened.commit()
+    for path in family.datasets["winogrande"].iterdir():
+        path.touch()
+    assert _answers(_resume(run, reference), "generate_until")[0] == (ITEMS, 0)
+
+
 def test_an_interrupted_evaluation_keeps_its_cache(tmp_path: Path, config: Path) -> None:
     run = tmp_path / "run"
     with _during_an_evaluation(config, run) as (driver, worker, known):

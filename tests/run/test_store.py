@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from evolve.config import TaskConfig
 from evolve.engines.protocols import EvaluateResult, TaskScore
+from evolve.run.ranges import impossible
 from evolve.run.store import ScoreRecord, ScoreStore
 
 KEY = "k" * 64
+ALPHA = TaskConfig(task="alpha")
 
 
 @pytest.fixture
@@ -20,8 +26,9 @@ def store(tmp_path: Path) -> ScoreStore:
 @pytest.fixture
 def scored(tmp_path: Path) -> Path:
     folder = tmp_path / "run" / "evals" / "m" / "alpha"
-    (folder / "samples").mkdir(parents=True)
-    (folder / "samples" / "a.jsonl").write_text("{}")
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text("{}")
+    (folder / "samples_alpha.jsonl").write_text("{}")
     score = TaskScore("acc,none", 0.5, None, 9)
     result = EvaluateResult({"alpha": score}, seconds=2.0, batch_size=4, task_seconds={"alpha": 1.5})
     ScoreRecord.of(KEY, "alpha", result).write(folder)
@@ -36,14 +43,14 @@ def target(tmp_path: Path) -> Path:
 
 
 def test_a_kept_score_is_fetched_with_all_files(store: ScoreStore, scored: Path, target: Path) -> None:
-    assert store.fetch(KEY, target) is None
-    store.keep(KEY, scored)
-    record, original = store.fetch(KEY, target), ScoreRecord.read(scored, KEY)
+    assert store.fetch(KEY, ALPHA, target) is None
+    store.keep(KEY, ALPHA, scored)
+    record, original = store.fetch(KEY, ALPHA, target), ScoreRecord.read(scored, KEY, ALPHA)
     assert original is not None
     assert record == original.model_copy(update={"reused": True})
-    assert record == ScoreRecord.read(target, KEY)
+    assert record == ScoreRecord.read(target, KEY, ALPHA)
     assert (original.batch_size, original.seconds, original.reused) == (4, 1.5, False)
-    assert (target / "samples" / "a.jsonl").exists()
+    assert (target / "samples_alpha.jsonl").exists()
     assert [path.name for path in store.root.iterdir()] == [KEY]
 
 
@@ -51,24 +58,85 @@ def test_a_kept_score_is_fetched_with_all_files(store: ScoreStore, scored: Path,
 def test_a_damaged_record_counts_as_missing_and_is_replaced(
     store: ScoreStore, scored: Path, target: Path, text: str
 ) -> None:
-    store.keep(KEY, scored)
+    store.keep(KEY, ALPHA, scored)
     (store.root / KEY / "score.json").write_text(text)
-    assert store.fetch(KEY, target) is None
+    assert store.fetch(KEY, ALPHA, target) is None
     assert not target.exists()
-    store.keep(KEY, scored)
-    assert store.fetch(KEY, target) is not None
+    store.keep(KEY, ALPHA, scored)
+    assert store.fetch(KEY, ALPHA, target) is not None
+
+
+def _edit(record: Path, **entries: object) -> None:
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps({**content, "score": {**content["score"], **entries}}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda folder: _edit(folder / "score.json", value=7.5), "7.5 is no value of acc, which is between 0 and 1"),
+        (lambda folder: _edit(folder / "score.json", value=-0.01), "-0.01 is no value of acc"),
+        (lambda folder: _edit(folder / "score.json", metric="f1,none"), "a score of f1,none and not of acc,none"),
+        (lambda folder: _edit(folder / "score.json", stderr=-1), "it is no record of a score"),
+        (lambda folder: _edit(folder / "score.json", more=1), "it is no record of a score"),
+        (lambda folder: (folder / "score.json").write_text("[" * 100_000), "it is no record of a score"),
+        (lambda folder: (folder / "score.json").write_text(" " * 2**21), "is longer than 1048576 bytes"),
+        (lambda folder: (folder / "results.json").unlink(), "results.json or the samples are missing"),
+        (lambda folder: (folder / "samples_alpha.jsonl").unlink(), "results.json or the samples are missing"),
+        (lambda folder: os.mkfifo(folder / "pipe"), "pipe is neither a file nor a folder"),
+        (lambda folder: (folder / "zero").symlink_to("/dev/zero"), "zero is neither a file nor a folder"),
+    ],
+)
+def test_a_bad_record_is_ignored_with_a_warning_and_not_copied(
+    *,
+    spoil: Callable[[Path], object],
+    reason: str,
+    store: ScoreStore,
+    scored: Path,
+    target: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store.keep(KEY, ALPHA, scored)
+    spoil(store.root / KEY)
+    with caplog.at_level("WARNING", "evolve.run"):
+        assert store.fetch(KEY, ALPHA, target) is None
+    assert reason in caplog.text
+    assert not target.exists()
+    assert ScoreRecord.read(scored, KEY, ALPHA) is not None
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "value", "fits"),
+    [
+        ("a", "acc,none", 1.0, True),
+        ("a", "acc_norm,none", 1.1, False),
+        ("a", "exact_match,strict-match", 100.0, False),
+        ("a", "f1,none", 45.0, False),
+        ("squadv2", "f1,none", 45.0, True),
+        ("a", "mcc,none", -1.0, True),
+        ("a", "mcc,none", -1.1, False),
+        ("a", "word_perplexity,none", 1e6, True),
+        ("a", "byte_perplexity,none", -1.0, False),
+        ("a", "bleu,none", 99.0, True),
+        ("a", "bleu,none", 101.0, False),
+        ("a", "own,none", -1e9, True),
+        ("a", "own,none", float("inf"), False),
+    ],
+)
+def test_the_range_of_a_metric(*, task: str, metric: str, value: float, fits: bool) -> None:
+    assert (impossible(TaskConfig(task=task, metric=metric), value) is None) is fits
 
 
 def test_a_store_that_cannot_be_written_is_ignored(store: ScoreStore, scored: Path) -> None:
     store.root.write_text("a file where the folder should be")
-    store.keep(KEY, scored)
+    store.keep(KEY, ALPHA, scored)
     store.tidy()
 
 
 def test_a_file_that_disappears_while_it_is_copied_is_ignored(store: ScoreStore, scored: Path, target: Path) -> None:
-    store.keep(KEY, scored)
+    store.keep(KEY, ALPHA, scored)
     (store.root / KEY / "missing").symlink_to("nowhere")
-    assert store.fetch(KEY, target) is None
+    assert store.fetch(KEY, ALPHA, target) is None
     assert not target.exists()
 
 

@@ -10,9 +10,13 @@ import contextlib
 import hashlib
 import json
 import os
+import resource
+import shutil
 import signal
+import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +36,15 @@ from evolve.engines.protocols import (
     MergeResult,
     ModelFacts,
     PairKinship,
-    RehearseJob,
+    PlanMergesJob,
+    RehearseEvaluationJob,
+    RehearseMergeJob,
     Report,
     TaskFacts,
     TaskScore,
     task_folder,
 )
-from evolve.errors import EvaluationError, MergeError, TaskError
+from evolve.errors import EvaluationError, MergeError, RehearsalError, TaskError
 
 SIZE = 24
 _PLACES = {"alpha": 0, "beta": 1}  # position of a task's score in the hash of the weights
@@ -83,9 +89,16 @@ def _weights(folder: Path) -> np.ndarray:
 
 
 def _inject(kind: str, subject: str) -> None:
-    """Cause the faults of `EVOLVE_FAKE=<kind>:<subject>:<fault>[:<times>:<counter file>]`, joined by commas."""
+    """Cause the faults of `EVOLVE_FAKE=<kind>:<subject>:<fault>[:<times>:<counter file>]`, joined by commas.
+
+    The kind `unfit` makes the rehearsal of a model fail with the words "it is <fault>".
+    """
     for fault in _faults(kind, subject):
-        _cause(fault, subject)
+        action, _, value = fault.partition("=")
+        if action in _ACTIONS:
+            _ACTIONS[action](Path(value))
+        else:
+            _cause(fault, subject)
 
 
 def _faults(kind: str, subject: str) -> Iterator[str]:
@@ -102,9 +115,37 @@ def _faults(kind: str, subject: str) -> Iterator[str]:
         yield fault
 
 
+def _rewrite(path: Path) -> None:
+    """Change a file in place, without changing its size."""
+    path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()) if path.suffix != ".safetensors" else _other(path))
+
+
+def _other(path: Path) -> bytes:
+    """Return a weight file of the same size with other numbers."""
+    data = path.read_bytes()
+    return data[:-4] + bytes([data[-4] ^ 1, *data[-3:]])
+
+
+def _rewrite_and_keep_times(path: Path) -> None:
+    times = path.stat()
+    _rewrite(path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def _replace(path: Path) -> None:
+    """Replace a file by another of the same size and times, as `rsync -t` or `cp -p` do."""
+    times, other = path.stat(), path.with_name(".other")
+    other.write_bytes(path.read_bytes())
+    _rewrite(other)
+    os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+    other.replace(path)
+
+
 def _cause(fault: str, subject: str) -> None:
     if fault == "refuse":
         raise MergeError(f"{subject} is refused") if "merge" in fault else EvaluationError(f"{subject} is refused")
+    if fault == "unnamed":
+        raise MergeError("no file /x\udcff")
     if fault == "input":
         raise TaskError(f"the data of {subject} are missing")
     if fault == "bug":
@@ -121,12 +162,17 @@ def _cause(fault: str, subject: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if fault.startswith("exit"):
         os._exit(int(fault.removeprefix("exit")))
-    if fault.startswith("fill="):
-        _fill(Path(fault.removeprefix("fill=")))
     if fault == "disk":
         raise OSError(28, "No space left on device", subject)
     if fault.startswith("sleep"):
         time.sleep(float(fault.removeprefix("sleep")))
+
+
+def _put_link(words: Path) -> None:
+    """Replace a folder by a link; the argument is `<folder>><target>`."""
+    folder, _, target = str(words).partition(">")
+    shutil.rmtree(folder)
+    Path(folder).symlink_to(target)
 
 
 def _fill(path: Path) -> None:
@@ -136,6 +182,28 @@ def _fill(path: Path) -> None:
             with contextlib.suppress(OSError):
                 while file.write(b"x" * size) == size:
                     pass
+
+
+def _limit(size: Path) -> None:
+    """Limit the size of the files that this process writes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(str(size)), resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+_ACTIONS: dict[str, Callable[[Path], object]] = {
+    "rewrite": _rewrite,
+    "rewrite-keeping-times": _rewrite_and_keep_times,
+    "replace": _replace,
+    "delete": Path.unlink,
+    "add": lambda path: path.write_text("{}"),
+    "touch": os.utime,
+    "hardlink": lambda path: os.link(path, path.with_name(f".link-{time.time_ns()}")),
+    "link": _put_link,
+    "run": lambda command: subprocess.run(str(command), shell=True, check=True),
+    "chmod": lambda path: path.chmod(0o600),
+    "fill": _fill,
+    "limit": _limit,
+}
+"""What `EVOLVE_FAKE=<kind>:<subject>:<action>=<value>` does before the call goes on, by name."""
 
 
 def _count(kind: str, subject: str) -> None:
@@ -168,14 +236,16 @@ def evaluate(job: EvaluateJob, report: Report, device: str = "auto") -> Evaluate
     for spec in job.tasks:
         (job.output / task_folder(spec.task)).mkdir()
         (job.output / task_folder(spec.task) / "results.json").write_text("{}")
+        (job.output / task_folder(spec.task) / f"samples_{task_folder(spec.task)}.jsonl").write_text("{}\n")
     _inject("evaluate", name)
-    not_finite = float("nan") if "nan" in _faults("score", name) else 0.0
+    wishes = {"nan": float("nan"), "huge": 1.7e308}
+    offset = next((wishes[wish] for wish in _faults("score", name)), 0.0)
     scores = {}
     digest = hashlib.sha256(_weights(job.checkpoint).tobytes()).digest()
     for spec in job.tasks:
         place = _PLACES.get(spec.task, 2)
         value, error = digest[place] / 256, 0.01 + digest[place + 8] / 10000
-        scores[spec.task] = TaskScore(spec.metric, not_finite + value, error, 100)
+        scores[spec.task] = TaskScore(spec.metric, offset + value, error, 100)
     report("scoring", 1, 1)
     seconds = dict.fromkeys(scores, 0.2)
     return EvaluateResult(scores=scores, seconds=0.5, batch_size=job.batch_size, task_seconds=seconds)
@@ -209,8 +279,20 @@ def inspect_models(job: InspectModelsJob, report: Report) -> dict[str, ModelFact
     return {name: ModelFacts(layers=1) for name in job.models}
 
 
-def rehearse(job: RehearseJob, report: Report) -> dict[str, tuple[()]]:
+def plan_merges(job: PlanMergesJob, report: Report) -> dict[str, tuple[()]]:
     return dict.fromkeys(job.recipes, ())
+
+
+def rehearse_merge(job: RehearseMergeJob, report: Report, device: str = "auto") -> None:
+    _inject("rehearse", job.template)
+
+
+def rehearse_evaluation(job: RehearseEvaluationJob, report: Report, device: str = "auto") -> None:
+    name = job.evaluation.checkpoint.name
+    with tempfile.TemporaryDirectory():  # a killed worker leaves it
+        _inject("rehearse", name)
+    for wish in _faults("unfit", name):
+        raise RehearsalError(f"it is {wish}", "evaluation.model_args = {}")
 
 
 def inspect_tasks(job: InspectTasksJob, report: Report) -> dict[str, TaskFacts]:
@@ -223,6 +305,8 @@ FAKE = Engines(
     evaluate=evaluate,
     measure=measure,
     inspect_models=inspect_models,
-    rehearse=rehearse,
+    plan_merges=plan_merges,
+    rehearse_merge=rehearse_merge,
+    rehearse_evaluation=rehearse_evaluation,
     inspect_tasks=inspect_tasks,
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from evolve.config import MergeConfig
 from evolve.lineage import (
     CheckpointRemade,
     Event,
@@ -97,7 +98,7 @@ class Family:
                     **config,
                 },
                 versions=versions or {},
-                recipes={},
+                recipes=dict.fromkeys(MergeConfig.model_validate(config.get("merge", {})).recipes, "text"),
                 data=data or {},
                 differing_settings=differing_settings or {},
                 base=_entry("base"),
@@ -126,7 +127,7 @@ class Family:
                 name=child[0],
                 parents=child[1:3],
                 kind="exploration" if "exp" in child[0] else "merge",
-                recipe=child[3] if len(child) > 3 else "slerp-gradient",
+                recipe=child[3] if len(child) > 3 else self.tree.config.merge.recipes[0],
                 decision=f"why {child[0]}",
             )
             for child in children

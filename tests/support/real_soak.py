@@ -6,26 +6,24 @@ import random
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
+from soak import PATIENCE_S, Soaked, kill_one
 
 from runs import Reference, environment, events, files, finished_work, tree_without_times
-from soak import ends, kill, workers_of
 from tests.engines.evaluation import _world
 from tests.support import families
 
-_PATIENCE_S = 300.0
-
 
 @dataclass
-class RealSoaked:
-    """The outcome of a soak test with the real engines; `problems` is empty on success.
+class RealSoaked(Soaked):
+    """The outcome of a soak test with the real engines.
 
     Attributes:
         before_begin: Kills before the first event of a run.
@@ -33,15 +31,9 @@ class RealSoaked:
         runs: Runs that were completed; a run that ends before all kills are made is followed by another.
     """
 
-    kills: int = 0
-    by_target: Counter[str] = field(default_factory=Counter)
     before_begin: int = 0
     before_work: int = 0
-    sessions: int = 0
     runs: int = 0
-    models: int = 0
-    seconds: float = 0.0
-    problems: list[str] = field(default_factory=list)
 
 
 def real_soak(folder: Path, *, kills: int, seed: int) -> RealSoaked:
@@ -51,10 +43,11 @@ def real_soak(folder: Path, *, kills: int, seed: int) -> RealSoaked:
     temporary = folder / "temporary"
     temporary.mkdir()
     expected, starting_s = _uninterrupted(folder / "expected", config, temporary)
+    session = partial(_session, config=config, temporary=temporary, draw=draw, found=found, starting_s=starting_s)
     found.models = len(expected.tree["nodes"])
     while found.kills < kills or found.runs == 0:
         run = folder / f"soaked{found.runs:02}" / "run"  # as long as "expected", which the model cards hold
-        while not _session(run, config, temporary, draw, found, kills - found.kills, starting_s):
+        while not session(run, is_killed=found.kills < kills):
             pass
         found.runs += 1
         _compare(run, expected, found)
@@ -118,7 +111,7 @@ def _uninterrupted(folder: Path, config: Path, temporary: Path) -> tuple[Referen
     process = _start(config, folder / "run", temporary)
     _wait_for_growth(process, folder / "run" / "journal.jsonl", 0)
     starting_s = time.monotonic() - began
-    assert process.wait(_PATIENCE_S) == 0, (folder / "output").read_text()
+    assert process.wait(PATIENCE_S) == 0, (folder / "output").read_text()
     return Reference.of(folder / "run", folder / "no-tally"), starting_s
 
 
@@ -133,11 +126,18 @@ def _wait_for_growth(process: subprocess.Popen[bytes], journal: Path, size: int)
 
 
 def _session(
-    run: Path, config: Path, temporary: Path, draw: random.Random, found: RealSoaked, kills: int, starting_s: float
+    run: Path,
+    *,
+    config: Path,
+    temporary: Path,
+    draw: random.Random,
+    found: RealSoaked,
+    starting_s: float,
+    is_killed: bool,
 ) -> bool:
     """Run until a process is killed or the run ends; return whether it ended.
 
-    Half of the kills come while the session starts, the others after its first event.
+    Half of the kills come within `starting_s`, while the session starts, the others after its first event.
     """
     run.parent.mkdir(exist_ok=True)
     found.sessions += 1
@@ -145,13 +145,13 @@ def _session(
     size = _size(journal)
     with _unchanged(run, found):
         process = _start(config, run, temporary)
-        if kills > 0:
+        if is_killed:
             _wait(process, journal, size, draw, starting_s)
             if process.poll() is None:
                 found.before_begin += not _size(journal)
                 found.before_work += _size(journal) <= size
-                return _kill_one(process, draw, found)
-        if process.wait(_PATIENCE_S):
+                return kill_one(process, draw, found, most_s=6.0)
+        if process.wait(PATIENCE_S):
             found.problems.append(f"exit code {process.returncode}: {(run.parent / 'output').read_text()[-2000:]}")
         return True
 
@@ -162,25 +162,6 @@ def _wait(process: subprocess.Popen[bytes], journal: Path, size: int, draw: rand
     else:
         _wait_for_growth(process, journal, size)
         time.sleep(draw.uniform(0.0, 1.5))
-
-
-def _kill_one(process: subprocess.Popen[bytes], draw: random.Random, found: RealSoaked) -> bool:
-    """Kill the driver, its worker or both; return whether the run has ended nevertheless."""
-    workers = workers_of(process.pid)
-    target = draw.choice(["driver", "worker", "both"] if workers else ["driver"])
-    for pid in {"driver": [process.pid], "worker": workers, "both": [*workers, process.pid]}[target]:
-        kill(pid)
-    found.kills += 1
-    found.by_target[target] += 1
-    if target == "worker":  # the driver starts another worker, or ends if its run has not begun
-        time.sleep(draw.uniform(0.0, 6.0))
-        workers = [*workers, *workers_of(process.pid)]
-        if process.poll() is None:
-            kill(process.pid)
-    process.wait(_PATIENCE_S)
-    if not all(map(ends, workers)):
-        found.problems.append("a worker outlived its driver")
-    return process.returncode == 0
 
 
 @contextmanager
@@ -206,9 +187,8 @@ def _compare(run: Path, expected: Reference, found: RealSoaked) -> None:
     tree, expected_tree = (_plain(part) for part in (tree_without_times(run), expected.tree))
     changed = [key for key in {*tree, *expected_tree} if tree.get(key) != expected_tree.get(key)]
     if changed:
-        found.problems.append(
-            f"another tree: {[(key, tree.get(key), expected_tree.get(key)) for key in sorted(changed)]}"
-        )
+        differences = [(key, tree.get(key), expected_tree.get(key)) for key in sorted(changed)]
+        found.problems.append(f"another tree: {differences}")
     ours, theirs = set(files(run)), set(expected.files)
     if ours != theirs:
         found.problems.append(f"other files: {sorted(ours - theirs)} instead of {sorted(theirs - ours)}")

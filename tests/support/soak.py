@@ -1,19 +1,23 @@
-"""One long fake run whose driver, worker or both are killed at random times, for a number of kills."""
+"""One long fake run whose driver, worker or both are killed at random times; the kills serve `real_soak` too."""
 
 from __future__ import annotations
 
 import os
 import random
 import signal
+import subprocess
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 from fakes import write_family
 
 from runs import Reference, calls_begun, events, finished_work, start
+
+PATIENCE_S = 600.0
 
 
 @dataclass
@@ -25,7 +29,6 @@ class Soaked:
     sessions: int = 0
     models: int = 0
     repeated: int = 0
-    orphans: int = 0
     seconds: float = 0.0
     problems: list[str] = field(default_factory=list)
 
@@ -39,7 +42,7 @@ def soak(folder: Path, *, kills: int, seed: int, foundations: int) -> Soaked:
     while True:
         found.sessions += 1
         done = finished_work(run)
-        ended = _session(run, config, tally, draw, found, kill=found.kills < kills)
+        ended = _session(run, config, tally, draw, found, is_killed=found.kills < kills)
         again = done & set(calls_begun(tally))
         if again:
             found.problems.append(f"done twice: {', '.join(sorted(again))}")
@@ -75,12 +78,12 @@ def _uninterrupted(folder: Path, config: Path) -> Reference:
     return Reference.of(folder / "run", folder.with_suffix(".tally"))
 
 
-def _session(run: Path, config: Path, tally: Path, draw: random.Random, found: Soaked, *, kill: bool) -> bool:
+def _session(run: Path, config: Path, tally: Path, draw: random.Random, found: Soaked, *, is_killed: bool) -> bool:
     """Run until the driver is killed or the run ends; return whether it ended."""
-    faults = "merge:*:sleep0.2,evaluate:*:sleep0.4" if kill else ""
+    faults = "merge:*:sleep0.2,evaluate:*:sleep0.4" if is_killed else ""
     process = start("run", config, "--run-dir", run, EVOLVE_FAKE=faults, EVOLVE_FAKE_TALLY=tally)
-    if not kill:
-        _, err = process.communicate(timeout=600)
+    if not is_killed:
+        _, err = process.communicate(timeout=PATIENCE_S)
         if process.returncode:
             found.problems.append(f"exit code {process.returncode}: {err}")
         return True
@@ -88,34 +91,43 @@ def _session(run: Path, config: Path, tally: Path, draw: random.Random, found: S
     if process.poll() is not None:
         process.communicate()
         return True
-    workers = workers_of(process.pid)
+    return kill_one(process, draw, found, most_s=0.5)
+
+
+def kill_one(process: subprocess.Popen[Any], draw: random.Random, found: Soaked, *, most_s: float) -> bool:
+    """Kill the driver, its worker or both; return whether the run has ended nevertheless.
+
+    Args:
+        process: The driver.
+        draw: Chooses the target.
+        found: Receives the kill, and a problem if a worker outlives the driver.
+        most_s: The longest time for which a driver goes on without its worker, until it is killed as well.
+    """
+    workers = _workers(process.pid)
     target = draw.choice(["driver", "worker", "both"] if workers else ["driver"])
-    victims = {"driver": [process.pid], "worker": workers, "both": [*workers, process.pid]}[target]
-    for pid in victims:
-        kill(pid)
+    for pid in {"driver": [process.pid], "worker": workers, "both": [*workers, process.pid]}[target]:
+        _kill(pid)
     found.kills += 1
     found.by_target[target] += 1
-    if target == "worker":
-        time.sleep(draw.uniform(0.0, 0.5))  # the driver continues until it is killed as well
+    if target == "worker":  # the driver starts another worker, or ends if its run has not begun
+        time.sleep(draw.uniform(0.0, most_s))
         if process.poll() is None:
-            workers = [*workers, *workers_of(process.pid)]
-            kill(process.pid)
-    process.communicate()
-    found.orphans += sum(not ends(pid) for pid in workers)
-    if found.orphans:
+            workers = [*workers, *_workers(process.pid)]
+            _kill(process.pid)
+    process.communicate(timeout=PATIENCE_S)
+    if not all(map(_ends, workers)):
         found.problems.append("a worker outlived its driver")
     return process.returncode == 0
 
 
-def kill(pid: int) -> None:
-    """Kill a process that may have ended."""
+def _kill(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
 
 
-def workers_of(driver: int) -> list[int]:
+def _workers(driver: int) -> list[int]:
     """Return the child processes of the driver: the worker and others."""
     try:
         return [int(pid) for pid in Path(f"/proc/{driver}/task/{driver}/children").read_text().split()]
@@ -123,8 +135,7 @@ def workers_of(driver: int) -> list[int]:
         return []
 
 
-def ends(pid: int) -> bool:
-    """Return whether a process ends within ten seconds."""
+def _ends(pid: int) -> bool:
     end = time.monotonic() + 10
     while time.monotonic() < end:
         try:

@@ -24,7 +24,14 @@ from evolve.views import describe_event
 
 
 def merged(**changed):
-    fields = {"model": "m", "identity": "i", "checkpoint": "c", "recipe": "r", "bytes": 14_500_000_000, "seconds": 60}
+    fields = {
+        "model": "m",
+        "identity": "i",
+        "checkpoint": "models/m",
+        "recipe": "recipes/m.yaml",
+        "bytes": 14_500_000_000,
+        "seconds": 60,
+    }
     return ModelMerged(**fields | changed)
 
 

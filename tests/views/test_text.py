@@ -65,3 +65,14 @@ def test_a_table_that_does_not_fit_is_stacked():
 def test_text_from_outside_has_no_control_characters():
     assert plain(" \x1b[31mred\x1b[0m\tand\x07 more\n next ") == "red and  more\n next"
     assert one_line("first \nsecond") == "first"
+
+
+def test_a_view_shows_no_control_character_of_any_text():
+    hostile = "a\x1b[2J\x07b\u202ec\x9bd\udcff\te"
+    parts = (Text(hostile), Facts([(hostile, hostile)]), Table([Text(hostile)], [[Text(hostile)]]))
+    for width in (20, 200):
+        file = io.StringIO()
+        Console(file=file, width=width, force_terminal=True, color_system=None).print(View(*parts), crop=False)
+        shown = file.getvalue()
+        assert shown.count("a") == 5
+        assert not set(shown) & set("\x1b\x07\u202e\x9b\udcff\t")

@@ -1,4 +1,4 @@
-"""Comparison of checkpoints: differences that forbid a merge, and settings that a merge cannot combine."""
+"""Flaws and differences of checkpoints that forbid a merge, and settings that a merge cannot combine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from evolve.engines.checkpoints.layout import Layout
 
-__all__ = ["differences", "differing_settings"]
+__all__ = ["differences", "differing_settings", "flaw_of"]
 
 _SIZES = (
     *("model_type", "architectures", "num_hidden_layers", "hidden_size", "intermediate_size"),
@@ -24,6 +24,22 @@ _NO_MATTER = re.compile(
 """Entries of config.json that training or generation uses, that say nothing, or that are checked elsewhere."""
 
 _ROPE = ("rope_parameters", "rope_scaling")
+
+
+def flaw_of(layout: Layout) -> str | None:
+    """Return why a model can be neither merged nor compared, with the fix; None if nothing is wrong with it.
+
+    A quantized model, and one whose embeddings have another number of rows than its configuration says.
+    """
+    if layout.setting("quantization_config") is not None:
+        return "is quantized (quantization_config in config.json); give the unquantized model, or dequantize it"
+    for info in layout.tensors.values():
+        if info.dtype.startswith("F8"):
+            return f"is quantized ({info.name} has the type {info.dtype}); give the unquantized model, or dequantize it"
+    rows, size = layout.vocabulary_rows, layout.setting("vocab_size")
+    if rows is not None and size is not None and rows != size:
+        return f"its embeddings have {rows} rows, but vocab_size in config.json is {size}; correct config.json"
+    return None
 
 
 def differences(a: Layout, b: Layout) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from itertools import chain
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evolve.errors import ModelError
+from evolve.files import MOST_MODEL_JSON, parse_json, read_bytes, shown
 
 __all__ = [
     "INDEX",
@@ -44,14 +44,18 @@ def is_pickled(folder: Path) -> bool:
     return _has_any(folder, (PICKLED, PICKLED_INDEX)) and not _has_any(folder, (SINGLE, INDEX))
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path, *, unique: bool = False) -> dict[str, Any]:
     """Return the content of a JSON file.
+
+    Args:
+        path: The file.
+        unique: Whether to refuse a key that is there twice; else the last one counts, as in transformers.
 
     Raises:
         ModelError: The file cannot be read, is not valid JSON, or does not hold an object.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(read_bytes(path, MOST_MODEL_JSON), unique=unique)
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror}): download the model again") from error
     except ValueError as error:
@@ -67,13 +71,14 @@ def read_index(path: Path) -> dict[str, str]:
     Raises:
         ModelError: The index is damaged or empty, or a file that it names is not in its folder.
     """
-    places = read_json_object(path).get("weight_map")
+    places = read_json_object(path, unique=True).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise ModelError(f"{path} has no weight_map from tensors to files: download the model again")
     for shard in sorted(set(places.values())):
-        shard_path = path.parent / shard
-        if shard_path.parent != path.parent or not shard_path.is_file():
-            raise ModelError(f"{path} names the shard {shard}, which is not in the folder: download the model again")
+        if not _is_in(path.parent, shard):
+            raise ModelError(
+                f"{path} names the shard {shown(shard)}, which is not in the folder: download the model again"
+            )
     return places
 
 
@@ -84,6 +89,14 @@ def is_complete(folder: Path) -> bool:
     try:
         return bool(read_index(folder / INDEX))
     except ModelError:
+        return False
+
+
+def _is_in(folder: Path, name: str) -> bool:
+    """Return whether a name is that of a file directly in a folder."""
+    try:
+        return (folder / name).parent == folder and (folder / name).is_file()
+    except OSError:  # the name is too long
         return False
 
 

@@ -18,7 +18,16 @@ from evolve.engines.checkpoints.files import INDEX, SINGLE, companions
 from evolve.engines.checkpoints.layout import read_layout
 from evolve.engines.protocols import Report
 
-__all__ = ["CHUNK", "HASHERS", "FileStamp", "byte_counter", "content_identity", "fingerprint", "hash_file"]
+__all__ = [
+    "CHUNK",
+    "HASHERS",
+    "FileStamp",
+    "byte_counter",
+    "content_identity",
+    "fingerprint",
+    "hash_file",
+    "model_files",
+]
 
 CHUNK = 4 << 20
 """Bytes read at a time."""
@@ -57,6 +66,24 @@ def hash_file(path: Path, advance: Callable[[int], None] | None = None) -> str:
     return digest.hexdigest()
 
 
+def model_files(folder: Path, weights: Collection[str] | None = None) -> list[Path]:
+    """Return all files of a checkpoint that affect the model's output, sorted.
+
+    These are the weights, the configurations, the tokenizer's files, the chat templates and the model's own code.
+    Hidden files, READMEs, and the same weights in other formats are left out.
+
+    Args:
+        folder: The checkpoint folder.
+        weights: Names of the weight files; None: those of its safetensors.
+
+    Raises:
+        ModelError: As `read_layout`.
+    """
+    if weights is None:
+        weights = {*read_layout(folder).files} | ({INDEX} if not (folder / SINGLE).is_file() else set())
+    return sorted({*(folder / name for name in weights), *companions(folder)})
+
+
 def fingerprint(
     folder: Path,
     *,
@@ -64,10 +91,7 @@ def fingerprint(
     hash_of: Callable[[Path, Callable[[int], None]], str] = hash_file,
     report: Report | None = None,
 ) -> dict[str, FileStamp]:
-    """Return sizes and hashes of all files of a checkpoint that affect the model's output, sorted by name.
-
-    These are the weights, the configurations, the tokenizer's files, the chat templates and the model's own code.
-    Hidden files, READMEs, and the same weights in other formats are left out.
+    """Return sizes and hashes of the `model_files` of a checkpoint, sorted by name.
 
     Args:
         folder: The checkpoint folder.
@@ -78,9 +102,7 @@ def fingerprint(
     Raises:
         ModelError: As `read_layout`.
     """
-    if weights is None:
-        weights = {*read_layout(folder).files} | ({INDEX} if not (folder / SINGLE).is_file() else set())
-    paths = sorted({*(folder / name for name in weights), *companions(folder)})
+    paths = model_files(folder, weights)
     advance = byte_counter("fingerprinting", paths, report)
     with ThreadPoolExecutor(HASHERS) as pool:
         hashes = list(pool.map(lambda path: hash_of(path, advance), paths))

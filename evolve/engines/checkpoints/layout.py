@@ -14,6 +14,7 @@ from evolve.engines.checkpoints.experts import unstacked
 from evolve.engines.checkpoints.files import INDEX, SINGLE, is_pickled, read_index, read_json_object
 from evolve.engines.checkpoints.headers import TensorInfo, read_tensors
 from evolve.errors import ModelError
+from evolve.files import shown
 
 __all__ = ["Layout", "is_constant", "is_head", "read_config", "read_layout"]
 
@@ -77,6 +78,12 @@ class Layout:
         )
         return {part.name: part for info in kept for part in unstacked(info, model_type)}
 
+    @property
+    def vocabulary_rows(self) -> int | None:
+        """Number of rows of the input embeddings, which are recognized by their name; None if they are not found."""
+        found = (info.rows for name, info in self.tensors.items() if _owner(name) in _EMBEDDINGS and info.shape)
+        return next(found, None)
+
     def is_vocabulary(self, info: TensorInfo) -> bool:
         """Return whether the first dimension of a tensor counts tokens.
 
@@ -103,7 +110,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the config.json of a checkpoint folder.
 
     Raises:
-        ModelError: The folder does not exist or is empty, or config.json is missing or is not a JSON object.
+        ModelError: The folder does not exist or is empty, or config.json is missing, is not a JSON object, or has
+            an entry of a wrong type.
     """
     if not folder.is_dir():
         raise ModelError(f"{folder} is not a folder: a model is a folder with config.json and safetensors weights")
@@ -115,6 +123,8 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise ModelError(f"{folder} is an adapter, not a model: merge it into its base model and give that folder")
         raise ModelError(f"{folder} has no config.json: give the folder that save_pretrained wrote")
     config = read_json_object(path)
+    for part in (config, config.get("text_config")):
+        _check_settings(path, part if isinstance(part, dict) else {})
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
             f"{folder} holds a model and an adapter; transformers would apply the adapter and a merge would not: move "
@@ -138,7 +148,7 @@ def read_layout(folder: Path) -> Layout:
         if not single.is_file():
             raise ModelError(_no_weights(folder))
         tensors = read_tensors(single)
-        if index.is_file() and {*(read_json_object(index).get("weight_map") or {}).values()} != {SINGLE}:
+        if index.is_file() and not _names_only(SINGLE, index):
             raise ModelError(f"{folder} holds {SINGLE} and an index of other weights: remove one of the two")
     else:
         tensors = _read_shards(folder, index)
@@ -147,6 +157,18 @@ def read_layout(folder: Path) -> Layout:
     ordered = sorted(tensors.values(), key=lambda info: (info.file, info.offset))
     files = {name: (folder / name).stat().st_size for name in sorted({info.file for info in ordered})}
     return Layout(folder, config, {info.name: info for info in ordered}, files)
+
+
+def _check_settings(path: Path, config: Mapping[str, Any]) -> None:
+    for key, kind, what in (("model_type", str, "a string"), ("vocab_size", int, "a whole number")):
+        value = config.get(key)
+        if value is not None and type(value) is not kind:
+            raise ModelError(f"{path}: {key} = {shown(value)}: it must be {what}; download the model again")
+
+
+def _names_only(file: str, index: Path) -> bool:
+    places = read_json_object(index).get("weight_map")
+    return isinstance(places, dict) and bool(places) and all(place == file for place in places.values())
 
 
 def _owner(name: str) -> str:
@@ -170,5 +192,13 @@ def _read_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
     headers = {shard: read_tensors(folder / shard) for shard in sorted(set(places.values()))}
     for name, shard in places.items():
         if name not in headers[shard]:
-            raise ModelError(f"{index} puts {name} into {shard}, which does not hold it: download the model again")
+            raise ModelError(
+                f"{index} puts {shown(name)} into {shown(shard)}, which does not hold it: download the model again"
+            )
+    for shard, tensors in headers.items():
+        for name in tensors:
+            if name in places and places[name] != shard:
+                raise ModelError(
+                    f"{folder} holds {shown(name)} in {places[name]} and in {shard}: download the model again"
+                )
     return {name: headers[shard][name] for name, shard in places.items()}

@@ -9,7 +9,6 @@ order in which the files name them; the numbers in the files do not matter.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,46 @@ from typing import Any
 from evolve.engines.checkpoints.files import read_json_object
 from evolve.engines.quiet import loading_errors, quiet_transformers
 from evolve.errors import ModelError
+from evolve.files import MOST_MODEL_JSON, parse_json, read_bytes, shown
 
-__all__ = ["same_vocabulary", "token_rows", "tokenizer_files"]
+__all__ = ["check_tokenizer", "same_vocabulary", "token_rows", "tokenizer_files"]
 
 _WHOLE, _VOCABULARY, _ADDED, _SETTINGS = "tokenizer.json", "vocab.json", "added_tokens.json", "tokenizer_config.json"
+_MOST_ROWS = 2**32
 _OLD = ("tokenizer.model", "spiece.model", "vocab.txt")
 
 
 def tokenizer_files(folder: Path) -> dict[str, bytes]:
-    """Return the content of the files that number the tokens of a checkpoint, by name."""
+    """Return the content of the files that number the tokens of a checkpoint, by name.
+
+    Raises:
+        ModelError: A file cannot be read.
+    """
     paths = (folder / name for name in (_WHOLE, _VOCABULARY, _ADDED, _SETTINGS, *_OLD))
-    return {path.name: path.read_bytes() for path in paths if path.is_file()}
+    try:
+        return {path.name: read_bytes(path, MOST_MODEL_JSON) for path in paths if path.is_file()}
+    except OSError as error:
+        raise ModelError(f"{error.filename} cannot be read ({error.strerror}): download the model again") from error
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Make sure that the tokenizers library reads tokenizer.json, if a folder has one.
+
+    Raises:
+        ModelError: It does not.
+    """
+    from tokenizers import Tokenizer
+
+    data = tokenizer_files(folder).get(_WHOLE)
+    if data is None:
+        return
+    try:
+        parse_json(data)
+        Tokenizer.from_buffer(data)
+    except Exception as error:
+        if not isinstance(error, ValueError) and type(error) is not Exception:  # all that the library raises
+            raise
+        raise _unreadable(folder, error) from error
 
 
 def token_rows(folder: Path) -> Mapping[str, int] | None:
@@ -79,11 +107,11 @@ def _rows_of(folder: Path, files: Mapping[str, bytes]) -> dict[str, int] | None:
     """Return the row of each token by the JSON files; None if they hold no vocabulary."""
     try:
         if _WHOLE in files:
-            content = json.loads(files[_WHOLE])
+            content = parse_json(files[_WHOLE])
             rows, size = _numbered(content["model"]["vocab"])
-            added = [token["content"] for token in content.get("added_tokens") or ()]
+            added = [_text(token["content"]) for token in content.get("added_tokens") or ()]
         elif _VOCABULARY in files:
-            rows, size = _numbered(json.loads(files[_VOCABULARY]))
+            rows, size = _numbered(parse_json(files[_VOCABULARY]))
             added = []
         else:
             return None
@@ -95,8 +123,20 @@ def _rows_of(folder: Path, files: Mapping[str, bytes]) -> dict[str, int] | None:
 def _numbered(vocabulary: Any) -> tuple[dict[str, int], int]:
     """Return the rows of a vocabulary and its length; a Unigram model lists pieces with scores, in order of rows."""
     if isinstance(vocabulary, list):
-        return {entry[0]: row for row, entry in enumerate(vocabulary)}, len(vocabulary)
-    return {token: int(row) for token, row in vocabulary.items()}, len(vocabulary)
+        return {_text(entry[0]): row for row, entry in enumerate(vocabulary)}, len(vocabulary)
+    return {token: _row(row) for token, row in vocabulary.items()}, len(vocabulary)
+
+
+def _text(token: Any) -> str:
+    if type(token) is not str:
+        raise ValueError(f"the token {shown(token)} is not a string")
+    return token
+
+
+def _row(number: Any) -> int:
+    if type(number) is not int or not 0 <= number < _MOST_ROWS:
+        raise ValueError(f"{shown(number)} is not the number of a token")
+    return number
 
 
 def _extended(rows: dict[str, int], size: int, added: Iterable[str]) -> dict[str, int]:
@@ -109,11 +149,11 @@ def _extended(rows: dict[str, int], size: int, added: Iterable[str]) -> dict[str
 
 def _added(files: Mapping[str, bytes]) -> list[str]:
     """Return the tokens that the files beside the vocabulary add to it, in the order of their numbers."""
-    decoder = (json.loads(files[_SETTINGS]) if _SETTINGS in files else {}).get("added_tokens_decoder")
+    decoder = (parse_json(files[_SETTINGS]) if _SETTINGS in files else {}).get("added_tokens_decoder")
     if decoder is not None:
-        return [decoder[number]["content"] for number in sorted(decoder, key=int)]
-    added = json.loads(files[_ADDED]) if _ADDED in files else {}
-    return sorted(added, key=lambda token: int(added[token]))
+        return [_text(decoder[number]["content"]) for number in sorted(decoder, key=lambda number: _row(int(number)))]
+    added = parse_json(files[_ADDED]) if _ADDED in files else {}
+    return sorted(added, key=lambda token: _row(added[token]))
 
 
 def _old_form(folder: Path, files: Mapping[str, bytes]) -> tuple[dict[str, bytes], list[str]] | None:
@@ -126,7 +166,9 @@ def _old_form(folder: Path, files: Mapping[str, bytes]) -> tuple[dict[str, bytes
 
 
 def _unreadable(folder: Path, error: Exception) -> ModelError:
-    return ModelError(f"the tokenizer in {folder} cannot be read ({error!r}): download the model again")
+    known = isinstance(error, ValueError) or type(error) is Exception
+    reason = " ".join(str(error).split())[:200] if known else "it does not have the form of a tokenizer"
+    return ModelError(f"the tokenizer in {folder} cannot be read ({reason}): download the model again")
 
 
 def _through_transformers(folder: Path) -> Mapping[str, int]:

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from evolve.engines.evaluation.check import inspect_tasks
 from evolve.engines.evaluation.engine import evaluate
+from evolve.engines.evaluation.rehearsal import rehearse_evaluation
 
-__all__ = ["evaluate", "inspect_tasks"]
+__all__ = ["evaluate", "inspect_tasks", "rehearse_evaluation"]

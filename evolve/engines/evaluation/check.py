@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
+from evolve.engines.evaluation.reads import GENERATED
 from evolve.engines.protocols import InspectTasksJob, Report, TaskFacts, TaskSpec
 from evolve.errors import TaskError
 
 if TYPE_CHECKING:
+    from evolve.engines.evaluation.reads import Reads
     from evolve.engines.evaluation.taskfiles import PlannedTask
 
 __all__ = ["inspect_tasks"]
@@ -20,24 +24,27 @@ _LOCAL_BUILDERS = {"arrow", "csv", "json", "pandas", "parquet", "text"}
 
 
 def inspect_tasks(job: InspectTasksJob, report: Report) -> dict[str, TaskFacts]:
-    """Check the model class, and that each task exists, has its metric and, where its data are local, suits them.
+    """Check the model class, and that each task exists, has its metric and can be rendered with its data.
 
-    Loads no model and sends no request to the Hub. Renders the first document of local data with its few-shot
-    examples.
+    Loads no model. Renders every document with its few-shot examples if its data are on this machine or, with
+    `job.complete`, on the Hub.
 
     Args:
         job: The tasks and the model class.
-        report: Called with the name of the task that is being checked.
+        report: Called with the name of the task that is being checked, and with its rendered documents.
 
     Returns:
         Facts by task name.
 
     Raises:
-        TaskError: A task, its metric, its data, the model class or its batch size is invalid.
+        TaskError: A task, its metric, its data, the model class or its batch size is invalid, or the Python of a task
+            is not trusted.
     """
     from evolve.engines.evaluation.catalog import Catalog
     from evolve.engines.evaluation.models import check_model_class
     from evolve.engines.evaluation.quiet import quiet
+    from evolve.engines.evaluation.reads import Reads, recorded
+    from evolve.engines.evaluation.sourcefiles import refuse_untrusted_code
     from evolve.engines.evaluation.taskfiles import plan_tasks
     from evolve.engines.evaluation.tasks import forget_all_but
     from evolve.engines.generators import preserved_generators
@@ -46,18 +53,50 @@ def inspect_tasks(job: InspectTasksJob, report: Report) -> dict[str, TaskFacts]:
     with quiet(evaluating=False), preserved_generators():
         check_model_class(job.model, job.batch_size)
         plans = plan_tasks(job.tasks, Catalog(job.task_dirs))
-        forget_all_but(plans)
-        facts = {plan.spec.task: _facts(plan) for plan in plans}
-        for done, plan in enumerate(plans):
+        for plan in plans:
+            refuse_untrusted_code(plan.spec.task, plan.sources, trusted=job.trust_task_code)
+        forget_all_but(())  # all files are read again, to be recorded
+        facts, reads = {}, {plan.spec.task: Reads() for plan in plans}
+        for plan in plans:
+            with recorded(reads[plan.spec.task]):
+                facts[plan.spec.task] = _facts(plan)
+        for done, plan in enumerate(plans if job.render else ()):
             report(f"checking {plan.spec.task}", done, len(plans))
-            if not facts[plan.spec.task].needs_hub:
-                facts[plan.spec.task] = replace(facts[plan.spec.task], documents=_render(plan))
+            with recorded(reads[plan.spec.task]):
+                documents = _render(plan, job, facts[plan.spec.task], report)
+            facts[plan.spec.task] = _with_reads(
+                replace(facts[plan.spec.task], documents=documents), plan, reads[plan.spec.task]
+            )
     return facts
 
 
+def _with_reads(facts: TaskFacts, plan: PlannedTask, reads: Reads) -> TaskFacts:
+    """Add what was read to the facts of a task, and why that does not identify its score."""
+    reads.opened |= dict.fromkeys(str(path.absolute()) for path in (*plan.sources.texts, *plan.sources.modules))
+    files = reads.files(imports=bool(plan.sources.code))
+    problems = list(reads.problems)
+    servers = reads.servers(imports=bool(plan.sources.code))
+    if servers and not reads.commits:
+        problems.append(f"its Python asks the server {servers[0]}")
+    loaded = facts.documents is not None
+    if loaded and facts.needs_hub and not problems and not reads.commits and not _reads_own_data(files, plan):
+        problems.append("the revision of its data is unknown")
+    return replace(
+        facts,
+        reads=tuple(files),
+        revision=reads.revision if loaded else None,
+        unidentified=problems[0] if problems else None,
+    )
+
+
+def _reads_own_data(files: Sequence[Path], plan: PlannedTask) -> bool:
+    """Return whether a task whose data set has no name reads local files, or makes its documents by code alone."""
+    return bool(plan.sources.code) or any(path not in plan.sources.texts for path in files)
+
+
 def _facts(plan: PlannedTask) -> TaskFacts:
-    """Return the facts in the task's files; its documents are not counted yet."""
-    with tempfile.TemporaryDirectory(prefix="evolve-tasks-") as folder:
+    """Return the facts in the task's files, before its data are read."""
+    with tempfile.TemporaryDirectory(prefix=GENERATED) as folder:
         configs = [_resolved(plan.spec.task, file) for file in plan.write(Path(folder))]
     leaves = [config for config in configs if "group" not in config]
     types = {_output_type(config) for config in leaves}
@@ -181,26 +220,38 @@ def _needs_hub(config: Mapping[str, Any]) -> bool:
     return path is None or not Path(path).is_dir()
 
 
-def _render(plan: PlannedTask) -> int:
-    """Build a task with local data and the requests of its first document; return its number of documents."""
+def _render(plan: PlannedTask, job: InspectTasksJob, facts: TaskFacts, report: Report) -> int | None:
+    """Build a task and render its documents; return their number, or None if its data are not on this machine."""
     from evolve.engines.evaluation.data import validate_files
-    from evolve.engines.evaluation.tasks import TaskLoader, count_documents, load_errors, root_cause
+    from evolve.engines.evaluation.rendering import render_documents, try_results
+    from evolve.engines.evaluation.tasks import TaskLoader
 
-    name = plan.spec.task
     if plan.spec.dataset is not None:
-        validate_files(name, _data_files(plan))
-    with tempfile.TemporaryDirectory(prefix="evolve-tasks-") as folder:
-        tasks = TaskLoader(Path(folder) / "task", plan, {}).build()
-    for task in tasks:
-        task.set_fewshot_seed(0)
+        validate_files(plan.spec.task, _data_files(plan))
+    local_only = facts.needs_hub and not job.complete
+    with tempfile.TemporaryDirectory(prefix=GENERATED) as folder, _hub_off() if local_only else nullcontext():
         try:
-            task.build_all_requests(limit=1)
-        except load_errors() as error:
-            raise TaskError(
-                f"evaluation: the first document of task '{name}' cannot be rendered with "
-                f"{task.config.num_fewshot or 0} few-shot examples ({type(error).__name__}: {root_cause(error)})"
-            ) from error
-    return count_documents(tasks, plan.spec.limit)
+            tasks = TaskLoader(Path(folder) / "task", plan, {}).build()
+        except TaskError:
+            if local_only:
+                return None
+            raise
+        if plan.sources.code:
+            try_results(tasks)
+        return render_documents(tasks, plan.spec, job.seed, report)
+
+
+@contextmanager
+def _hub_off() -> Iterator[None]:
+    """Let `datasets` use only what is in its cache."""
+    import datasets
+    from huggingface_hub import constants
+
+    with (
+        mock.patch.object(datasets.config, "HF_HUB_OFFLINE", True),  # noqa: FBT003
+        mock.patch.object(constants, "HF_HUB_OFFLINE", True),  # noqa: FBT003
+    ):
+        yield
 
 
 def _data_files(plan: PlannedTask) -> list[str]:

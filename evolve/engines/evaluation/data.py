@@ -1,7 +1,8 @@
-"""Local files that replace a task's own data set."""
+"""Local data of tasks: files that replace a task's own data set, and those that a task file names."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 from evolve.errors import TaskError
 
-__all__ = ["local_dataset", "validate_files"]
+__all__ = ["local_dataset", "validate_files", "with_own_cache"]
 
 _BUILDERS = {".jsonl": "json", ".parquet": "parquet"}
 _SPLIT_KEYS = ("training_split", "validation_split", "test_split", "fewshot_split")
@@ -20,8 +21,8 @@ def local_dataset(task: str, config: Mapping[str, Any], folder: Path, num_fewsho
     """Return the entries of a task's YAML that make it read a folder instead of its data set.
 
     A split that the task names but does not need for this number of few-shot examples may be missing; it is unset.
-    The cache of the data set is keyed by the content of the files. `datasets` itself keys it by path and modification
-    time, so a file replaced within the clock's resolution would be read from the old cache.
+    The cache of the data set is keyed by content and change time of the files. `datasets` itself keys it by path and
+    modification time, so a file replaced within the clock's resolution would be read from the old cache.
 
     Args:
         task: Name of the task, for messages.
@@ -53,10 +54,26 @@ def local_dataset(task: str, config: Mapping[str, Any], folder: Path, num_fewsho
         "dataset_name": None,
         "dataset_kwargs": {
             "data_files": {split: str(file.resolve()) for split, file in sorted(files.items())},
-            "cache_dir": str(_cache_folder(files)),
+            "cache_dir": _cache_folder([file for _, file in sorted(files.items())]),
         },
         **{key: None for key, split in used.items() if split not in files},
     }
+
+
+def with_own_cache(config: Mapping[str, Any], revision: str | None) -> dict[str, Any]:
+    """Return the entries that make a task read its local data by their content, and its Hub data at a commit.
+
+    The cache of local data is keyed by the content of the files, as in `local_dataset`.
+
+    Args:
+        config: The task's configuration.
+        revision: The commit of its data on the Hub; None: any.
+    """
+    own = dict(config.get("dataset_kwargs") or {})
+    files = _own_files(config.get("dataset_path"), own)
+    if files:
+        return {"dataset_kwargs": {**own, "cache_dir": _cache_folder(files)}}
+    return {"dataset_kwargs": {**own, "revision": revision}} if revision is not None else {}
 
 
 def validate_files(task: str, files: Iterable[str]) -> None:
@@ -98,14 +115,41 @@ def _file(folder: Path, split: str) -> Path | None:
     return next((file for suffix in _BUILDERS if (file := folder / f"{split}{suffix}").is_file()), None)
 
 
-def _cache_folder(files: Mapping[str, Path]) -> Path:
+def _own_files(path: Any, options: Mapping[str, Any]) -> list[Path]:
+    """Return the local files that a task's `dataset_path` and `dataset_kwargs` name, sorted."""
+    folder = Path(path) if isinstance(path, str) and Path(path).is_dir() else None
+    base = Path(options["data_dir"]) if isinstance(options.get("data_dir"), str) else folder or Path()
+    patterns = list(_strings(options.get("data_files")))
+    if not patterns and base != Path():
+        patterns = [str(base)]
+    found: set[Path] = set()
+    for pattern in patterns:
+        if "://" not in pattern:
+            matches = [Path(match) for match in glob.glob(str(base / pattern), recursive=True)]  # noqa: PTH207
+            found.update(matches, *(match.rglob("*") for match in matches if match.is_dir()))
+    return sorted(file.absolute() for file in found if file.is_file())
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _strings(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _strings(part)
+
+
+def _cache_folder(files: Iterable[Path]) -> str:
     import datasets
 
     digest = hashlib.sha256()
-    for split, file in sorted(files.items()):
+    for file in files:
+        # With the change time, a file that is replaced after this and then restored with its times has another key.
+        changed = file.stat().st_ctime_ns
         with file.open("rb") as stream:
-            digest.update(f"{split} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return Path(datasets.config.HF_DATASETS_CACHE) / "evolve" / digest.hexdigest()[:32]
+            digest.update(f"{file.name} {changed} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / "evolve" / digest.hexdigest()[:32])
 
 
 def _json_rows(task: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

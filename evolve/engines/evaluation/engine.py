@@ -7,11 +7,13 @@ import tempfile
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evolve.engines.devices import device_name
+from evolve.engines.evaluation.reads import GENERATED
+from evolve.engines.evaluation.results import score_of
 from evolve.engines.protocols import EvaluateJob, EvaluateResult, Report, TaskScore, TaskSpec, task_folder
 from evolve.errors import EvaluationError
 
@@ -19,10 +21,30 @@ if TYPE_CHECKING:
     from evolve.engines.evaluation.interception import Progress
     from evolve.engines.evaluation.tasks import TaskLoader
 
-__all__ = ["evaluate"]
+__all__ = ["Hooks", "evaluate", "score_all"]
 
 _BOOTSTRAP_ITERATIONS = 1000
 """Draws for bootstrapped standard errors. Any number but 0 gives metrics that are means their analytic one."""
+
+
+class Hooks:
+    """Contexts around the steps of an evaluation, for a caller that explains their errors; these do nothing."""
+
+    def loading(self) -> AbstractContextManager[None]:
+        """Return the context in which the model is loaded."""
+        return nullcontext()
+
+    def loaded(self, lm: Any) -> None:
+        """Take lm-eval's model object after it is loaded; do not keep it."""
+
+    def scoring(self, spec: TaskSpec) -> AbstractContextManager[None]:
+        """Return the context in which a task is scored."""
+        del spec
+        return nullcontext()
+
+    def score(self, results: Mapping[str, Any], spec: TaskSpec) -> TaskScore:
+        """Return the score of a task from lm-eval's results; see `score_of`."""
+        return score_of(results, spec)
 
 
 def evaluate(job: EvaluateJob, report: Report, device: str = "auto") -> EvaluateResult:
@@ -47,17 +69,29 @@ def evaluate(job: EvaluateJob, report: Report, device: str = "auto") -> Evaluate
 
     started = time.monotonic()
     with quiet(evaluating=True), preserved_generators():
-        scores, seconds = _score_all(job, report, device_name(device))
+        scores, seconds = score_all(job, report, device_name(device), Hooks())
     return EvaluateResult(
         scores=scores, seconds=time.monotonic() - started, batch_size=job.batch_size, task_seconds=seconds
     )
 
 
-def _score_all(job: EvaluateJob, report: Report, device: str) -> tuple[dict[str, TaskScore], dict[str, float]]:
-    """Write the results of all tasks; return their scores and their wall times."""
+def score_all(
+    job: EvaluateJob, report: Report, device: str, hooks: Hooks
+) -> tuple[dict[str, TaskScore], dict[str, float]]:
+    """Score all tasks within `quiet` and `preserved_generators`, and write their results.
+
+    Args:
+        job: What to evaluate.
+        report: As for `evaluate`.
+        device: torch's name of the device.
+        hooks: Contexts around the steps.
+
+    Returns:
+        The scores and the wall times of the tasks.
+    """
     from evolve.engines.evaluation.interception import Progress
     from evolve.engines.evaluation.models import load_model
-    from evolve.engines.evaluation.results import score_of, write_results
+    from evolve.engines.evaluation.results import write_results
     from evolve.engines.generators import Generators, seed_generators
 
     scores: dict[str, TaskScore] = {}
@@ -65,7 +99,7 @@ def _score_all(job: EvaluateJob, report: Report, device: str) -> tuple[dict[str,
     documents: dict[str, int] = {}
     with ExitStack() as stack:
         report("reading tasks", 0, 1)
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="evolve-tasks-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=GENERATED)))
         loaders = _loaders(job, folder)
         # Building all tasks first finds a wrong one before hours of scoring.
         for task, loader in loaders.items():
@@ -75,7 +109,9 @@ def _score_all(job: EvaluateJob, report: Report, device: str) -> tuple[dict[str,
         progress = Progress(report, documents)
         report("loading the model", 0, 1)
         seed_generators(job.seed)
-        model = stack.enter_context(_freed([load_model(job, device)]))
+        with hooks.loading():
+            model = stack.enter_context(_freed([load_model(job, device)]))
+            hooks.loaded(model[0])
         # The command seeds, loads the model and builds the task. Here the model is loaded once, and lm-eval seeds
         # again for each task, so the state that the model left is restored before a task is built.
         state = Generators.capture()
@@ -83,8 +119,9 @@ def _score_all(job: EvaluateJob, report: Report, device: str) -> tuple[dict[str,
             begun = time.monotonic()
             progress.start(task)
             loader.start_from(state)
-            results = _score(job, model[0], loader, progress, device)
-            scores[task] = score_of(results, loader.spec)
+            with hooks.scoring(loader.spec):
+                results = _score(job, model[0], loader, progress, device)
+                scores[task] = hooks.score(results, loader.spec)
             target = job.output / task_folder(task)
             target.mkdir()
             write_results(results, target)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from evolve.engines.evaluation.catalog import Catalog, Definition
-from evolve.engines.evaluation.data import local_dataset
+from evolve.engines.evaluation.data import local_dataset, with_own_cache
+from evolve.engines.evaluation.sourcefiles import SourceFiles
 from evolve.engines.protocols import TaskSpec, task_folder
 from evolve.errors import TaskError
 
@@ -23,12 +24,14 @@ class PlannedTask:
         spec: The specification from the job.
         definition: The task's or group's own file.
         texts: Text of the generated files by file name; a group needs one for each of its tasks and subgroups.
+        sources: The files of the task outside lm-eval's package.
         stamps: Path, size and modification time of the files that the task's own file may include or import.
     """
 
     spec: TaskSpec
     definition: Definition
     texts: Mapping[str, str]
+    sources: SourceFiles
     stamps: tuple[tuple[str, int, int], ...]
 
     @property
@@ -84,8 +87,12 @@ def _plan(spec: TaskSpec, members: Sequence[Definition]) -> PlannedTask:
                 f"evaluation: task '{member.name}' executes code that the model wrote; evolve does not run such tasks"
             )
     entries = [_entries(spec, members[0]), *({"include": str(member.path)} for member in members[1:])]
+    for entry, member in zip(entries, members, strict=True):
+        if member.kind == "task" and "dataset_kwargs" not in entry:
+            entry.update(with_own_cache(member.config, spec.revision if member is members[0] else None))
     texts = {f"{number:04}.yaml": _dump(entry) for number, entry in enumerate(entries)}
-    return PlannedTask(spec=spec, definition=members[0], texts=texts, stamps=_stamps(members))
+    sources = SourceFiles.of(member.path for member in members)
+    return PlannedTask(spec=spec, definition=members[0], texts=texts, sources=sources, stamps=_stamps(members, sources))
 
 
 def _entries(spec: TaskSpec, definition: Definition) -> dict[str, Any]:
@@ -131,7 +138,8 @@ def _dump(entries: Mapping[str, Any]) -> str:
     return text
 
 
-def _stamps(members: Sequence[Definition]) -> tuple[tuple[str, int, int], ...]:
-    files = {file for folder in {member.path.parent for member in members} for file in folder.iterdir()}
+def _stamps(members: Sequence[Definition], sources: SourceFiles) -> tuple[tuple[str, int, int], ...]:
+    beside = {file for folder in {member.path.parent for member in members} for file in folder.iterdir()}
+    files = {*beside, *sources.texts, *sources.modules}
     stats = sorted((str(file), file.stat()) for file in files if file.is_file())
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)

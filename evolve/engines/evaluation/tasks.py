@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from evolve.engines.evaluation.reads import Reads, recorded
 from evolve.engines.evaluation.taskfiles import PlannedTask
 from evolve.engines.generators import Generators, preserved_generators
 from evolve.engines.protocols import TaskSpec
@@ -29,9 +30,11 @@ def load_errors() -> tuple[type[Exception], ...]:
         ArithmeticError,
         AssertionError,
         AttributeError,
+        EOFError,
         ImportError,
         LookupError,
         OSError,
+        RuntimeError,
         SyntaxError,
         TypeError,
         ValueError,
@@ -138,15 +141,20 @@ class TaskLoader:
     def _build(self) -> Any:
         from lm_eval.api import task as module
 
-        before = Generators.capture()
+        before, reads = Generators.capture(), Reads()
         try:
-            with mock.patch.object(module, "random_task_id", wraps=module.random_task_id) as drawn:
+            with mock.patch.object(module, "random_task_id", wraps=module.random_task_id) as drawn, recorded(reads):
                 item = self.manager.build(self.spec.task)
         except load_errors() as error:
             raise TaskError(
                 f"evaluation: lm-eval cannot build the task '{self.spec.task}' "
                 f"({type(error).__name__}: {root_cause(error)}). Check its data and its fields."
             ) from error
+        if self.spec.revision is not None and reads.revision not in {None, self.spec.revision}:
+            raise TaskError(
+                f"evaluation: the data of task '{self.spec.task}' on the Hub are at {reads.revision}, and the run "
+                f"began with {self.spec.revision}; restore them in the cache of the Hub, or start a new run"
+            )
         _override_members(self._plan, item)
         after = Generators.capture()
         before.restore()

@@ -7,8 +7,17 @@ from __future__ import annotations
 
 from evolve.engines.merging.checking import check_recipe
 from evolve.engines.merging.merger import merge
-from evolve.engines.merging.recipes import Template, identity, load_template, parse_template, render, template_names
-from evolve.engines.merging.rehearsal import rehearse
+from evolve.engines.merging.planning import plan_merges
+from evolve.engines.merging.recipes import (
+    Template,
+    identity,
+    load_template,
+    named_models,
+    parse_template,
+    render,
+    template_names,
+)
+from evolve.engines.merging.rehearsal import rehearse_merge
 from evolve.engines.merging.tokenizers import TokenizerSetting, TokenizerSource, resolve_tokenizer
 
 __all__ = [
@@ -19,8 +28,10 @@ __all__ = [
     "identity",
     "load_template",
     "merge",
+    "named_models",
     "parse_template",
-    "rehearse",
+    "plan_merges",
+    "rehearse_merge",
     "render",
     "resolve_tokenizer",
     "template_names",

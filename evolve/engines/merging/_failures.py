@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from evolve.errors import MergeError, ModelError
+from evolve.errors import MergeError, ModelError, full_disk
 
 __all__ = ["check_absolute", "failures"]
-
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_absolute(folders: Sequence[Path]) -> None:
@@ -26,10 +22,10 @@ def check_absolute(folders: Sequence[Path]) -> None:
 def failures(what: str) -> Iterator[None]:
     """Turn the exceptions by which the libraries refuse their work into `MergeError`.
 
-    They raise RuntimeError for unsupported requests; ValueError (also pydantic's) and TypeError for tensors and
-    configurations that do not fit; AssertionError, IndexError and KeyError for tokens or tensors that are missing;
-    OSError and SafetensorError for files; ImportError where a package is missing. Other exceptions are bugs. A full
-    disk passes through as OSError, and a full device unchanged.
+    They raise RuntimeError for unsupported requests; ValueError (also pydantic's), TypeError and ArithmeticError for
+    tensors and configurations that do not fit; AssertionError, IndexError and KeyError for tokens or tensors that are
+    missing; OSError and SafetensorError for files; ImportError where a package is missing. Other exceptions are bugs. A
+    full disk passes through as OSError, and a full device unchanged.
 
     Args:
         what: The work, for the beginning of the message.
@@ -44,6 +40,7 @@ def failures(what: str) -> Iterator[None]:
     except (MergeError, ModelError) as error:
         raise MergeError(f"{what}: {error}") from error
     except (
+        ArithmeticError,
         AssertionError,
         ImportError,
         LookupError,
@@ -53,17 +50,9 @@ def failures(what: str) -> Iterator[None]:
         TypeError,
         ValueError,
     ) as error:
-        number = _errno(error)
-        if number in _FULL_DISK:
+        number = full_disk(error)
+        if number is not None:
             raise OSError(number, f"{what}: {error}") from error
         kind = f"{type(error).__name__} " if isinstance(error, LookupError) else ""
         words = " ".join(str(error).split()) or type(error).__name__
         raise MergeError(f"{what}: {kind}{words}") from error
-
-
-def _errno(error: BaseException) -> int | None:
-    """Return the operating system's error number, which safetensors gives in its message only."""
-    if isinstance(error, OSError):
-        return error.errno
-    found = re.search(r"os error (\d+)", str(error))
-    return int(found[1]) if found else None

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,19 +14,20 @@ from typing import Any
 
 import mergekit.merge
 import mergekit.tokenizer.build
-import yaml
+import torch
 from mergekit.architecture import ModelArchitecture, get_architecture_info
 from mergekit.architecture.auto import infer_architecture_info
-from mergekit.common import ModelReference
+from mergekit.common import ModelReference, dtype_from_name
 from mergekit.config import MergeConfiguration
 from mergekit.graph import Executor, Task
-from mergekit.io.tasks import LoaderCache
+from mergekit.io.tasks import LoaderCache, SaveTensor
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
+from evolve.engines.merging._content import parse_recipe
 from evolve.engines.protocols import MergeJob, Report
 
-__all__ = ["Configuration", "Plan", "parse", "plan", "run"]
+__all__ = ["Configuration", "Plan", "compute", "parse", "plan", "run"]
 
 _SHARD_BYTES = 1_000_000_000
 """Size of a file of the child's weights. mergekit holds one complete file in memory, or two while it writes it."""
@@ -75,7 +76,7 @@ class Plan:
 
 def parse(recipe: str) -> Configuration:
     """Parse a recipe that `check_recipe` has accepted."""
-    configuration: Configuration = Configuration.model_validate(yaml.safe_load(recipe))
+    configuration: Configuration = Configuration.model_validate(parse_recipe(recipe))
     return configuration
 
 
@@ -104,22 +105,38 @@ def run(configuration: Configuration, job: MergeJob, *, device: str, seed: int |
 
 
 @contextlib.contextmanager
-def plan(configuration: Configuration, *, trust_remote_code: bool) -> Iterator[Plan]:
-    """Plan a merge whose tensors are on torch's meta device. mergekit's caches are valid within the context only.
-
-    mergekit's exceptions pass through.
+def plan(configuration: Configuration, *, device: str = "meta", trust_remote_code: bool) -> Iterator[Plan]:
+    """Plan a merge. mergekit's caches are valid within the context only. mergekit's exceptions pass through.
 
     Args:
         configuration: The recipe; mergekit changes it.
+        device: Where to compute. On torch's meta device the tensors have a shape and no data.
         trust_remote_code: Whether the models' own code may run.
     """
-    options = MergeOptions(device="meta", read_to_gpu=True, quiet=True, trust_remote_code=trust_remote_code)
+    on_shapes = device == "meta"
+    options = MergeOptions(device=device, read_to_gpu=on_shapes, quiet=True, trust_remote_code=trust_remote_code)
     with _clean_caches(), _quiet():
         LoaderCache().setup(options=options)
         architecture = get_architecture_info(configuration, options)
         config = mergekit.merge._model_out_config(configuration, architecture, trust_remote_code)  # noqa: SLF001
         planner = MergePlanner(configuration, architecture, options=options, out_model_config=config)
         yield Plan(architecture, config, planner.plan_to_disk(out_path=""))  # a plan writes nothing
+
+
+def compute(saves: Sequence[SaveTensor], device: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Compute tensors of a planned merge; yield each with its name instead of writing it.
+
+    Optional tensors that the child lacks are left out. mergekit's exceptions pass through.
+
+    Args:
+        saves: The tasks that would write the tensors, from `plan` with the same device.
+        device: Where to compute; the results are in main memory.
+    """
+    writers = {save.tensor_task: save for save in saves}
+    for task, tensor in Executor([*writers], math_device=device, storage_device="cpu").run(quiet=True):
+        if tensor is not None:
+            save = writers[task]
+            yield save.tensor_name, tensor.to(dtype_from_name(save.dtype)) if save.dtype else tensor
 
 
 @contextlib.contextmanager

@@ -14,14 +14,21 @@ from operator import or_
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
-import yaml
+from pydantic import BaseModel, ValidationError
 
+from evolve.engines.merging._content import parse_recipe, shown
 from evolve.errors import RecipeError
 
 if TYPE_CHECKING:
     from mergekit.config import MergeConfiguration
 
 __all__ = ["check_recipe"]
+
+_WEIGHT = "weight"
+_MOST_WEIGHT = 1e6
+_MOST = 10**9
+_MOST_LAYERS = 10_000
+_MOST_PADDING = 1 << 16
 
 
 def check_recipe(text: str) -> None:
@@ -34,24 +41,32 @@ def check_recipe(text: str) -> None:
     from mergekit.config import MergeConfiguration
 
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"the recipe is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise RecipeError("the recipe is not a YAML mapping")
+        content = parse_recipe(text)
+    except RecipeError as error:
+        raise RecipeError(f"the recipe: {error}") from None
     _check_keys(content, MergeConfiguration, "")
     try:
         # mergekit's validators raise RuntimeError as well as pydantic's ValidationError, a ValueError
         configuration = MergeConfiguration.model_validate(content)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise RecipeError(f"mergekit does not accept the recipe: {error}") from error
+        raise RecipeError(f"mergekit does not accept the recipe: {_reason(error)}") from error
     _check_models(configuration)
+    _check_sizes(configuration)
     _check_method(configuration, content)
     # Without one, mergekit promotes: bfloat16 and float16 parents give float32 tensors
     if configuration.dtype is None and configuration.out_dtype is None:
         raise RecipeError(
             "the recipe sets no dtype: add `dtype: {{ dtype }}`, or the type of the child would depend on its parents"
         )
+
+
+def _reason(error: Exception) -> str:
+    """Return the reason of an error on one line; of pydantic's, the first place and what it must be."""
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place} = {shown(first['input'])}: {first['msg']}".removeprefix(" = ")
 
 
 # ------------------------------------------------------------------------------------------------------------ keys
@@ -93,8 +108,6 @@ def _argument(annotation: Any, origins: tuple[type, ...], index: int) -> Any:
 
 def _best_model(annotation: Any, value: Mapping[Any, Any]) -> Any:
     """Return the pydantic model of a union that has most of the keys."""
-    from pydantic import BaseModel
-
     models = [member for member in _flat(annotation) if isinstance(member, type) and issubclass(member, BaseModel)]
     return max(models, key=lambda model: len(model.model_fields.keys() & value.keys()), default=None)
 
@@ -117,6 +130,25 @@ def _check_models(configuration: MergeConfiguration) -> None:
             )
 
 
+def _check_sizes(configuration: MergeConfiguration) -> None:
+    """Refuse layers and rows without number, which mergekit would list one by one."""
+    for part in (configuration, *(configuration.modules or {}).values()):
+        for output in part.slices or ():
+            for source in output.sources:
+                first, last = source.layer_range
+                if not 0 <= first < last <= _MOST_LAYERS:
+                    raise RecipeError(
+                        f"the recipe has the layer_range [{shown(first)}, {shown(last)}]: give the first layer, from "
+                        f"0, and the layer behind the last, at most {_MOST_LAYERS}"
+                    )
+    rows = configuration.tokenizer.pad_to_multiple_of if configuration.tokenizer else None
+    if rows is not None and not 1 <= rows <= _MOST_PADDING:
+        raise RecipeError(
+            f"tokenizer.pad_to_multiple_of in the recipe cannot be {shown(rows)}: give a number from 1 to "
+            f"{_MOST_PADDING}"
+        )
+
+
 def _check_method(configuration: MergeConfiguration, content: Mapping[str, Any]) -> None:
     from mergekit.merge_methods import registered_methods
 
@@ -125,13 +157,16 @@ def _check_method(configuration: MergeConfiguration, content: Mapping[str, Any])
     if method is None:
         raise RecipeError(_unknown("merge_method", configuration.merge_method, methods, ""))
     known = {parameter.name: parameter for parameter in method.spec.parameters}
-    given = set()
+    given, weights = set(), []
     for where, settings in _settings(content, ""):
         for name, setting in settings.items():
             if name not in known:
                 raise RecipeError(_unknown(f"parameter of {method.spec.name}", name, known, where))
             given.add(name)
-            _check_values(known[name], setting, f"{where}.{name}")
+            values = list(_checked(known[name], setting, f"{where}.{name}"))
+            weights += values if name == _WEIGHT else []
+    if weights and not any(weights):
+        raise RecipeError("every weight in the recipe is 0; give at least one that is not")
     for name, parameter in known.items():
         if parameter.required and name not in given:
             raise RecipeError(f"the recipe does not set {name!r}, which the method {method.spec.name} requires")
@@ -156,19 +191,32 @@ def _settings(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]
                 yield from _settings(entry, place)
 
 
-def _check_values(parameter: Any, setting: Any, where: str) -> None:
-    """Check the type of every scalar of a setting: a value, a gradient, or a list of filters with them."""
+def _checked(parameter: Any, setting: Any, where: str) -> Iterator[Any]:
+    """Yield every scalar of a setting: a value, a gradient, or a list of filters with them. Check type and size."""
     if isinstance(setting, list):
-        for entry in setting:
-            _check_values(parameter, entry, where)
+        for number, entry in enumerate(setting):
+            yield from _checked(parameter, entry, f"{where}[{number}]")
     elif isinstance(setting, Mapping):
-        _check_values(parameter, setting.get("value"), where)
+        yield from _checked(parameter, setting.get("value"), where)
     else:
         try:
-            parameter.validate(setting)
+            value = parameter.validate(setting)
         except ValueError as error:
             reason = str(error).splitlines()[1].split("[type=")[0].strip()
-            raise RecipeError(f"{where} in the recipe cannot be {setting!r}: {reason}") from error
+            raise RecipeError(f"{where} in the recipe cannot be {shown(setting)}: {reason}") from error
+        if isinstance(value, int | float):
+            _check_number(value, setting, where, weight=parameter.name == _WEIGHT)
+        yield value
+
+
+def _check_number(value: float, setting: Any, where: str, *, weight: bool) -> None:
+    """Refuse numbers with which a merge gives nothing but zero or infinity."""
+    if not abs(value) <= _MOST:  # also for NaN, which mergekit reads from a string
+        raise RecipeError(f"{where} in the recipe cannot be {shown(setting)}: it must be between -10**9 and 10**9")
+    if weight and value and not 1 / _MOST_WEIGHT <= abs(value) <= _MOST_WEIGHT:
+        raise RecipeError(
+            f"{where} in the recipe cannot be {shown(setting)}: the size of a weight must be from 1e-6 to 1e6, or 0"
+        )
 
 
 def _groups(configuration: MergeConfiguration) -> Iterator[tuple[list[Any], Any]]:

@@ -9,17 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evolve.engines.checkpoints import NotFiniteError, first_bad_tensor, verify
 from evolve.engines.devices import device_name
 from evolve.engines.generators import preserved_generators
+from evolve.engines.merging._content import parse_recipe
 from evolve.engines.merging._failures import check_absolute, failures
 from evolve.engines.merging.checking import check_recipe
 from evolve.engines.protocols import MergeJob, MergeResult, Report
 from evolve.errors import MergeError, RecipeError
 
-__all__ = ["merge", "seed_of"]
+__all__ = ["blame", "merge", "seed_of"]
 
 _RANDOM_METHODS = ("arcee_fusion", "dare_linear", "dare_ties", "della", "della_linear")
 _MODEL_KEYS = ("base_model", "model", "path", "source", "tokenizer_source")
@@ -77,7 +76,7 @@ def seed_of(recipe: str) -> int:
             return numbers.setdefault(value, len(numbers))
         return value
 
-    canonical = json.dumps(without_paths(yaml.safe_load(recipe)), sort_keys=True)
+    canonical = json.dumps(without_paths(parse_recipe(recipe)), sort_keys=True)
     return int(hashlib.sha256(canonical.encode()).hexdigest()[:8], 16)
 
 
@@ -95,12 +94,15 @@ def _verified(job: MergeJob, models: Sequence[Path], report: Report) -> dict[str
     try:
         return verify(job.output, trust_remote_code=job.trust_remote_code, report=report)
     except NotFiniteError as error:
-        raise MergeError(_blame(error.tensor, models)) from error
+        raise MergeError(blame(error.tensor, models)) from error
 
 
-def _blame(bad: str, models: Sequence[Path]) -> str:
+def blame(bad: str, models: Sequence[Path]) -> str:
     """Return whether a model held the bad numbers or the merge overflowed, as a message."""
     for folder in models:
         if (name := first_bad_tensor(folder)) is not None:
             return f"{folder} holds numbers that are not finite, first in {name}; they make {bad} of the child unusable"
-    return f"the merge made numbers that are not finite in {bad}, while all its models are finite: try a wider dtype"
+    return (
+        f"the merge made numbers that are not finite in {bad}, while all its models are finite: check the numbers in "
+        "the recipe, or try a wider dtype"
+    )

@@ -1,6 +1,6 @@
 """Templates of recipes: find them by name, fill them in for one pair of parents, identify the children they make.
 
-A template is mergekit YAML with Jinja placeholders (sandboxed, undefined names are errors):
+A template is mergekit YAML with placeholders, in the part of Jinja that `_jinja` allows:
 
 | placeholder | becomes |
 |---|---|
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -25,19 +25,31 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 import evolve
+from evolve.engines.merging._content import parse_recipe
+from evolve.engines.merging._jinja import fill, variables
 from evolve.engines.merging.tokenizers import TokenizerSource
-from evolve.errors import RecipeError
+from evolve.errors import RecipeError, unreadable
+from evolve.files import MOST_TEXT, read_text
 
-__all__ = ["DTYPES", "Template", "identity", "load_template", "parse_template", "render", "template_names"]
+__all__ = [
+    "DTYPES",
+    "Template",
+    "identity",
+    "load_template",
+    "named_models",
+    "parse_template",
+    "render",
+    "template_names",
+]
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 _PARENTS = ("parent_1", "parent_2")
 _PLACEHOLDERS = (*_PARENTS, "base_model", "num_layers", "dtype")
 _TOKENIZER_KEYS = ("tokenizer", "tokenizer_source")
+_MODEL_KEYS = frozenset({"model", "base_model", "lora", "source", "tokenizer_source"})
+_NO_MODELS = frozenset({"base", "union"})  # sources of a tokenizer
 
 
 @dataclass(frozen=True)
@@ -84,9 +96,9 @@ def load_template(name_or_path: str, search: Sequence[Path] | None = None) -> Te
     """
     path = _find(name_or_path, [_own_folder()] if search is None else search)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+        text = read_text(path, MOST_TEXT)
+    except OSError as error:
+        raise RecipeError(unreadable(error)) from None
     return parse_template(name_or_path, text)
 
 
@@ -142,6 +154,7 @@ def identity(
     dtype: str,
     tokenizer: TokenizerSource | None,
     *,
+    named: Mapping[str, str] | None = None,
     mergekit_version: str | None = None,
 ) -> str:
     """Return the identity of the child that a template makes of two parents: a SHA-256 in hexadecimal.
@@ -157,6 +170,7 @@ def identity(
         base_identity: Identity of the base model; used only where the recipe refers to the base model.
         dtype: As for `render`.
         tokenizer: As for `render`.
+        named: Identity of each model that the template names itself, from `named_models`; it replaces the name.
         mergekit_version: By default the installed version.
 
     Raises:
@@ -165,8 +179,44 @@ def identity(
     first, second = parent_identities
     models = {"parent_1": first, "parent_2": second, "base_model": base_identity}
     _, content = _complete(template, models, num_layers=1, dtype=dtype, tokenizer=tokenizer)
-    record = {"recipe": content, "mergekit": mergekit_version or version("mergekit")}
+    record = {"recipe": _renamed(content, named or {}), "mergekit": mergekit_version or version("mergekit")}
     return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def named_models(template: Template) -> tuple[str, ...]:
+    """Return the models that a template names itself, beside its placeholders: paths and Hub ids, sorted.
+
+    Raises:
+        RecipeError: As `render`.
+    """
+    models = {"parent_1": "/parent-1", "parent_2": "/parent-2", "base_model": "/base"}
+    _, content = _complete(template, models, num_layers=1, dtype=DTYPES[0], tokenizer=None)
+    return tuple(sorted(set(_models(content)) - set(models.values())))
+
+
+def _models(value: Any) -> Iterator[str]:
+    """Yield the models that a YAML document names, at any depth."""
+    if isinstance(value, list):
+        for part in value:
+            yield from _models(part)
+    elif isinstance(value, Mapping):
+        path, revision = value.get("path"), value.get("revision")
+        if isinstance(path, str):
+            yield f"{path}@{revision}" if revision and not path.startswith("/") else path
+        for key, part in value.items():
+            if isinstance(part, str) and key in _MODEL_KEYS and part not in _NO_MODELS:
+                yield part
+            else:
+                yield from _models(part)
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """Return a YAML document with some of its strings replaced."""
+    if isinstance(value, str):
+        return names.get(value, value)
+    if isinstance(value, Mapping):
+        return {key: _renamed(part, names) for key, part in value.items()}
+    return [_renamed(part, names) for part in value] if isinstance(value, list) else value
 
 
 def _own_folder() -> Path:
@@ -192,15 +242,11 @@ def _find(name_or_path: str, search: Sequence[Path]) -> Path:
     )
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-
-
 def _placeholders(text: str, name: str) -> frozenset[str]:
     try:
-        used = meta.find_undeclared_variables(_environment().parse(text))
-    except TemplateSyntaxError as error:
-        raise RecipeError(f"recipe {name}, line {error.lineno}: {error.message}") from error
+        used = variables(text)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {name}: {error}") from None
     for unknown in sorted(used - set(_PLACEHOLDERS)):
         near = get_close_matches(unknown, _PLACEHOLDERS, n=1, cutoff=0.5) or _PLACEHOLDERS
         raise RecipeError(f"recipe {name} uses the unknown placeholder {unknown!r}; did you mean {' or '.join(near)}?")
@@ -235,20 +281,19 @@ def _complete(
     if tokenizer is not None and not any(key in content for key in _TOKENIZER_KEYS):
         source = {"union": "union", "first": references["parent_1"], "base": references["base_model"]}[tokenizer]
         text = f"{text.rstrip()}\ntokenizer:\n  source: {source}\n"
-        content = yaml.safe_load(text)
+        content = parse_recipe(text)
     return text, content
 
 
 def _fill(template: Template, values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     try:
-        text = _environment().from_string(template.text).render(values)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {template.name} is not valid YAML once filled in: {error}") from error
-    except (TemplateError, ArithmeticError, TypeError, ValueError) as error:
-        raise RecipeError(f"recipe {template.name} cannot be filled in: {error}") from error
-    if not isinstance(content, dict):
-        raise RecipeError(f"recipe {template.name} is not a YAML mapping")
+        text = fill(template.text, values)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {template.name} cannot be filled in: {error}") from None
+    try:
+        content = parse_recipe(text)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {template.name}, once filled in: {error}") from None
     return text, content
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from evolve.errors import DiskError, EvolveError, RunError
+from evolve.errors import DiskError, EvolveError, OutOfMemoryError, RunError
 
 __all__ = ["Call", "Done", "Executor", "Failed", "Outcome", "Progress", "run_call"]
 
@@ -49,7 +49,7 @@ class Failed:
         cause: Kind of the failure:
             `error`: the function raised one of evolve's own errors, so that another attempt would fail as well;
             `memory`: the host or the GPU ran out of memory;
-            `disk`: a disk or a quota is full;
+            `disk`: a disk or a quota is full, or a file reached the limit of its size;
             `died`: the worker process ended;
             `bug`: the function raised an unforeseen error, or the machine failed (an I/O error, a CUDA error).
         reason: One sentence for the user.
@@ -87,7 +87,7 @@ class Executor(Protocol):
     def redirect(self, log: Path, scratch: Path) -> None:
         """Send the output of all workers to a file, and their temporary files to an existing folder.
 
-        Before the first call of this method, output is discarded and temporary files go to the system's folder.
+        Before the first call of this method, output is discarded and temporary files go to a folder of the executor.
         """
 
     def submit(self, call: Call) -> None:
@@ -106,16 +106,22 @@ class Executor(Protocol):
 def run_call(executor: Executor, call: Call) -> Any:
     """Run one call, wait for it and return its result; no other call may be in flight.
 
+    An exception while it waits, such as one of a signal, abandons the call, so that nothing writes files any more.
+
     Raises:
-        EvolveError: The error that the call raised. Any other failure raises a `DiskError` or a `RunError`, with the
-            traceback of an unforeseen error as a note.
+        EvolveError: The error that the call raised. Any other failure raises a `DiskError`, an `OutOfMemoryError` or
+            another `RunError`, with the traceback of an unforeseen error as a note.
     """
-    executor.submit(call)
-    while (outcome := executor.wait(1.0)) is None:
-        pass
+    try:
+        executor.submit(call)
+        while (outcome := executor.wait(1.0)) is None:
+            pass
+    except BaseException:
+        executor.abandon()
+        raise
     if isinstance(outcome, Done):
         return outcome.result
-    kind = DiskError if outcome.cause == "disk" else RunError
+    kind = {"disk": DiskError, "memory": OutOfMemoryError}.get(outcome.cause, RunError)
     error = outcome.error or kind(f"{call.id}: {outcome.reason}")
     if outcome.trace:
         error.add_note(outcome.trace)

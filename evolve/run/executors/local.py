@@ -6,6 +6,7 @@ The driver does not import torch, a worker that dies costs one call, and a worke
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
@@ -13,19 +14,22 @@ from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from evolve.errors import make_room
 from evolve.run.executors.base import Call, Failed, Outcome, Progress
 from evolve.run.executors.worker import serve
+from evolve.run.interrupts import STOP_SIGNALS
+from evolve.run.scratch import scratch_folder
 
 __all__ = ["LocalExecutor"]
 
-_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 _PATIENCE_S = 5.0
 
 
 class LocalExecutor:
     """An executor that runs one call at a time in a worker process.
 
-    The first call starts the worker, and so does the first call after the worker has ended.
+    The first call starts the worker, and so does the first call after the worker has ended. Until `redirect` is called,
+    the worker's temporary files lie in a folder that `close` and `abandon` remove, even if the worker was killed.
 
     Args:
         progress: Listener to the progress of calls; called from within `wait`.
@@ -36,6 +40,7 @@ class LocalExecutor:
         self._progress = progress
         self._device = device
         self._paths: tuple[Path, Path] | None = None
+        self._scratch = contextlib.ExitStack()
         self._context = multiprocessing.get_context("spawn")
         self._process: SpawnProcess | None = None
         self._pipe: connection.Connection | None = None
@@ -92,29 +97,38 @@ class LocalExecutor:
         """Kill the worker; its unfinished files stay in the staging folder."""
         self._call = None
         self._end(patience=0.0)
+        self._scratch.close()
 
     def close(self) -> None:
         """End the worker; a call in flight is lost."""
         self._end(patience=_PATIENCE_S if self._call is None else 0.0)
         self._call = None
+        self._scratch.close()
 
     def _start(self) -> None:
         self._end(patience=0.0)
+        paths = self._paths or self._make_scratch()
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=serve, args=(theirs, self._device), name="evolve-worker")
-        # Start multiprocessing's resource tracker now: starting it unblocks the signals.
-        resource_tracker.ensure_running()
-        # Block signals until `_process` is set, so that a handler can kill the worker. The worker inherits the block,
-        # so that it gets no signal before it ignores them.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        # Start multiprocessing's resource tracker now: starting it unblocks signals. It inherits the block of SIGHUP,
+        # which it does not ignore itself, so that it does not end with the terminal.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
+            resource_tracker.ensure_running()
+            # Block signals until `_process` is set, so that a handler can kill the worker. The worker inherits the
+            # block, so that it gets no signal before it ignores them.
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
             process.start()
             theirs.close()
             self._process, self._pipe = process, ours
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        if self._paths is not None:
-            ours.send(self._paths)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        with contextlib.suppress(BrokenPipeError):  # the worker has just died; wait() reports that
+            ours.send(paths)
+
+    def _make_scratch(self) -> tuple[Path, Path]:
+        self._scratch.close()
+        return Path(os.devnull), self._scratch.enter_context(scratch_folder())
 
     def _died(self, call: Call, process: SpawnProcess) -> Outcome:
         process.join(_PATIENCE_S)
@@ -122,6 +136,8 @@ class LocalExecutor:
         self._call = None
         self._end(patience=0.0)
         if code is not None and code < 0:
+            if -code == signal.SIGXFSZ:
+                return Failed(call.id, "disk", f"a file reached the limit of its size; {make_room(errno.EFBIG)}")
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             hint = "; the system may have run out of memory" if name == "SIGKILL" else ""
             reason = f"its worker process was killed by {name}{hint}"

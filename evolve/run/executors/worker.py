@@ -5,9 +5,11 @@ It restricts itself to its device before any call imports torch.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -20,9 +22,10 @@ import tqdm
 
 from evolve.engines.devices import restrict_to
 from evolve.engines.protocols import Report
-from evolve.errors import EvolveError
-from evolve.run.durable import NO_ROOM
+from evolve.errors import EvolveError, full_disk, make_room
 from evolve.run.executors.base import Call, Done, Failed, Outcome
+from evolve.run.interrupts import STOP_SIGNALS
+from evolve.run.log import LogFormatter, VisibleText, open_log
 
 __all__ = ["perform", "serve"]
 
@@ -33,20 +36,20 @@ _REPORT_EVERY_S = 0.1
 def serve(pipe: connection.Connection, device: str) -> None:
     """Run the calls that arrive through `pipe` until it closes.
 
-    A pair of paths instead of a call redirects the output and the temporary files. If the driver ends for any reason,
-    the worker and its children are killed.
+    A pair of paths instead of a call redirects the output and the temporary files; the first message is one. If the
+    driver ends for any reason, the worker and its children are killed.
 
     Args:
         pipe: Receives `Call` and pairs of paths; sends progress reports as tuples, and outcomes.
         device: The torch device for the calls: `auto`, `cpu`, `cuda` or `cuda:<number>`.
     """
     os.setpgid(0, 0)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the driver handles them, even if the whole process group gets them
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     threading.Thread(target=_die_with_driver, daemon=True).start()
     _send_output_to(Path(os.devnull))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _log_to_output()
     _configure_libraries()
     visible = restrict_to(device)
     while True:
@@ -72,10 +75,20 @@ def _die_with_driver() -> None:
 
 def _send_output_to(log: Path) -> None:
     """Redirect standard output and standard error to a file, so that they do not disturb the display."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = open_log(log)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+
+
+def _log_to_output() -> None:
+    """Send the records of all loggers to standard error, and let Python print no control characters."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        raw = io.BufferedWriter(io.FileIO(number, "w", closefd=False))
+        setattr(sys, name, VisibleText(raw, encoding="utf-8", line_buffering=True))
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def _configure_libraries() -> None:
@@ -119,8 +132,9 @@ def _failure(call: Call, error: Exception) -> Failed:
     for origin in _origins(error):  # an engine may have wrapped the original error
         if _is_out_of_memory(origin):
             return Failed(call.id, "memory", f"it ran out of memory ({_first_line(origin)})")
-        if _is_out_of_space(origin):
-            return Failed(call.id, "disk", f"the disk is full ({_first_line(origin)})")
+        number = full_disk(origin)
+        if number is not None:
+            return Failed(call.id, "disk", f"the disk is full ({_first_line(origin)}); {make_room(number)}")
     if isinstance(error, EvolveError):
         machine_failed = any(_is_machine_failure(origin) for origin in _origins(error))
         return Failed(call.id, "bug" if machine_failed else "error", str(error), error)
@@ -148,16 +162,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
         or any(phrase in words for phrase in ("out of memory", "can't allocate memory", "cannot allocate memory"))
-    )
-
-
-def _is_out_of_space(error: BaseException) -> bool:
-    """Compare the error number, or the message of safetensors (Rust) and SQLite, which raise no OSError."""
-    if isinstance(error, OSError):
-        return error.errno in NO_ROOM
-    words = str(error).lower()
-    return not isinstance(error, EvolveError) and any(
-        phrase in words for phrase in ("no space left on device", "disk is full", "disk quota exceeded")
     )
 
 

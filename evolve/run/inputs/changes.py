@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from evolve.config import METRICS, Config
+from evolve.config import HUB_ARGUMENTS, METRICS, Config, path_arguments
 from evolve.engines import merging
 from evolve.errors import ConfigError, RecipeError
 from evolve.lineage import FamilyTree, SettingsChanged
@@ -24,9 +24,10 @@ __all__ = [
 ]
 
 # Settings that decide where and how fast the work is done, but do not affect results.
-_HARMLESS = frozenset({"name", "device", "attempts", "evaluation.batch_size"})
+_HARMLESS = frozenset({"name", "device", "attempts", "evaluation.batch_size", "evaluation.trust_task_code"})
 # Settings with paths of models and data; their content is compared.
 _MODELS, _DATA = ("base_model", "foundation_models."), ("evaluation.datasets", "evaluation.task_dirs")
+_ARGUMENTS = "evaluation.model_args."
 
 Effect = Literal["none", "place", "results"]
 
@@ -137,7 +138,16 @@ def _effect(key: str, before: Mapping[str, Any], after: Mapping[str, Any], metri
         return "place"
     if key.startswith(_MODELS):
         return "place" if key in before and key in after else "results"
+    if key.startswith(_ARGUMENTS) and _is_moved_file(key.removeprefix(_ARGUMENTS), then, now):
+        return "place"
     return "none" if key in _HARMLESS else "results"
+
+
+def _is_moved_file(key: str, then: Any, now: Any) -> bool:
+    """Return whether a model argument still names files, at another place; their content is compared."""
+    if not isinstance(then, str) or not isinstance(now, str):
+        return False
+    return bool(path_arguments({key: now})) or (then.startswith("/") and key in HUB_ARGUMENTS)
 
 
 def _table(changes: list[Change]) -> str:
@@ -152,7 +162,7 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the leaf values by dotted key; a task is keyed by its name, since the order of the tasks has no effect."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
-        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        if f"{prefix}{key}" == "evaluation.tasks":
             value = {item["task"]: item for item in value}  # noqa: PLW2901
         if isinstance(value, dict) and value:
             flat |= _flat(value, f"{prefix}{key}.")

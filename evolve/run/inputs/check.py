@@ -5,17 +5,16 @@ No weights are read, so it takes seconds for models of any size. Errors that it 
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from evolve.config import Config
+from evolve.config import FILE_ARGUMENTS, Config
 from evolve.engines import merging
-from evolve.engines.checkpoints import Layout, differences, differing_settings, read_layout
+from evolve.engines.checkpoints import Layout, differences, differing_settings, flaw_of, read_layout
 from evolve.engines.pickled import pickled_layout
 from evolve.engines.protocols import (
     Engines,
@@ -23,18 +22,29 @@ from evolve.engines.protocols import (
     InspectModelsJob,
     InspectTasksJob,
     ModelFacts,
-    RehearseJob,
+    PlanMergesJob,
     TaskFacts,
 )
 from evolve.engines.sources import LocatedModel
 from evolve.errors import ConfigError, ModelError, RecipeError, TaskError
 from evolve.lineage import Pair, most_children
-from evolve.run.child import Child, choose_tokenizer, load_template, size_of
+from evolve.run.child import Child, choose_tokenizer, load_template, recipe_models, size_of
 from evolve.run.executors import Call, Executor, run_call
 from evolve.run.inputs.locate import BASE, Located, config_key
+from evolve.run.scratch import scratch_folder
 from evolve.run.tasks import task_specs
 
-__all__ = ["Checked", "Needs", "check_folders", "check_inputs", "check_merges", "layout_of", "refuse_misfits"]
+__all__ = [
+    "Checked",
+    "Needs",
+    "check_folders",
+    "check_inputs",
+    "check_merges",
+    "layout_of",
+    "recipes_of",
+    "refuse_misfits",
+    "with_task_key",
+]
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ class Checked:
         tasks: Facts about each task.
         layers: Number of layers of the models; None if transformers does not give it.
         filters: Number of tensors that each filter of each recipe matches; only if a merge could be planned.
-        rehearsed: Whether mergekit planned every pair of generation 1.
+        planned: Whether mergekit planned every pair of generation 1.
     """
 
     located: Located
@@ -74,12 +84,24 @@ class Checked:
     tasks: Mapping[str, TaskFacts]
     layers: int | None
     filters: Mapping[str, tuple[FilterMatch, ...]]
-    rehearsed: bool
+    planned: bool
 
     @property
     def config(self) -> Config:
         """The configuration."""
         return self.located.config
+
+    @property
+    def recipe_models(self) -> list[str]:
+        """Paths of the models that recipes name beside the parents and the base."""
+        return recipe_models(self.templates.values())[0]
+
+    @property
+    def unshared(self) -> dict[str, str]:
+        """Why scores of tasks cannot be shared, if a recipe names a model of the Hub that may change; by task."""
+        _, loose = recipe_models(self.templates.values())
+        reason = f"merge.recipe names {', '.join(loose)} of the Hub without a commit; write <name>@<commit>"
+        return {task.task: reason for task in self.config.evaluation.tasks} if loose else {}
 
     @property
     def needs(self) -> Needs:
@@ -97,8 +119,14 @@ class Checked:
         return differing_settings(self.layouts)
 
 
-def check_inputs(located: Located, engines: Engines, executor: Executor) -> Checked:
+def check_inputs(located: Located, engines: Engines, executor: Executor, *, complete: bool) -> Checked:
     """Check everything that can be checked without reading weights.
+
+    Args:
+        located: The configuration and its models.
+        engines: The engines.
+        executor: Runs the engines.
+        complete: Download the data of tasks from the Hub, to render their documents.
 
     Raises:
         ModelError: A model is damaged, needs custom code, or does not fit the others.
@@ -112,9 +140,14 @@ def check_inputs(located: Located, engines: Engines, executor: Executor) -> Chec
     check_folders(config)
     layouts = {name: layout_of(name, model) for name, model in located.models.items()}
     refuse_misfits(layouts)
-    tasks = _check_tasks(config, engines, executor)
-    checked = Checked(located, layouts, templates, tasks, None, {}, rehearsed=False)
-    return check_merges(checked, engines, executor)
+    recipe_models(templates.values())
+    job = _tasks_job(config, complete=complete)
+    # What is wrong in the task files and recipes is said before data are read or downloaded.
+    tasks = _inspect(config, replace(job, render=False), engines, executor)
+    _check_directions(config, tasks)
+    checked = Checked(located, layouts, templates, tasks, None, {}, planned=False)
+    checked = check_merges(checked, engines, executor)
+    return replace(checked, tasks=_inspect(config, job, engines, executor))
 
 
 def check_merges(checked: Checked, engines: Engines, executor: Executor) -> Checked:
@@ -134,26 +167,28 @@ def check_merges(checked: Checked, engines: Engines, executor: Executor) -> Chec
     checked = replace(checked, layers=layers)
     with _separate_folders(models) as paths:
         pairs = _pairs(checked)
-        recipes = {name: tuple(_recipes(checked, name, pairs, paths)) for name in checked.templates}
-        rehearsal = RehearseJob(recipes, plan=bool(pairs), trust_remote_code=config.trust_remote_code)
+        recipes = {name: tuple(recipes_of(checked, name, pairs, paths)) for name in checked.templates}
+        planning = PlanMergesJob(recipes, plan=bool(pairs), trust_remote_code=config.trust_remote_code)
         try:
-            filters = run_call(executor, Call("check recipes", engines.rehearse, rehearsal))
+            filters = run_call(executor, Call("check recipes", engines.plan_merges, planning))
         except RecipeError as error:
             raise RecipeError(" ".join(str(error).split())) from None
     complete = len(pairs) == len(list(combinations(config.foundation_models, 2)))
-    return replace(checked, filters=filters, rehearsed=complete)
+    return replace(checked, filters=filters, planned=complete)
 
 
 def refuse_misfits(layouts: Mapping[str, Layout]) -> None:
-    """Raise ModelError if a model differs from the first one, the base, in architecture or shapes."""
+    """Raise ModelError if a model is unusable, or differs from the first one, the base, in architecture or shapes."""
     for name, layout in layouts.items():
+        if (flaw := flaw_of(layout)) is not None:
+            raise ModelError(f"{config_key(name)} = {layout.folder}: {flaw}")
         difference = differences(next(iter(layouts.values())), layout)
         if difference is not None:
             raise ModelError(f"{config_key(name)}: {difference}; give a model that was tuned from the base model")
 
 
 def check_folders(config: Config) -> None:
-    """Raise ConfigError if a folder of data or tasks is missing."""
+    """Raise ConfigError if a folder of data or tasks, or a file that a model argument names, is missing."""
     for task, folder in config.evaluation.datasets.items():
         if not folder.is_dir():
             raise ConfigError(
@@ -162,6 +197,17 @@ def check_folders(config: Config) -> None:
     for number, folder in enumerate(config.evaluation.task_dirs):
         if not folder.is_dir():
             raise ConfigError(f"evaluation.task_dirs.{number} = {folder}: there is no such folder; give one with tasks")
+    for key in FILE_ARGUMENTS:
+        value = config.evaluation.model_args.get(key)
+        if not isinstance(value, str) or "{" in value:  # a chat template may be given as text
+            continue
+        if value.startswith("/") and not Path(value).exists():
+            raise ConfigError(f"evaluation.model_args.{key} = {value}: there is no such file; correct the path")
+        if not value.startswith("/") and Path(value).exists():
+            raise ConfigError(
+                f"evaluation.model_args.{key} = {value}: is not beside the configuration, but lm-eval would read it in "
+                f"the current folder; give its absolute path {Path(value).absolute()}"
+            )
 
 
 def layout_of(name: str, model: LocatedModel) -> Layout:
@@ -186,7 +232,7 @@ def _pairs(checked: Checked) -> list[Pair]:
     return list(combinations(names, 2)) if BASE in ready else []
 
 
-def _recipes(checked: Checked, name: str, pairs: list[Pair], paths: Mapping[str, Path]) -> Iterator[str]:
+def recipes_of(checked: Checked, name: str, pairs: Sequence[Pair], paths: Mapping[str, Path]) -> Iterator[str]:
     """Return the recipes of the pairs from one template.
 
     The better parent of a pair is not known yet. The order of the parents matters only if the child gets a new
@@ -211,11 +257,11 @@ def _recipes(checked: Checked, name: str, pairs: list[Pair], paths: Mapping[str,
 @contextmanager
 def _separate_folders(models: Mapping[str, LocatedModel]) -> Iterator[dict[str, Path]]:
     """Give each model a separate folder, as mergekit requires; two adapters may adapt the same model."""
-    with tempfile.TemporaryDirectory(prefix="evolve-models-") as links:
+    with scratch_folder() as links:
         folders = {name: model.path for name, model in models.items()}
         for name, model in models.items():
             if model.adapter is not None:
-                folders[name] = Path(links) / name
+                folders[name] = links / name
                 folders[name].symlink_to(model.path, target_is_directory=True)
         yield folders
 
@@ -223,18 +269,28 @@ def _separate_folders(models: Mapping[str, LocatedModel]) -> Iterator[dict[str, 
 # -------------------------------------------------------------------------------------------------------------- tasks
 
 
-def _check_tasks(config: Config, engines: Engines, executor: Executor) -> Mapping[str, TaskFacts]:
+def _tasks_job(config: Config, *, complete: bool) -> InspectTasksJob:
     evaluation = config.evaluation
-    job = InspectTasksJob(task_specs(config), evaluation.task_dirs, evaluation.model, evaluation.batch_size)
+    return InspectTasksJob(
+        tasks=task_specs(config),
+        task_dirs=evaluation.task_dirs,
+        model=evaluation.model,
+        batch_size=evaluation.batch_size,
+        seed=config.seed,
+        complete=complete,
+        trust_task_code=evaluation.trust_task_code,
+    )
+
+
+def _inspect(config: Config, job: InspectTasksJob, engines: Engines, executor: Executor) -> Mapping[str, TaskFacts]:
     try:
         facts: Mapping[str, TaskFacts] = run_call(executor, Call("check tasks", engines.inspect_tasks, job))
     except TaskError as error:
-        raise _with_task_key(config, error) from None
-    _check_directions(config, facts)
+        raise with_task_key(config, error) from None
     return facts
 
 
-def _with_task_key(config: Config, error: TaskError) -> TaskError:
+def with_task_key(config: Config, error: TaskError) -> TaskError:
     """Return an error of the evaluation on one line, with the key of the task that it names."""
     words = " ".join(str(error).split()).removeprefix("evaluation: ")
     for number, task in enumerate(config.evaluation.tasks):

@@ -6,7 +6,8 @@ manifest lists its files, so that an incomplete or damaged one is detected and p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ from evolve.engines.checkpoints import Layout, content_identity, fingerprint
 from evolve.engines.pickled import convert
 from evolve.engines.protocols import AdapterJob, ConversionJob, Engines, MergeResult
 from evolve.engines.sources import LocatedModel
-from evolve.errors import EvolveError, ModelError
+from evolve.errors import InputsChangedError, ModelError
 from evolve.lineage import FoundationEntry, Prepared, RunStarted
 from evolve.run.checkpoints import CheckpointGuard, Manifest
 from evolve.run.durable import publish, remove
@@ -28,8 +29,9 @@ from evolve.run.executors import Call, Executor, run_call
 from evolve.run.folder import RunFolder
 from evolve.run.hashes import HashCache
 from evolve.run.inputs.check import check_merges, layout_of, refuse_misfits
-from evolve.run.inputs.fingerprint import Fingerprinted, refuse_duplicates
+from evolve.run.inputs.fingerprint import Fingerprinted, content_of, files_of, preparation_key, refuse_duplicates
 from evolve.run.inputs.locate import BASE, config_key, model_sources, parts_of
+from evolve.run.reads import Reads
 
 __all__ = ["Preparer", "Ready", "prepare_models"]
 
@@ -70,6 +72,9 @@ class Ready:
             root=str(folder.root),
             layers=checked.layers,
             differing_settings=checked.differing_settings,
+            reads={name: folder.portable(path) for name, path in self.fingerprinted.reads.items()},
+            unshared=dict(self.fingerprinted.unshared),
+            recipe_models=dict(self.fingerprinted.recipe_models),
         )
 
     def _entry(self, name: str, source: ModelSource, folder: RunFolder) -> FoundationEntry:
@@ -104,11 +109,11 @@ class Preparer:
 
         Raises:
             ModelError: peft cannot merge the adapter, or the pickled weights are unusable.
+            InputsChangedError: A file that it is made of changed meanwhile.
             RunError: The worker failed.
         """
         root = self.converted if model.adapter is None else self.adapters
-        root.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(root / f".{key}.lock"):  # another run may be preparing the same model
+        with _exclusive(root, key):  # another run may be preparing the same model
             if CheckpointGuard(self.hashes).damage(root / key, key) is not None:
                 self._make(name, model, key, root)
         return root / key
@@ -119,11 +124,8 @@ class Preparer:
             remove(staged)
         staged.mkdir()
         try:
-            result: MergeResult = run_call(self.executor, self._call(name, model, staged))
-        except ModelError as error:
-            remove(staged)
-            raise ModelError(f"{config_key(name)}: {error}") from None
-        except EvolveError:
+            result = self._run(name, model, key, staged)
+        except BaseException:  # also a signal
             remove(staged)
             raise
         manifest = Manifest.of(name, key, result)
@@ -131,11 +133,52 @@ class Preparer:
         publish(staged, root / key)
         CheckpointGuard(self.hashes).trust(root / key, manifest)
 
+    def _run(self, name: str, model: LocatedModel, key: str, staged: Path) -> MergeResult:
+        """Prepare a model in a staging folder; refuse the result if a file that it was made of has changed."""
+        reads = Reads.begin(self.hashes, lambda: files_of(model))
+        if preparation_key(model, content_of(model, self.hashes), self.hashes) != key:
+            raise InputsChangedError(f"{config_key(name)}: its files have changed during the checks; start again")
+        try:
+            result: MergeResult = run_call(self.executor, self._call(name, model, staged))
+        except ModelError as error:
+            _refuse_change(name, reads)
+            raise ModelError(f"{config_key(name)}: {error}") from None
+        _refuse_change(name, reads)
+        return result
+
     def _call(self, name: str, model: LocatedModel, staged: Path) -> Call:
         if model.adapter is None:
             return Call(f"convert {name}", convert, ConversionJob(model.path, staged))
         job = AdapterJob(model.path, model.adapter, staged, trust_remote_code=self.trust_remote_code)
         return Call(f"merge adapter {name}", merge_adapter, job)
+
+
+def _refuse_change(name: str, reads: Reads) -> None:
+    change = reads.change()
+    if change is not None:
+        raise InputsChangedError(f"{config_key(name)}: {change} while it was prepared; {change.fix}, then start again")
+
+
+@contextmanager
+def _exclusive(root: Path, key: str) -> Iterator[None]:
+    """Hold the lock of one prepared model; remove its file, and after a failure the empty folders that were made.
+
+    A process that waited for the lock of a removed file gets no lock by it; filelock opens the file anew.
+    """
+    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
+    lock = root / f".{key}.lock"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(lock):
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    except BaseException:
+        with suppress(OSError):  # another process uses it
+            for folder in missing:
+                folder.rmdir()
+        raise
 
 
 def prepare_models(found: Fingerprinted, preparer: Preparer, engines: Engines) -> Ready:

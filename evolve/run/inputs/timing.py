@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import tempfile
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
-from evolve.engines.protocols import Engines, EvaluateResult, TaskSpec
+from evolve.engines.protocols import Engines, EvaluateResult
 from evolve.run.executors import Call, Executor, run_call
 from evolve.run.inputs.check import Checked
 from evolve.run.inputs.locate import BASE
+from evolve.run.scratch import scratch_folder
 from evolve.run.tasks import evaluate_job, task_specs
 
 __all__ = ["Timing", "time_one_batch"]
@@ -53,19 +52,15 @@ def time_one_batch(checked: Checked, engines: Engines, executor: Executor) -> Ti
     name = next((n for n, m in models.items() if n != BASE and m.adapter is None and not m.pickled), None)
     if name is None:
         return None
-    specs = [_shortened(spec) for spec in task_specs(config)]
-    with tempfile.TemporaryDirectory(prefix="evolve-timing-") as output:
-        job = evaluate_job(config, checkpoint=models[name].path, tasks=specs, output=Path(output))
+    specs = [spec.shortened(_DOCUMENTS) for spec in task_specs(config)]
+    with scratch_folder() as output:
+        job = evaluate_job(config, checkpoint=models[name].path, tasks=specs, output=output)
         result: EvaluateResult = run_call(executor, Call(f"time {name}", engines.evaluate, job, gpus=1))
     load = max(0.0, result.seconds - math.fsum(result.task_seconds.values()))
     needs = checked.needs
     evaluations = needs.first + needs.later * (config.strategy.max_generations - 1) + len(config.foundation_models)
     documents = sum(score.samples for score in result.scores.values())
     return Timing(name, documents, load, _seconds_for_all_documents(checked, result, load), evaluations)
-
-
-def _shortened(spec: TaskSpec) -> TaskSpec:
-    return replace(spec, limit=_DOCUMENTS if spec.limit is None else min(spec.limit, _DOCUMENTS))
 
 
 def _seconds_for_all_documents(checked: Checked, result: EvaluateResult, load: float) -> float | None:

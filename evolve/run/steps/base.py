@@ -12,6 +12,7 @@ from evolve.run.checkpoints import CheckpointGuard
 from evolve.run.executors import Call
 from evolve.run.folder import RunFolder
 from evolve.run.hashes import HashCache
+from evolve.run.reads import Reads
 
 __all__ = ["Begun", "RunContext", "StepInFlight"]
 
@@ -26,6 +27,7 @@ class StepInFlight:
         model: The candidate that a failure costs an attempt; None if a failure costs the run an attempt.
         step: Kind of the step: `merge`, `evaluate` or `kinship`.
         makes: The model whose checkpoint the step makes; None if it makes none.
+        reads: The files that the call reads.
     """
 
     call: Call
@@ -33,6 +35,7 @@ class StepInFlight:
     model: str | None
     step: str
     makes: str | None = None
+    reads: Reads | None = None
 
 
 Begun = StepInFlight | tuple[Event, ...] | None
@@ -48,6 +51,7 @@ class RunContext:
         hashes: The cache of file hashes.
         guard: Detects damaged checkpoints.
         making: Models whose checkpoints are being made.
+        begun: Number of events before this session.
     """
 
     folder: RunFolder
@@ -56,6 +60,8 @@ class RunContext:
     hashes: HashCache = field(default_factory=HashCache)
     guard: CheckpointGuard = field(init=False)
     making: set[str] = field(default_factory=set)
+    begun: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.guard = CheckpointGuard(self.hashes)
+        self.begun = len(self.tree.history)

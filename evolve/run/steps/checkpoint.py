@@ -12,6 +12,7 @@ from evolve.engines import merging
 from evolve.engines.checkpoints import read_layout
 from evolve.engines.protocols import MergeJob, MergeResult
 from evolve.errors import DiskError, ModelError
+from evolve.files import MOST_TEXT, read_text
 from evolve.lineage import Model
 from evolve.run.checkpoints import Manifest
 from evolve.run.child import Child, choose_tokenizer, size_of
@@ -43,8 +44,8 @@ class CheckpointWork:
         tree, folder = context.tree, context.folder
         name = model.recipe_name or ""
         template = merging.parse_template(name, tree.origin.recipes[name])
-        first, second = (folder.checkpoint_of(tree.model(parent)) for parent in model.parents)
-        base = folder.locate(tree.base_path)
+        first, second = (folder.checkpoint_of(tree.model(parent), tree.root) for parent in model.parents)
+        base = folder.relocated(tree.base_path, tree.root)
         layers = tree.origin.layers
         if layers is None and template.uses_layers:  # a journal of schema 1 does not record it
             layers = int(read_layout(first).setting("num_hidden_layers"))
@@ -59,7 +60,7 @@ class CheckpointWork:
     def _identity(self, child: Child) -> str:
         tree = self.context.tree
         parents = [tree.model(parent).identity or "" for parent in self.model.parents]
-        return child.identity(parents, tree.origin.base.identity)
+        return child.identity(parents, tree.origin.base.identity, tree.origin.recipe_models)
 
     def _tokenizer(self, child: Child) -> merging.TokenizerSource | None:
         """Return the recorded tokenizer of the child, or choose one for a new child.
@@ -114,14 +115,20 @@ class CheckpointWork:
 
         If a parent must be merged again first, the recipe is written later.
         """
-        path = self.context.folder.recipe(self.model.name)
+        if not self.has_current_recipe():
+            replace_text(self.context.folder.recipe(self.model.name), self.child.recipe())
+
+    def has_current_recipe(self) -> bool:
+        """Return whether the recipe exists with the present paths, or cannot be written yet."""
         try:
             recipe = self.child.recipe()
         except ModelError as error:
             _LOG.info("the recipe of %s is not written yet: %s", self.model.name, error)
-        else:
-            if not path.exists() or path.read_text(encoding="utf-8") != recipe:
-                replace_text(path, recipe)
+            return True
+        try:
+            return read_text(self.context.folder.recipe(self.model.name), MOST_TEXT) == recipe
+        except OSError:
+            return False
 
     @property
     def _purpose(self) -> str:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from evolve.config import TaskConfig
 from evolve.engines.protocols import BatchSize, EvaluateResult, task_folder
 from evolve.errors import EvaluationError
 from evolve.lineage import EvaluateStep, Event, FamilyTree, Model, ModelEvaluated
 from evolve.lineage.model import weighted_average
 from evolve.run.durable import publish
 from evolve.run.executors import Call
+from evolve.run.ranges import impossible
 from evolve.run.steps.base import Begun, RunContext, StepInFlight
 from evolve.run.steps.repair import find_repair
 from evolve.run.store import ScoreRecord, ScoreStore
@@ -68,6 +70,11 @@ class _Evaluation:
             for task in tree.config.evaluation.tasks
         }
 
+    @cached_property
+    def tasks(self) -> dict[str, TaskConfig]:
+        """The configured tasks by name."""
+        return {task.task: task for task in self.context.tree.config.evaluation.tasks}
+
     @property
     def final(self) -> Path:
         """Final folder of the scores."""
@@ -85,20 +92,28 @@ class _Evaluation:
 
     def read(self, folder: Path) -> Records:
         """Return the records in a folder of scores by task, only those of this model and these settings."""
-        found = {task: ScoreRecord.read(folder / task_folder(task), key) for task, key in self.keys.items()}
+        if folder.is_symlink():
+            return {}
+        found = {
+            task: ScoreRecord.read(folder / task_folder(task), key, self.tasks[task]) for task, key in self.keys.items()
+        }
         return {task: record for task, record in found.items() if record is not None}
 
     def collect_known(self) -> Records:
-        """Copy cached scores from the store to their staging folder."""
+        """Copy cached scores of tasks that are shared from the store to their staging folder."""
         self.context.folder.staged(self.known.name)
-        found = {task: self.store.fetch(key, self.known / task_folder(task)) for task, key in self.keys.items()}
+        shared = [task for task in self.keys if task not in self.context.tree.origin.unshared]
+        found = {
+            task: self.store.fetch(self.keys[task], self.tasks[task], self.known / task_folder(task)) for task in shared
+        }
         return {task: record for task, record in found.items() if record is not None}
 
     def call(self, known: Records) -> Call:
         """Return the call that scores the model on the tasks without a cached score."""
         context = self.context
         config = context.folder.located_config(context.tree.config)
-        tasks = [spec for spec in task_specs(config) if spec.task not in known]
+        origin = context.tree.origin
+        tasks = [spec for spec in task_specs(config, origin.data) if spec.task not in known]
         job = evaluate_job(
             config,
             checkpoint=context.folder.checkpoint_of(self.model),
@@ -106,12 +121,14 @@ class _Evaluation:
             output=context.folder.staged(self._purpose),
             batch_size=batch_size(context.tree),
             request_caches={spec.task: self._request_cache(spec.task) for spec in tasks},
+            reads={name: context.folder.locate(path) for name, path in context.tree.reads.items()},
         )
         return Call(f"evaluate {self.model.name}", context.engines.evaluate, job, gpus=1)
 
     def finish(self, result: EvaluateResult) -> tuple[Event, ...]:
         """Publish the new and the cached scores, and add the new ones to the store."""
         staged = self.context.folder.staging / self._purpose
+        self._refuse_other_tasks({*self.read(self.known), *result.scores})
         new = {task: ScoreRecord.of(self.keys[task], task, result) for task in result.scores}
         records = {**self.read(self.known), **new}
         self._check(records)
@@ -124,7 +141,7 @@ class _Evaluation:
         publish(staged, self.final)
         self.known.rmdir()
         for task in new:
-            self.store.keep(self.keys[task], self.final / task_folder(task))
+            self._keep(task)
             cache = self._request_cache(task)
             for leftover in cache.parent.glob(f"{cache.name}*"):
                 leftover.unlink(missing_ok=True)
@@ -134,7 +151,7 @@ class _Evaluation:
         """Return the event for scores that are in place."""
         for task, record in records.items():
             if not record.reused:
-                self.store.keep(self.keys[task], self.final / task_folder(task))
+                self._keep(task)
         own = [record for record in records.values() if not record.reused]
         seconds = math.fsum(record.seconds for record in own or records.values())
         return (self._event(records, seconds, next(iter(own or records.values())).batch_size),)
@@ -146,12 +163,24 @@ class _Evaluation:
     def _request_cache(self, task: str) -> Path:
         return self.context.folder.staging / f"requests-{self.keys[task]}"
 
+    def _keep(self, task: str) -> None:
+        """Add a score to the store, unless what it depends on is not known."""
+        if task not in self.context.tree.origin.unshared:
+            self.store.keep(self.keys[task], self.tasks[task], self.final / task_folder(task))
+
+    def _refuse_other_tasks(self, found: set[str]) -> None:
+        """Raise EvaluationError if a score is missing, or there is one of another task."""
+        if found != set(self.tasks):
+            listed, expected = ", ".join(sorted(found)), ", ".join(self.tasks)
+            raise EvaluationError(f"{self.model.name}: has scores of {listed} instead of {expected}")
+
     def _check(self, records: Records) -> None:
-        """Raise EvaluationError if a score is missing or the average is not finite, before anything is published."""
-        weights = {task.task: task.signed_weight for task in self.context.tree.config.evaluation.tasks}
-        if set(records) != set(weights):
-            found, expected = ", ".join(records), ", ".join(weights)
-            raise EvaluationError(f"{self.model.name}: has scores of {found} instead of {expected}")
+        """Raise EvaluationError if a score is impossible or the average is not finite, before anything is published."""
+        for name, record in records.items():
+            problem = impossible(self.tasks[name], record.score.value)
+            if problem is not None:
+                raise EvaluationError(f"{self.model.name}: the score on {name} is impossible: {problem}")
+        weights = {name: task.signed_weight for name, task in self.tasks.items()}
         average, stderr = weighted_average({task: record.score for task, record in records.items()}, weights)
         if not math.isfinite(average) or not math.isfinite(stderr or 0.0):
             raise EvaluationError(f"{self.model.name}: the average of its scores is not finite")

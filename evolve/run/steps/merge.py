@@ -9,7 +9,7 @@ from evolve.run.steps.base import Begun, RunContext, StepInFlight
 from evolve.run.steps.checkpoint import CheckpointWork
 from evolve.run.steps.repair import find_repair
 
-__all__ = ["begin_merge", "restore_recipe"]
+__all__ = ["begin_merge", "has_current_recipe", "restore_recipe"]
 
 
 def begin_merge(context: RunContext, step: MergeStep) -> Begun:
@@ -30,6 +30,11 @@ def begin_merge(context: RunContext, step: MergeStep) -> Begun:
         return (_merged(work, work.put_in_place(identity, result)),)
 
     return StepInFlight(work.call("merge"), finish, model.name, "merge", makes=model.name)
+
+
+def has_current_recipe(context: RunContext, model: Model) -> bool:
+    """Return whether the recipe of a merged child exists with the present paths of its models."""
+    return CheckpointWork(context, model).has_current_recipe()
 
 
 def restore_recipe(context: RunContext, model: Model) -> None:

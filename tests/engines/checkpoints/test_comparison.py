@@ -113,5 +113,5 @@ def test_entries_that_decide_nothing_are_not_named(tmp_path):
         "architectures": ["A"],
         "tie_word_embeddings": False,
     }
-    other = dict.fromkeys(one, "another")
+    other = dict.fromkeys(one, "another") | {"vocab_size": 11}
     assert settings(tmp_path, a={"model_type": "x", **one}, b={"model_type": "y", **other}) == {}

@@ -114,6 +114,9 @@ def header(entries):
         header({"t": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}),
         header({"t": {"dtype": "F7", "shape": [1], "data_offsets": [0, 4]}}) + b"\0" * 4,
         header({"t": {"dtype": "F32", "shape": ["x"], "data_offsets": [0, 4]}}) + b"\0" * 4,
+        header(b"[" * 200_000),
+        header(b'{"t": ' * 200_000),
+        header({"t": {"dtype": "U8", "shape": [0], "data_offsets": [int("1" * 400)] * 2}}),
     ],
 )
 def test_headers_that_are_damaged(tmp_path, raw):
@@ -148,6 +151,39 @@ def test_an_index_that_does_not_fit_its_shards(tmp_path):
     index.write_text(json.dumps({"weight_map": good}))
     (folder / "model-00002-of-00002.safetensors").unlink()
     refused(folder, "names the shard model-00002-of-00002.safetensors, which is not in the folder")
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [{"model_type": ["mistral"]}, {"vocab_size": {}}, {"vocab_size": True}, {"text_config": {"vocab_size": [10]}}],
+)
+def test_settings_of_a_wrong_type(tmp_path, entries):
+    refused(write(tmp_path / "m", **entries), "it must be")
+
+
+def test_an_index_of_a_wrong_type_beside_a_single_file(tmp_path):
+    folder = write(tmp_path / "m")
+    for text in ('{"weight_map": [1]}', '{"weight_map": {"a": [1]}}', '{"weight_map": 3}'):
+        (folder / "model.safetensors.index.json").write_text(text)
+        refused(folder, "an index of other weights")
+
+
+def test_a_name_of_a_shard_that_is_too_long(tmp_path):
+    folder = shard(tmp_path / "s")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "x" * 300}}))
+    refused(folder, "names the shard")
+
+
+def test_a_tensor_in_two_shards_is_refused(tmp_path):
+    folder = shard(tmp_path / "s")
+    index = folder / "model.safetensors.index.json"
+    places = json.loads(index.read_text())["weight_map"]
+    save_file(WEIGHTS, folder / "model-00002-of-00002.safetensors")
+    refused(folder, "in model-00001-of-00002.safetensors and in model-00002-of-00002.safetensors")
+
+    name, other = "model.norm.weight", "model-00002-of-00002.safetensors"
+    index.write_text(json.dumps({"weight_map": places})[:-2] + f', "{name}": "{other}"}}}}')
+    refused(folder, f"it has the key '{name}' twice")
 
 
 def test_a_single_file_beside_an_index_of_others_is_refused(tmp_path):

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from evolve.engines.checkpoints import same_vocabulary, token_rows
+from evolve.engines.checkpoints import check_tokenizer, same_vocabulary, token_rows
 from evolve.errors import ModelError
 
 VOCABULARY = {"<unk>": 0, "a": 1, "b": 2, "ab": 3}
@@ -105,6 +105,46 @@ def test_a_damaged_tokenizer_is_refused(tmp_path, text):
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(ModelError, match=r"tokenizer in .* cannot be read .*: download the model again"):
         token_rows(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"model": null}',
+        '{"model": []}',
+        '{"model": {"vocab": {"a": 0}}, "added_tokens": 5}',
+        '{"model": {"vocab": {"a": 0}}, "added_tokens": [{"content": 5}]}',
+        '{"model": {"vocab": [[5, 0.0]]}}',
+        '{"model": {"vocab": {"a": 1.5}}}',
+        '{"model": {"vocab": {"a": true}}}',
+        '{"model": {"vocab": {"a": -1}}}',
+        f'{{"model": {{"vocab": {{"a": {2**32}}}}}}}',
+        f'{{"model": {{"vocab": {{"a": {"1" * 400}}}}}}}',
+        '{"model": ' * 200_000,
+    ],
+)
+def test_a_tokenizer_that_the_library_refuses_is_refused(tmp_path, text):
+    (tmp_path / "tokenizer.json").write_text(text)
+    for read in (token_rows, check_tokenizer):
+        with pytest.raises(ModelError, match=r"the tokenizer in .* cannot be read .*: download the model again"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize("number", ["-1", "1.5", "null", str(2**32)])
+def test_numbers_of_added_tokens_that_are_refused(model, number):
+    folder = model()
+    (folder / "tokenizer_config.json").write_text(f'{{"added_tokens_decoder": {{"{number}": {{"content": "x"}}}}}}')
+    with pytest.raises(ModelError, match=r"the tokenizer in .* cannot be read"):
+        token_rows(folder)
+    (folder / "tokenizer_config.json").write_text("{}")
+    (folder / "added_tokens.json").write_text(f'{{"x": {number}}}')
+    with pytest.raises(ModelError, match=r"the tokenizer in .* cannot be read"):
+        token_rows(folder)
+
+
+def test_a_sound_tokenizer_is_accepted(model, tmp_path):
+    check_tokenizer(model())
+    check_tokenizer(tmp_path)  # there is none
 
 
 def test_a_sentencepiece_model_is_opened_by_transformers(tmp_path):

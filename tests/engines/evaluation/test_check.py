@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from evolve.engines.evaluation import models
-from evolve.engines.protocols import TaskFacts, TaskSpec
+from evolve.engines.evaluation import inspect_tasks, models, rendering
+from evolve.engines.protocols import InspectTasksJob, TaskFacts, TaskSpec
 from evolve.errors import TaskError
 
 from . import _world
@@ -16,10 +16,10 @@ from . import _world
 
 def test_facts_of_local_tasks(data):
     facts = _world.inspect(*_world.three_tasks(data))
+    kinds = {"winogrande": "multiple_choice", "gsm8k": "generate_until", "truthfulqa_mc2": "multiple_choice"}
     assert facts == {
-        "winogrande": TaskFacts(12, "multiple_choice", higher_is_better=True, needs_hub=False),
-        "gsm8k": TaskFacts(12, "generate_until", higher_is_better=True, needs_hub=False),
-        "truthfulqa_mc2": TaskFacts(12, "multiple_choice", higher_is_better=True, needs_hub=False),
+        task: TaskFacts(12, kind, higher_is_better=True, needs_hub=False, reads=facts[task].reads)
+        for task, kind in kinds.items()
     }
     assert _world.inspect(*_world.three_tasks(data, limit=5))["gsm8k"].documents == 5
 
@@ -142,6 +142,59 @@ def test_unusable_data(gsm, text, message):
     (gsm.dataset / "test.jsonl").write_text(text)
     with pytest.raises(TaskError, match=message):
         _world.inspect(gsm)
+
+
+def _spoil(file, row, **entries):
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[row] |= entries
+    _world.write_lines(file, rows)
+
+
+def test_a_bad_row_behind_the_first_is_refused_with_its_place(tmp_path):
+    _world.make_data(tmp_path)
+    winogrande = _world.three_tasks(tmp_path)[0]
+    bad = winogrande.dataset / "validation.jsonl"
+    _spoil(bad, 9, answer="3")
+    with pytest.raises(TaskError, match=f"row 10 of {bad}, data of task 'winogrande' cannot be rendered \\(KeyError"):
+        _world.inspect(winogrande)
+    assert _world.inspect(dataclasses.replace(winogrande, limit=9))["winogrande"].documents == 9
+
+
+def test_a_bad_example_is_refused_with_its_place(tmp_path):
+    _world.make_data(tmp_path)
+    winogrande = _world.three_tasks(tmp_path)[0]
+    bad = winogrande.dataset / "train.jsonl"
+    _spoil(bad, 13, answer="3")
+    with pytest.raises(TaskError, match=f"row 14 of {bad}, data of task 'winogrande' .* as a few-shot example"):
+        _world.inspect(winogrande)
+    assert _world.inspect(dataclasses.replace(winogrande, num_fewshot=0))["winogrande"].documents == 12
+
+
+def test_the_rendered_prompts_are_those_of_the_evaluation(model, data, tmp_path, monkeypatch):
+    """A check with the seed of the run finds the examples that the run will use."""
+    seen = []
+
+    def requests(task, number, doc, shots):
+        made = original(task, number, doc, shots)
+        seen.append([list(request.arguments) for request in made])
+        return made
+
+    original = rendering._requests
+    monkeypatch.setattr(rendering, "_requests", requests)
+    (gsm,) = _world.three_tasks(data, limit=4)[1:2]
+    _world.inspect(gsm, seed=7)
+    _world.score(model, (gsm,), tmp_path / "out")
+    prompts = [sample["gen_args_0"]["arg_0"] for sample in _world.prompts(tmp_path / "out", "gsm8k")]
+    assert [arguments[0][0] for arguments in seen] == list(dict.fromkeys(prompts))
+
+
+def test_progress_of_many_documents(tmp_path):
+    _world.make_data(tmp_path, count=250)
+    reports = []
+    inspect_tasks(InspectTasksJob(_world.three_tasks(tmp_path)[1:2]), lambda *report: reports.append(report))
+    assert [report for report in reports if report[0] == "rendering gsm8k"] == [
+        ("rendering gsm8k", done, 250) for done in (0, 100, 200)
+    ]
 
 
 def test_too_few_examples(gsm):

@@ -82,6 +82,18 @@ def test_a_full_recipe_is_accepted():
         ("base_model: /m/base\n", "", "do not fit the method ties: Merge method requires a base"),
         ("base_model: /m/base\n", "base_model: [1]\n", "mergekit does not accept the recipe"),
         ("models:", "slices: []\nmodels: !x", "not valid YAML"),
+        ("merge_method: ties", "merge_method: ties\nmerge_method: ties", "the key 'merge_method' is also in line"),
+        ("weight: 0.5", "weight: 5.0e-324", "weight in the recipe cannot be 5e-324: the size of a weight must be from"),
+        ("weight: 0.5", "weight: [1, 1.0e+7]", r"weight\[1\] in the recipe cannot be 10000000.0: the size of a weight"),
+        ("weight: 0.5", "weight: -1.0e-7", "weight in the recipe cannot be -1e-07"),
+        ("weight: 0.5", "weight: {value: 1.0e-7}", "weight in the recipe cannot be 1e-07"),
+        ("weight: 0.5", "weight: [{filter: x, value: [0, 1.0e-7]}]", r"weight\[0\]\[1\] in the recipe cannot be 1e-07"),
+        ("weight: 0.5", "weight: 'nan'", "weight in the recipe cannot be 'nan': it must be between"),
+        ("weight: 0.5", "weight: 1e400", "weight in the recipe cannot be '1e400': it must be between"),
+        ("weight: 0.5", "weight: .nan", r"models\[0\].parameters.weight = nan: it must be finite; give a number"),
+        ("[0.1, 0.9]", "1.0e+30", "density in the recipe cannot be 1e.30: it must be between"),
+        ("source: union", "source: union, pad_to_multiple_of: 0", "pad_to_multiple_of in the recipe cannot be 0"),
+        ("source: union", "source: union, pad_to_multiple_of: 99999999", "cannot be 99999999: give a number from 1"),
     ],
 )
 def test_mistakes_are_named(old, new, message):
@@ -92,6 +104,32 @@ def test_mistakes_are_named(old, new, message):
 @pytest.mark.parametrize("text", ["", "[]", "hello", "a: ["])
 def test_a_recipe_that_is_not_a_mapping_is_refused(text):
     with pytest.raises(RecipeError, match=r"not a YAML mapping|not valid YAML"):
+        check_recipe(text)
+
+
+@pytest.mark.parametrize("weights", ["0, 0", "[0, 0.0], 0"])
+def test_weights_that_are_all_zero_are_refused(weights):
+    one, two = weights.rsplit(", ", 1)
+    text = (
+        f"{{merge_method: linear, models: [{{model: /a, parameters: {{weight: {one}}}}}, "
+        f"{{model: /b, parameters: {{weight: {two}}}}}], dtype: float32}}"
+    )
+    with pytest.raises(RecipeError, match="every weight in the recipe is 0"):
+        check_recipe(text)
+    check_recipe(text.replace("weight: 0}", "weight: -1}"))
+
+
+@pytest.mark.parametrize("layers", ["[0, 1000000000000]", "[-1, 2]", "[2, 2]"])
+def test_a_range_without_layers_is_refused(layers):
+    text = f"""
+merge_method: slerp
+base_model: /a
+slices:
+  - sources: [{{model: /a, layer_range: {layers}}}, {{model: /b, layer_range: {layers}}}]
+parameters: {{t: 0.5}}
+dtype: float32
+"""
+    with pytest.raises(RecipeError, match="layer_range"):
         check_recipe(text)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 import shutil
 
 import pytest
@@ -93,8 +95,6 @@ def test_a_full_device_passes_through(job, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["system", "safetensors"])
 def test_a_full_disk_passes_through(job, monkeypatch, kind):
-    import errno
-
     import mergekit.merge
     from safetensors import SafetensorError
 
@@ -107,6 +107,17 @@ def test_a_full_disk_passes_through(job, monkeypatch, kind):
     with pytest.raises(OSError, match="No space left") as caught:
         merge(job(), tiny.silent, "cpu")
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_file_size_limit_passes_through(job):
+    task, limits = job(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            merge(task, tiny.silent, "cpu")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG
 
 
 def test_a_bug_passes_through(job, monkeypatch):

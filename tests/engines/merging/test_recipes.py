@@ -109,6 +109,19 @@ def test_the_number_of_layers_can_be_used(tmp_path):
     assert "# 2 layers" in filled(template)
 
 
+def test_loops_over_written_lists_conditions_and_filters_can_be_used(tmp_path):
+    text = (
+        "{% set half = (num_layers / 2)|int %}merge_method: linear\nmodels:\n"
+        "{% for parent, weight in [(parent_1, 0.25), (parent_2, 0.75)] %}"
+        "  - model: {{ parent }}\n    parameters: {weight: {{ (weight * 2)|round(2) }}}\n{% endfor %}"
+        "dtype: {% if dtype == 'bfloat16' and half > 1 %}{{ dtype|upper|lower }}{% else %}float32{% endif %}\n"
+        "layers: [{% for n in [1, 2] if n %}{{ n * half }}{% if not loop.last %}, {% endif %}{% endfor %}]\n"
+    )
+    content = yaml.safe_load(filled(written(tmp_path, text)))
+    assert [entry["parameters"]["weight"] for entry in content["models"]] == [0.5, 1.5]
+    assert (content["dtype"], content["layers"]) == ("bfloat16", [2, 4])
+
+
 def test_an_unknown_number_of_layers_is_refused_only_where_it_is_used(tmp_path):
     """GPT-2 and BLOOM call it `n_layer`, and some configurations have none."""
     assert not load_template("slerp").uses_layers
@@ -144,6 +157,28 @@ def test_a_missing_file(tmp_path):
         (MINIMAL + "x: {{ parent_3 }}", "unknown placeholder 'parent_3'; did you mean parent_"),
         (MINIMAL + "\n{{ parent_1", "line 6"),
         (MINIMAL + "{% for %}", "line 5"),
+        (
+            MINIMAL + "# {{ parent_1.__class__.__mro__ }}",
+            "line 5: a recipe may not use the attribute __mro__",
+        ),
+        (MINIMAL + "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "line 5: a recipe may not use Jinja's Macro"),
+        (MINIMAL + "# {{ parent_1.join(parent_2) }}", "may not use Jinja's Call"),
+        (MINIMAL + "# {{ 9 ** 9 ** 9 }}", "may not use Jinja's Pow"),
+        (MINIMAL + "# {{ dtype ~ dtype }}", "may not use Jinja's Concat"),
+        (MINIMAL + "# {{ dtype|center(99999999999) }}", "may not use the filter center"),
+        (MINIMAL + "{% set x = [dtype, dtype] %}", "may not use Jinja's List"),
+        (MINIMAL + "{% set x %}{{ dtype }}{% endset %}", "may not use Jinja's AssignBlock"),
+        (MINIMAL + "{% set x, y = 1, 2 %}", "may not use set with several names"),
+        (MINIMAL + "{% include '/etc/passwd' %}", "may not use Jinja's Include"),
+        (MINIMAL + "{% for x in dtype %}{% endfor %}", r"may not use a loop over anything but a list such as \[1, 2\]"),
+        (MINIMAL + "{% for x in [1] recursive %}{% endfor %}", "may not use a recursive loop"),
+        (MINIMAL + "{% for x in [[1, 2]] %}{% endfor %}", "may not use Jinja's List"),
+        (MINIMAL + "{% for x, y in [[1, 2, 3]] %}{% endfor %}", "2 names over anything but lists of 2 values"),
+        (MINIMAL + "{% for x, (y, z) in [[1, 2]] %}{% endfor %}", "a loop with nested names"),
+        (MINIMAL + f"{10 * ('{% for x in [' + '1,' * 10 + '] %}')}{10 * '{% endfor %}'}", r"it takes \d{11} steps"),
+        (MINIMAL + "# {{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "its Jinja is nested too deeply"),
+        (MINIMAL + "{% for x in [1] %}" * 25 + "{% endfor %}" * 25, "its Jinja is nested too deeply"),
+        (MINIMAL + f"# {{{{ {'9' * 5000} }}}}", "4300 digits"),
     ],
 )
 def test_bad_templates_are_refused_when_loaded(tmp_path, text, message):
@@ -159,7 +194,22 @@ def test_bad_templates_are_refused_when_loaded(tmp_path, text, message):
         ("a: '{{ parent_1 }}'\nb: {{ parent_2 }}", r"does not use \{\{ parent_1 \}\} as a model"),
         ("# {{ parent_1 }}\nb: {{ parent_2 }}", r"does not use \{\{ parent_1 \}\} as a model"),
         (MINIMAL + "# {{ num_layers / 0 }}", "cannot be filled in"),
-        (MINIMAL + "# {{ parent_1.__class__.__mro__ }}", "cannot be filled in"),
+        (MINIMAL + "# {{ 'a' * 10 }}", r"cannot be filled in: \* needs two numbers, and has 'a' and 10"),
+        (MINIMAL + "# {{ parent_1 + parent_2 }}", r"cannot be filled in: \+ needs two numbers"),
+        (MINIMAL + "# {{ '%99999999999d' % 1 }}", "cannot be filled in: % needs two numbers"),
+        (MINIMAL + "# {{ 999999999 * 999999999 }}", r"is not a number between -10\*\*15 and 10\*\*15"),
+        (MINIMAL + "# {{ 1.5|round(999999999, 'ceil') }}", "round needs 0 to 15 decimals"),
+        (
+            MINIMAL + f"{{% for x in [{'1,' * 999}] %}}# {'x' * 300}\n{{% endfor %}}",
+            "is longer than 262144 characters",
+        ),
+        (MINIMAL + "merge_method: ties\n", "line 5: the key 'merge_method' is also in line 1; keep one of the two"),
+        (MINIMAL + "a: &a [*a]\n", "line 5: an alias in it refers to the value itself"),
+        (MINIMAL + "a: " + "[" * 3000, "line 5: not valid YAML: it is nested too deeply"),
+        (MINIMAL + "a: {b: [.nan]}\n", r"once filled in: a.b\[0\] = nan: it must be finite; give a number"),
+        (MINIMAL + "a: -.inf\n", "a = -inf: it must be finite"),
+        (MINIMAL + "a: 1.0e+400\n", "a = inf: it must be finite"),
+        (MINIMAL + "a: 2024-01-31\n", "a: YAML reads .* as a date; put it in quotes"),
     ],
 )
 def test_bad_templates_are_refused_when_filled_in(tmp_path, text, message):

@@ -41,6 +41,8 @@ CASES: list[tuple[str, Any, Effect, bool]] = [
     ("evaluation.limit", 5, "results", True),
     ("evaluation.model", "vllm", "results", True),
     ("evaluation.model_args", {"dtype": "float32"}, "results", True),
+    ("evaluation.model_args", {"dtype": "bfloat16", "tokenizer": "./elsewhere"}, "results", True),
+    ("evaluation.trust_task_code", True, "none", False),
     ("evaluation.apply_chat_template", True, "results", True),
     ("evaluation.fewshot_as_multiturn", True, "results", True),
     ("evaluation.datasets", {"alpha": "./data"}, "place", False),
@@ -100,6 +102,22 @@ def _key(config: Config, *, model: str = "id", lm_eval: str = "0.4.13", data: di
     return score_key(model, config, task, lm_eval=lm_eval, data=data or {})
 
 
+def test_a_moved_file_of_a_model_argument_is_compared_by_content(config: Path, tmp_path: Path) -> None:
+    def arguments(**values: Any) -> Config:
+        return _changed(config, "evaluation.model_args", values, tmp_path)
+
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    one, two = arguments(tokenizer="one", more={"x": "./one"}), arguments(tokenizer="two", more={"x": "./two"})
+    keys = ["evaluation.model_args.tokenizer", "evaluation.model_args.more.x"]
+    assert [(change.key, change.effect) for change in changes_between(one, two)] == [(key, "place") for key in keys]
+    data = {"model_args.tokenizer/tokenizer.json": "0", "model_args.more.x/a": "1"}
+    assert _key(one, data=data) == _key(two, data=data)
+    assert _key(one, data=data) != _key(one, data=data | {"model_args.more.x/a": "2"})
+    assert changes_between(arguments(tokenizer="org/a"), arguments(tokenizer="org/b"))[0].effect == "results"
+    assert changes_between(arguments(prefix="/a/"), arguments(prefix="/b/"))[0].effect == "results"
+
+
 def test_model_data_and_version_change_the_key(then: Config) -> None:
     keys = {
         _key(then),
@@ -107,8 +125,10 @@ def test_model_data_and_version_change_the_key(then: Config) -> None:
         _key(then, lm_eval="0.4.14"),
         _key(then, data={"alpha/test.jsonl": "0"}),
         _key(then, data={"task_dirs.0/alpha.yaml": "0"}),
+        _key(then, data={"alpha/reads//data/x.txt": "0"}),
+        _key(then, data={"alpha/revision": "0"}),
     }
-    assert len(keys) == 5
+    assert len(keys) == 7
     assert _key(then, data={"beta/test.jsonl": "0"}) == _key(then)
 
 

@@ -94,16 +94,68 @@ def test_paths_in_the_runs_folder_are_relative_in_the_journal(
     assert outcome(run)["nodes"] == outcome(reference.run)["nodes"]
 
 
-def test_the_recipes_of_a_moved_finished_run_are_updated(project: Path, tmp_path: Path, drivers: Drivers) -> None:
+def _paths(run: Path) -> dict[str, Path]:
+    """Return every path in the recipes and in the configuration of a run."""
+    found: dict[str, Path] = {}
+
+    def look(where: str, value: Any) -> None:
+        if isinstance(value, dict | list):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                look(f"{where}.{key}", item)
+        elif isinstance(value, str) and value.startswith("/"):
+            found[where] = Path(value)
+
+    recipes = sorted(run.glob("recipes/*.yaml"))
+    assert recipes
+    for path in (*recipes, run / "config.yaml"):
+        look(path.stem, yaml.safe_load(path.read_text()))
+    return found
+
+
+@pytest.mark.parametrize("again", ["run", "resume"])
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("inside", [True, False], ids=["models beside the run", "models elsewhere in the project"])
+def test_the_recipes_of_a_moved_run_have_the_present_paths(
+    *, inside: bool, finished: bool, again: str, project: Path, tmp_path: Path, drivers: Drivers
+) -> None:
+    runs = project if inside else project / "runs"
+    drivers(runs / "run", project / "family" / "config.yaml", **({} if finished else {"EVOLVE_FAULT": HALF}))
+    before = _paths(runs / "run")
+    project.rename(tmp_path / "moved")
+    run = tmp_path / "moved" / (runs / "run").relative_to(project)
+    config = tmp_path / "moved" / "family" / "config.yaml" if again == "run" else None
+    ended = drivers(run, config)
+    assert (ended.code, ended.worked) == (0, not finished), ended.message
+    after = _paths(run)
+    assert {where: path for where, path in after.items() if where in before} == {
+        where: tmp_path / "moved" / path.relative_to(project) for where, path in before.items()
+    }
+    assert all(path.exists() for path in after.values())
+    assert any(path.name == "A" for path in after.values())
+
+
+def test_a_moved_finished_run_is_restored_once(project: Path, tmp_path: Path, drivers: Drivers) -> None:
     assert drivers(project / "runs" / "run", project / "family" / "config.yaml").code == 0
     project.rename(tmp_path / "moved")
     run = tmp_path / "moved" / "runs" / "run"
-    (run / "config.yaml").unlink()
-    ended = drivers(run)
-    assert (ended.code, ended.worked) == (0, False)
-    recipes = [path.read_text() for path in run.glob("recipes/*")]
-    assert any(str(run / "models" / "model-1-1") in recipe for recipe in recipes)
-    assert not any(str(project / "runs") in recipe for recipe in recipes)
+    drivers(run)
+    files = [path for path in run.rglob("*") if path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    assert drivers(run).code == 0
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+
+
+def test_a_copied_run_without_a_model_does_not_name_the_original(
+    project: Path, tmp_path: Path, drivers: Drivers
+) -> None:
+    original, copy = project / "runs" / "run", tmp_path / "copy" / "run"
+    assert drivers(original, project / "family" / "config.yaml").code == 0
+    shutil.copytree(original, copy)
+    shutil.rmtree(copy / "models" / "model-1-1")
+    assert drivers(copy).code == 0
+    recipes = [path.read_text() for path in copy.glob("recipes/*")]
+    assert any(str(copy / "models" / "model-1-1") in recipe for recipe in recipes)
+    assert not any(str(original) in recipe for recipe in recipes)
 
 
 def test_equal_models_at_another_path_are_accepted_and_recorded(

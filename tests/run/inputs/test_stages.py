@@ -16,7 +16,7 @@ from fakes import FAKE, write_family
 from evolve.config import load_config
 from evolve.engines import merging
 from evolve.engines.checkpoints import hash_file
-from evolve.engines.protocols import FilterMatch, RehearseJob, Report
+from evolve.engines.protocols import FilterMatch, PlanMergesJob, Report
 from evolve.errors import ModelError
 from evolve.run import hashes
 from evolve.run.inputs import Fetch, changes
@@ -43,7 +43,7 @@ def test_a_check_and_a_run_read_each_file_once(config: Path, tmp_path: Path, mon
     monkeypatch.setenv("EVOLVE_CACHE_DIR", str(tmp_path / "cache"))
     settings = load_config(config)
     session = Session(FAKE, Silent(), executors=InlineExecutor)
-    session.check(settings, Fetch())
+    session.check(settings, tmp_path / "run", Fetch())
     foundations = {str(path) for name in ("base", "A", "B", "C") for path in (config.parent / name).iterdir()}
     assert set(read) == foundations
     session.run(settings, tmp_path / "run")
@@ -76,12 +76,12 @@ def test_the_check_rehearses_the_recipes_of_the_run(
         _tokens(config.parent / name, *"xy")
     rehearsed: list[Mapping[str, tuple[str, ...]]] = []
 
-    def rehearse(job: RehearseJob, report: Report) -> Mapping[str, tuple[FilterMatch, ...]]:
+    def plan_merges(job: PlanMergesJob, report: Report) -> Mapping[str, tuple[FilterMatch, ...]]:
         rehearsed.append(job.recipes)
         return dict.fromkeys(job.recipes, ())
 
     settings = load_config(config, [f"merge.tokenizer={setting}", "strategy.max_generations=1"])
-    session = Session(replace(FAKE, rehearse=rehearse), Silent(), executors=InlineExecutor)
+    session = Session(replace(FAKE, plan_merges=plan_merges), Silent(), executors=InlineExecutor)
     session.run(settings, tmp_path / "run")
     (recipes,) = rehearsed
     known = {_described(text) for text in recipes["slerp"]}
@@ -122,7 +122,7 @@ def test_all_missing_models_are_reported(config: Path, tmp_path: Path) -> None:
     config.write_text(yaml.safe_dump(raw))
     session = Session(FAKE, Silent(), executors=InlineExecutor)
     with pytest.raises(ModelError) as raised:
-        session.check(load_config(config), Fetch())
+        session.check(load_config(config), tmp_path / "run", Fetch())
     lines = str(raised.value).splitlines()
     assert [line.partition(" = ")[0] for line in lines] == ["foundation_models.A", "foundation_models.C"]
     assert all("there is no such folder" in line for line in lines)

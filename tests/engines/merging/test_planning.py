@@ -9,8 +9,8 @@ import shutil
 import pytest
 import yaml
 
-from evolve.engines.merging import load_template, merge, rehearse, render, template_names
-from evolve.engines.protocols import FilterMatch, MergeJob, RehearseJob
+from evolve.engines.merging import load_template, merge, plan_merges, render, template_names
+from evolve.engines.protocols import FilterMatch, MergeJob, PlanMergesJob
 from evolve.errors import MergeError, RecipeError
 from tests.engines.merging import _models as tiny
 from tests.support import families
@@ -20,7 +20,7 @@ ATTENTION, MLP = "attn or attention.", "mlp or .fc or feed_forward."
 
 def planned(*recipes, plan=True):
     """Rehearse some recipes of one template; return its matches."""
-    return rehearse(RehearseJob({"own": recipes}, plan), tiny.silent)["own"]
+    return plan_merges(PlanMergesJob({"own": recipes}, plan), tiny.silent)["own"]
 
 
 def edit(folder, **settings):
@@ -89,7 +89,7 @@ def test_a_rehearsal_without_models_checks_the_recipe_only(job):
 def test_progress_counts_recipes(job):
     seen = []
     text = job().recipe
-    rehearse(RehearseJob({"one": (text, text), "two": (text,)}), lambda *news: seen.append(news))
+    plan_merges(PlanMergesJob({"one": (text, text), "two": (text,)}), lambda *news: seen.append(news))
     assert seen == [("checking recipe one", 0, 3), ("checking recipe one", 1, 3), ("checking recipe two", 2, 3)]
 
 
