@@ -1,4 +1,4 @@
-"""Rows of hostile files: configurations, recipes, models, items and names that no one can use, and no one may hang on."""
+"""Rows of hostile files: configurations, recipes, models, items and names that are refused within seconds."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def refused(name: str, before: Change, *said: str, arguments: tuple[str, ...] = 
 
 
 NO_UTF8 = "\udcff"
+GONE = "mkdir <root>/gone; cd <root>/gone; rmdir ../gone; $EVOLVE"
 
 
 def named(name: str, before: Change, arguments: tuple[str, ...], **more: Any) -> Fault:
@@ -80,7 +81,7 @@ def unreadable(
     ]
 
 
-# -------------------------------------------------------------------------------------------------------- configurations
+# ------------------------------------------------------------------------------------------------------- configurations
 
 
 def aliases(levels: int = 9) -> str:
@@ -122,7 +123,8 @@ CONFIGURATIONS = (
     refused("a date that does not exist", appended("seed: 2024-99-99\n"), "<config>"),
     refused("an unknown tag", appended("seed: !!python/object/apply:os.system [ls]\n"), "<config>"),
     refused("a bad binary", appended("seed: !!binary x\n"), "<config>"),
-    refused("a home folder of no one as base", configure(base_model="~nosuchuser/base"), MINE, "base_model", "nosuchuser"),
+    refused("a home folder of no one as base", configure(base_model="~nosuchuser/base"), MINE, "base_model",
+            "nosuchuser"),
     refused("a home folder of no one as foundation", configure(foundation_models__A="~nosuchuser/A"), MINE,
             "foundation_models.A", "nosuchuser"),
     refused("a home folder of no one as adapter", configure(foundation_models__A={
@@ -143,7 +145,8 @@ CONFIGURATIONS = (
     refused("a model name of 250 characters", named_model("m" * 250), MINE, "foundation_models", "100"),
     refused("a run name of 101 characters", configure(name=LONG), MINE, "name", "100"),
     refused("a run name of 250 characters", configure(name="m" * 250), MINE, "name", "100"),
-    refused("a task name of 250 characters", configure(evaluation__tasks__0__task="m" * 250), MINE, "evaluation.tasks.0"),
+    refused("a task name of 250 characters", configure(evaluation__tasks__0__task="m" * 250), MINE,
+            "evaluation.tasks.0"),
     refused("an override of brackets", nothing, "seed", arguments=(*CHECK, "--set", "seed=" + "[" * 3000)),
     refused("an override with aliases that explode", nothing, "seed", arguments=(*CHECK, "--set", "seed={"
         + ", ".join(aliases().splitlines()) + "}")),
@@ -154,7 +157,7 @@ CONFIGURATIONS = (
 )  # fmt: skip
 
 
-# --------------------------------------------------------------------------------------------------------------- recipes
+# -------------------------------------------------------------------------------------------------------------- recipes
 
 HEAD = "# {{ parent_1 }} {{ parent_2 }}\n"
 BODY = """merge_method: slerp
@@ -209,7 +212,7 @@ RECIPES = (
 )  # fmt: skip
 
 
-# ---------------------------------------------------------------------------------------------------------------- models
+# --------------------------------------------------------------------------------------------------------------- models
 
 
 def tokenizer(change: Callable[[Any], Any]) -> Change:
@@ -265,19 +268,19 @@ SETTINGS: dict[str, str] = {
 }
 MODELS = (
     *(refused(f"a tokenizer {name}", change, FILE, "tokenizer") for name, change in TOKENIZERS.items()),
-    *(refused(f"settings of a tokenizer: {name}", together(tokenizer(lambda _: None), text("A/tokenizer_config.json", content)),
-              FILE, "tokenizer") for name, content in SETTINGS.items()),
+    *(refused(f"settings of a tokenizer: {name}", together(tokenizer(lambda _: None),
+              text("A/tokenizer_config.json", content)), FILE, "tokenizer") for name, content in SETTINGS.items()),
     *unreadable("a tokenizer", "A/tokenizer.json", FILE, "tokenizer", prepared=tokenizer(lambda _: None),
                 without=("a pipe", "an endless device", "a folder", "a link to itself")),
-    *(named(f"a tokenizer that is {how}", together(tokenizer(lambda _: None), replaced("A/tokenizer.json", make)), CHECK,
-            seconds=20.0) for how, make in UNREADABLE.items() if how in {"a pipe", "an endless device"}),
+    *(named(f"a tokenizer that is {how}", together(tokenizer(lambda _: None), replaced("A/tokenizer.json", make)),
+            CHECK, seconds=20.0) for how, make in UNREADABLE.items() if how in {"a pipe", "an endless device"}),
     *unreadable("config.json", "A/config.json", "foundation_models.A", "config.json", without=("a folder",)),
     *unreadable("an index", "A/model.safetensors.index.json", "foundation_models.A", "model.safetensors.index.json",
                 prepared=replaced("A/model.safetensors", lambda path: None), without=("a folder", "a link to itself")),
     *unreadable("a file of weights", "A/model.safetensors", "foundation_models.A", without=("not UTF-8",)),
     refused("config.json of brackets", text("A/config.json", "[" * BRACKETS), "foundation_models.A", "config.json"),
-    refused("config.json with brackets inside", text("A/config.json", '{"model_type": "mistral", "x": ' + "[" * BRACKETS),
-            "foundation_models.A", "config.json"),
+    refused("config.json with brackets inside", text("A/config.json", '{"model_type": "mistral", "x": '
+            + "[" * BRACKETS), "foundation_models.A", "config.json"),
     refused("config.json with 5,000 digits", text("A/config.json", '{"model_type": "mistral", "vocab_size": '
             + "9" * 5000 + "}"), "foundation_models.A", "config.json"),
     refused("config.json that is null", text("A/config.json", "null"), "foundation_models.A", "config.json"),
@@ -286,7 +289,7 @@ MODELS = (
     refused("an index of brackets", together(text("A/model.safetensors.index.json", "[" * BRACKETS),
             replaced("A/model.safetensors", lambda path: None)), "foundation_models.A", "index.json"),
     refused("an index of paths", together(text("A/model.safetensors.index.json", json.dumps({"weight_map": {
-            "model.layers.0.mlp.weight": "../B/model.safetensors"}})), replaced("A/model.safetensors", lambda path: None)),
+            "model.layers.0.mlp.weight": "../B/model.safetensors"}})), replaced("A/model.safetensors", lambda p: None)),
             "foundation_models.A", "index.json"),
 )  # fmt: skip
 
@@ -342,7 +345,7 @@ HEADERS: dict[str, Change] = {
     "bytes behind the tensors": header(f'{{"{TENSOR}": {WHOLE}}}', data=BYTES + 4),
 }
 
-# ----------------------------------------------------------------------------------------------------------------- items
+# ---------------------------------------------------------------------------------------------------------------- items
 
 
 def own_items(*, rows: str | bytes, name: str = "winogrande/validation.jsonl") -> Change:
@@ -363,14 +366,16 @@ def task_file(content: str) -> Change:
 ITEMS = (
     refused("items of brackets", own_items(rows="[" * BRACKETS + "\n"), TASK, "validation.jsonl", **REAL),
     refused("items that are not UTF-8", own_items(rows=b'{"sentence": "\xff"}\n'), TASK, "validation.jsonl", **REAL),
-    refused("items of 5,000 digits", own_items(rows='{"sentence": ' + "9" * 5000 + "}\n"), TASK, "validation.jsonl", **REAL),
+    refused("items of 5,000 digits", own_items(rows='{"sentence": ' + "9" * 5000 + "}\n"), TASK, "validation.jsonl",
+            **REAL),
     refused("items that are a pipe", replaced("winogrande/validation.jsonl", os.mkfifo), "validation.jsonl", **REAL),
     refused("items that are a device", replaced("winogrande/validation.jsonl", lambda p: p.symlink_to("/dev/zero")),
             "validation.jsonl", **REAL),
     refused("a task file of brackets", task_file("task: mine\nx: " + "[" * 3000), TASK, "mine", **REAL, slow=True),
     refused("a task file with aliases that explode", task_file("task: mine\n" + aliases()), "mine", **REAL),
     refused("a task file with an alias of itself", task_file("task: mine\nx: &x [*x]\n"), "mine", **REAL),
-    refused("a task file that includes itself", task_file("task: mine\ninclude: mine.yaml\n"), "mine", **REAL, slow=True),
+    refused("a task file that includes itself", task_file("task: mine\ninclude: mine.yaml\n"), "mine", **REAL,
+            slow=True),
     refused("a task file that is a pipe", together(task_file("task: mine\n"), replaced("tasks/mine.yaml", os.mkfifo)),
             "mine", **REAL, slow=True),
     refused("a task file that is a device", together(task_file("task: mine\n"), replaced("tasks/mine.yaml",
@@ -404,18 +409,16 @@ NAMES = (
     named("a family whose folder is not UTF-8", lambda place: shutil.copytree(place.family, place.root / NO_UTF8),
           ("run", f"<root>/{NO_UTF8}/config.yaml", "--run-dir", "<run>")),
     named("a model whose folder is not UTF-8 in kinship", lambda place: shutil.copytree(
-        place.family / "A", place.root / NO_UTF8), ("kinship", "--base", "<family>/base", "<family>/B", f"<root>/{NO_UTF8}")),
+        place.family / "A", place.root / NO_UTF8),
+          ("kinship", "--base", "<family>/base", "<family>/B", f"<root>/{NO_UTF8}")),
     named("a model name that is not UTF-8", nothing, ("show", "<run>", NO_UTF8), family="finished", code=2),
     named("a run folder with a null", nothing, ("status", "run\0"), code=2),
     named("a run folder of 5,000 characters", nothing, ("status", "r" * 5000), code=2),
-    named("a working directory that was deleted", nothing, (), shell="mkdir <root>/gone; cd <root>/gone; rmdir ../gone; "
-          "$EVOLVE status <run>", family="finished"),
-    named("a relative path in a deleted working directory", nothing, (), shell="mkdir <root>/gone; cd <root>/gone; "
-          "rmdir ../gone; $EVOLVE status run", family="finished", code=2),
-    named("a check in a deleted working directory", nothing, (), shell="mkdir <root>/gone; cd <root>/gone; "
-          "rmdir ../gone; $EVOLVE check <config>"),
-    named("a run in a deleted working directory", nothing, (), shell="mkdir <root>/gone; cd <root>/gone; "
-          "rmdir ../gone; $EVOLVE run <config>", code=2),
+    named("a working directory that was deleted", nothing, (), shell=f"{GONE} status <run>", family="finished"),
+    named("a relative path in a deleted working directory", nothing, (), shell=f"{GONE} status run",
+          family="finished", code=2),
+    named("a check in a deleted working directory", nothing, (), shell=f"{GONE} check <config>"),
+    named("a run in a deleted working directory", nothing, (), shell=f"{GONE} run <config>", code=2),
     named("a run folder in a home folder of no one", nothing, ("run", "<config>", "--run-dir", "~nosuchuser/run"),
           changes=("~nosuchuser*",)),
 )  # fmt: skip

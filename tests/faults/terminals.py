@@ -50,13 +50,12 @@ OUTPUTS = (
 # --------------------------------------------------------------------------------------------------- output of a look
 
 FAILED = (0, 1, 2, 74, 120, 141)
-LOOKS = tuple(
-    terminal(f"{command} {how}", f"$EVOLVE {command} {more} {target}; {CODE if '|' in target else 'exit $?'}",
-             family="finished", code=FAILED, changes=())
-    for command, more in (("status", "<run> --json"), ("tree", "<run>"), ("compare", "<run> <run>"))
-    for how, target in (("with closed output", ">&-"), ("on a full device", ">/dev/full"), ("in a closed pipe", "| true"),
-                        ("with closed outputs", ">&- 2>&-"))
-) + (
+LOOKS = (
+    *(terminal(f"{command} {how}", f"$EVOLVE {command} {more} {target}; {CODE if '|' in target else 'exit $?'}",
+               family="finished", code=FAILED, changes=())
+      for command, more in (("status", "<run> --json"), ("tree", "<run>"), ("compare", "<run> <run>"))
+      for how, target in (("with closed output", ">&-"), ("on a full device", ">/dev/full"),
+                          ("in a closed pipe", "| true"), ("with closed outputs", ">&- 2>&-"))),
     terminal("help on a full device", "$EVOLVE --help >/dev/full", code=FAILED, changes=()),
     terminal("the version with closed output", "$EVOLVE --version >&-", code=FAILED, changes=()),
     terminal("an error with closed errors", "$EVOLVE status <root>/none 2>&-", code=2, changes=()),
@@ -109,8 +108,8 @@ KILLS = (
     *(signalled(f"{number} in a run", number, "<run>/evals/A", code, f"interrupted by {number}", "nothing is lost",
                 "evolve resume <run>", env=IN_RUN, after=resumable) for number, code in SIGNALS),
     terminal("SIGHUP that is ignored", f"{TOOL}/signalling.py --ignored SIGHUP '<run>/evals/A' {RUN}", after=went_on),
-    terminal("a terminal that is closed stops a run", f"{TOOL}/closing_terminal.py default '<run>/evals/A' {RUN}", code=129,
-             env={"EVOLVE_FAKE": "evaluate:*:sleep1"}, after=resumable),
+    terminal("a terminal that is closed stops a run", f"{TOOL}/closing_terminal.py default '<run>/evals/A' {RUN}",
+             code=129, env={"EVOLVE_FAKE": "evaluate:*:sleep1"}, after=resumable),
     *(signalled(f"{number} in {stage}", number, "<root>/waits", code, f"interrupted by {number}",
                 command=f"{HOOKED} run <config>", before=slow_at(stage), changes=("waits",), after=nothing_left)
       for stage in STAGES for number, code in (SIGNALS if stage == "rehearse_evaluation" else SIGNALS[1:2])),

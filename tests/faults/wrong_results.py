@@ -17,7 +17,7 @@ from tests.faults.places import configure, text, together, write
 from tests.faults.table import RUN_FOLDER, Change, Fault, Place, Step, nothing
 from tests.support import families
 
-# ---------------------------------------------------------------------------------------- inputs that a score depends on
+# --------------------------------------------------------------------------------------- inputs that a score depends on
 
 
 def shown_again(name: str, before: Change, change: Change, *, models: tuple[str, ...] = ("A", "B")) -> Fault:
@@ -224,17 +224,18 @@ SHARED = (
 # ----------------------------------------------------------------------------------------- inputs that change in a run
 
 
-def changed(name: str, file: str, engine: str, nth: int, script: str, recorded: int) -> Fault:
+def changed(name: str, file: str, call: tuple[str, int], script: str, recorded: int) -> Fault:
     """Return a row: a file changes before the n-th call of an engine, and what the call gives is not recorded.
 
     Args:
         name: What changes.
         file: The file, which is restored before the run is resumed.
-        engine: The engine.
-        nth: The call.
+        call: The engine and the number of its call.
         script: Changes the file.
         recorded: The number of models that have been scored before.
     """
+
+    engine, nth = call
 
     def keep(place: Place) -> None:
         shutil.copy2(place.named(file), place.root / "kept")
@@ -268,17 +269,17 @@ DATA, WEIGHTS = "<family>/winogrande/validation.jsonl", "<family>/A/model.safete
 REVERSE = f"tac {DATA} > {DATA}.new && mv {DATA}.new {DATA}"
 OVERWRITE = "cat <family>/B/model.safetensors > "
 CHANGES = (
-    changed("data are reversed", DATA, "evaluate", 2, REVERSE, 1),
-    changed("data are reversed and keep their time", DATA, "evaluate", 2, f"cp -p {DATA} <root>/t && {REVERSE} "
+    changed("data are reversed", DATA, ("evaluate", 2), REVERSE, 1),
+    changed("data are reversed and keep their time", DATA, ("evaluate", 2), f"cp -p {DATA} <root>/t && {REVERSE} "
             f"&& touch -r <root>/t {DATA} && rm <root>/t", 1),
-    changed("weights are replaced before a merge", WEIGHTS, "merge", 1, f"{OVERWRITE}{WEIGHTS}", 2),
-    changed("weights are replaced before a kinship", WEIGHTS, "measure", 1, f"{OVERWRITE}{WEIGHTS}", 0),
-    changed("weights are replaced before a score", "<family>/B/model.safetensors", "evaluate", 2,
+    changed("weights are replaced before a merge", WEIGHTS, ("merge", 1), f"{OVERWRITE}{WEIGHTS}", 2),
+    changed("weights are replaced before a kinship", WEIGHTS, ("measure", 1), f"{OVERWRITE}{WEIGHTS}", 0),
+    changed("weights are replaced before a score", "<family>/B/model.safetensors", ("evaluate", 2),
             "cp -p <family>/B/model.safetensors <root>/t && cat <family>/A/model.safetensors > "
             "<family>/B/model.safetensors && touch -r <root>/t <family>/B/model.safetensors && rm <root>/t", 1),
-    changed("the base is replaced before a kinship", "<family>/base/model.safetensors", "measure", 1,
+    changed("the base is replaced before a kinship", "<family>/base/model.safetensors", ("measure", 1),
             f"{OVERWRITE}<family>/base/model.safetensors", 0),
-    changed("a config.json changes before a score", "<family>/B/config.json", "evaluate", 2,
+    changed("a config.json changes before a score", "<family>/B/config.json", ("evaluate", 2),
             "sed -i s/1e-06/1e-02/ <family>/B/config.json", 1),
 )  # fmt: skip
 
