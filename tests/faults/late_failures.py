@@ -141,8 +141,8 @@ EVALUATION = (
          "evaluation.model_args", "float33"),
     late("a misspelt setting of generation", generating(generation_kwargs={"max_gen_toks": 8, "temperatur": 0.5}),
          KEY, "temperatur", run=True),
-    late("a setting of generation with a bad value", generating(generation_kwargs={"max_gen_toks": 8, "temperature": "hot"}),
-         KEY, "hot"),
+    late("a setting of generation with a bad value", generating(generation_kwargs={
+         "max_gen_toks": 8, "temperature": "hot"}), KEY, "hot"),
     late("a chat template that no model has", configure(evaluation__apply_chat_template=True),
          "evaluation.apply_chat_template", "template", run=True),
     late("a row without a valid answer behind the first", second_row(ITEMS, json.dumps(

@@ -23,7 +23,8 @@ def went_on(place: Place) -> None:
 
 def terminal(name: str, shell: str, *, before: Change = nothing, family: str = "fake", **more: Any) -> Fault:
     options: dict[str, Any] = {"engines": "fake", "code": 0, "changes": RUN_FOLDER} | more
-    return Fault("terminal", name, family, (Step((), before, shell=shell, **options),))  # type: ignore[arg-type]
+    slow = options.pop("slow", False)
+    return Fault("terminal", name, family, (Step((), before, shell=shell, **options),), slow)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------------ output of a run
@@ -44,7 +45,8 @@ OUTPUTS = (
     terminal("a resumed run whose outputs are closed", "$EVOLVE resume <run> >&- 2>&-", family="begun", after=went_on),
     terminal("a finished run on a full device", "$EVOLVE resume <run> > /dev/full 2>&1", family="finished"),
     terminal("a run with an encoding of ASCII", f"LC_ALL=C PYTHONIOENCODING=ascii PYTHONUTF8=0 {RUN}", after=went_on),
-    terminal("a real run whose outputs are closed", f"{RUN} >&- 2>&-", family="real", engines="real", after=went_on),
+    terminal("a real run whose outputs are closed", f"{RUN} >&- 2>&-", family="real", engines="real",
+             after=went_on, slow=True),
 )  # fmt: skip
 
 # --------------------------------------------------------------------------------------------------- output of a look
@@ -52,7 +54,7 @@ OUTPUTS = (
 FAILED = (0, 1, 2, 74, 120, 141)
 LOOKS = (
     *(terminal(f"{command} {how}", f"$EVOLVE {command} {more} {target}; {CODE if '|' in target else 'exit $?'}",
-               family="finished", code=FAILED, changes=())
+               family="finished", code=FAILED, changes=(), slow=not (command == "status" or "full" in how))
       for command, more in (("status", "<run> --json"), ("tree", "<run>"), ("compare", "<run> <run>"))
       for how, target in (("with closed output", ">&-"), ("on a full device", ">/dev/full"),
                           ("in a closed pipe", "| true"), ("with closed outputs", ">&- 2>&-"))),
