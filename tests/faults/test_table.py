@@ -8,16 +8,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import hostile_files, hostile_folders, late_failures, terminals, wrong_results
+from tests.faults import (
+    changed_inputs,
+    changing_folders,
+    hostile_files,
+    hostile_folders,
+    hostile_models,
+    late_failures,
+    misread_inputs,
+    terminals,
+)
 from tests.faults.commands import Commands
 from tests.faults.places import Places
 from tests.faults.table import Fault, judge
 
 TABLE = (
-    *wrong_results.ROWS,
+    *changed_inputs.ROWS,
+    *misread_inputs.ROWS,
     *late_failures.ROWS,
     *hostile_folders.ROWS,
+    *changing_folders.ROWS,
     *hostile_files.ROWS,
+    *hostile_models.ROWS,
     *terminals.ROWS,
 )
 
