@@ -171,7 +171,7 @@ class _Explained(Hooks):
 def _used_tokens(tokenizer: Any) -> dict[str, int]:
     """Return the numbers of the tokens that lm-eval gives to a model."""
     vocabulary: dict[str, int] = tokenizer.get_vocab()
-    added: Mapping[str, int] = getattr(tokenizer, "get_added_vocab", dict)()
+    added: dict[str, int] = tokenizer.get_added_vocab() if hasattr(tokenizer, "get_added_vocab") else {}
     ends = {getattr(tokenizer, "bos_token", None), getattr(tokenizer, "eos_token", None)}
     return {token: number for token, number in vocabulary.items() if token not in added or token in ends}
 
