@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,21 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def fake_family(tmp_path: Path) -> Path:
     """Write a family of a base model and the foundations A, B and C; return its configuration."""
     return write_family(tmp_path / "family")
+
+
+class _Shared(LocalExecutor):
+    """A worker that the command does not close."""
+
+    def close(self) -> None:
+        """Do nothing; the fixture closes it."""
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[LocalExecutor]:
+    """Return one worker for the commands of a module, because loading the engines takes seconds."""
+    executor = _Shared(lambda *_: None)
+    yield executor
+    LocalExecutor.close(executor)
 
 
 @dataclass(frozen=True)

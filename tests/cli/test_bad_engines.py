@@ -5,7 +5,7 @@ All cases share one worker, because loading the engines takes seconds. Two cases
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,6 @@ from evolve.run.session import Session
 from tests.conftest import TASKS, Evolve, write_config
 
 Refused = Callable[..., str]
-
-
-class _Shared(LocalExecutor):
-    """A worker that the command does not close."""
-
-    def close(self) -> None:
-        """Do nothing; the fixture closes it."""
-
-
-@pytest.fixture(scope="module")
-def worker() -> Iterator[LocalExecutor]:
-    executor = _Shared(lambda *_: None)
-    yield executor
-    LocalExecutor.close(executor)
 
 
 @pytest.fixture

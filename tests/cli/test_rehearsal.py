@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,6 @@ from tests.conftest import TASKS, write_config
 
 Tensors = dict[str, Any]
 Refused = Callable[..., str]
-
-
-class _Shared(LocalExecutor):
-    """A worker that the command does not close."""
-
-    def close(self) -> None:
-        """Do nothing; the fixture closes it."""
-
-
-@pytest.fixture(scope="module")
-def worker() -> Iterator[LocalExecutor]:
-    executor = _Shared(lambda *_: None)
-    yield executor
-    LocalExecutor.close(executor)
 
 
 @pytest.fixture
@@ -207,10 +193,14 @@ dtype: {{ dtype }}
 RECIPES: dict[str, tuple[str, tuple[str, ...]]] = {
     "half of the layers": (SLERP.replace("{{ num_layers }}", "1"), ("num_hidden_layers 1", "change the slices")),
     "whole numbers": (SLERP.replace("{{ dtype }}", "int8"), ('Unimplemented dtype "int8"',)),
-    "t is not a number": (SLERP.replace("0.5", ".nan"), ("numbers that are not finite", "check the numbers")),
-    "t is not a number in the last layer": (SLERP.replace("0.5", "[0.5, .nan]"), ("numbers that are not finite",)),
-    "an infinite weight": (LINEAR.replace("0.5", ".inf"), ("numbers that are not finite",)),
-    "weights that cancel": (LINEAR.replace("0.5", "0.0"), ("numbers that are not finite",)),
+    "t is not a number": (SLERP.replace("0.5", ".nan"), ("parameters.t = nan: it must be finite",)),
+    "t is not a number in the last layer": (
+        SLERP.replace("0.5", "[0.5, .nan]"),
+        ("parameters.t[1] = nan: it must be finite",),
+    ),
+    "an infinite weight": (LINEAR.replace("0.5", ".inf"), ("weight = inf: it must be finite",)),
+    "weights of zero": (LINEAR.replace("0.5", "0.0"), ("every weight in the recipe is 0",)),
+    "weights that cancel": (LINEAR.replace("0.5", "-0.5", 1), ("numbers that are not finite", "check the numbers")),
     "a negative density": (DARE.replace("density: 0.5", "density: -0.5"), ("mergekit cannot merge", "p")),
 }
 

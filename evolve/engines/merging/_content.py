@@ -1,4 +1,4 @@
-"""The content of a recipe: YAML of plain, finite values."""
+"""The content of a recipe: YAML of plain, finite values, and the models in it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from evolve.errors import RecipeError
+from evolve.files import shown
 from evolve.yaml import YamlError, parse_yaml
 
-__all__ = ["parse_recipe", "shown"]
+__all__ = ["models_in", "parse_recipe", "paths_in", "renamed"]
+
+_MODEL_KEYS = frozenset({"model", "base_model", "lora", "source", "tokenizer_source"})
+_NO_MODELS = frozenset({"base", "union"})  # sources of a tokenizer
 
 
 def parse_recipe(text: str) -> dict[str, Any]:
@@ -32,10 +36,39 @@ def parse_recipe(text: str) -> dict[str, Any]:
     return content
 
 
-def shown(value: Any) -> str:
-    """Return a value for a message, on one line that is not too long."""
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:117]}..."
+def models_in(value: Any) -> Iterator[str]:
+    """Yield the models that a YAML document names, at any depth."""
+    if isinstance(value, list):
+        for part in value:
+            yield from models_in(part)
+    elif isinstance(value, Mapping):
+        path, revision = value.get("path"), value.get("revision")
+        if isinstance(path, str):
+            yield f"{path}@{revision}" if revision and not path.startswith("/") else path
+        for key, part in value.items():
+            if isinstance(part, str) and key in _MODEL_KEYS and part not in _NO_MODELS:
+                yield part
+            else:
+                yield from models_in(part)
+
+
+def renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """Return a YAML document with some of its strings replaced."""
+    if isinstance(value, str):
+        return names.get(value, value)
+    if isinstance(value, Mapping):
+        return {key: renamed(part, names) for key, part in value.items()}
+    return [renamed(part, names) for part in value] if isinstance(value, list) else value
+
+
+def paths_in(value: Any) -> set[str]:
+    """Return all entries `path` of a YAML document, at any depth."""
+    if isinstance(value, Mapping):
+        own = {value["path"]} if isinstance(value.get("path"), str) else set()
+        return own.union(*map(paths_in, value.values()))
+    if isinstance(value, list):
+        return set().union(*map(paths_in, value))
+    return set()
 
 
 def _values(value: Any, place: str) -> Iterator[tuple[str, Any]]:

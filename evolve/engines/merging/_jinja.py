@@ -15,9 +15,8 @@ from jinja2.filters import do_round
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from evolve.engines.merging._content import shown
 from evolve.errors import RecipeError
-from evolve.files import MOST_TEXT
+from evolve.files import MOST_TEXT, shown
 
 __all__ = ["fill", "variables"]
 
@@ -46,7 +45,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if not (isinstance(left, int | float) and isinstance(right, int | float)):
-            raise SecurityError(f"{operator} needs two numbers, and has {shown(left)} and {shown(right)}")
+            raise SecurityError(f"{operator} needs two numbers, and has {shown(repr(left))} and {shown(repr(right))}")
         result = super().call_binop(context, operator, left, right)
         if not abs(result) <= _MOST_NUMBER:
             raise SecurityError(f"{left} {operator} {right} is not a number between -10**15 and 10**15")

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from evolve.engines.merging._content import parse_recipe, shown
+from evolve.engines.merging._content import parse_recipe
 from evolve.errors import RecipeError
+from evolve.files import shown
 
 if TYPE_CHECKING:
     from mergekit.config import MergeConfiguration
@@ -203,7 +204,7 @@ def _checked(parameter: Any, setting: Any, where: str) -> Iterator[Any]:
             value = parameter.validate(setting)
         except ValueError as error:
             reason = str(error).splitlines()[1].split("[type=")[0].strip()
-            raise RecipeError(f"{where} in the recipe cannot be {shown(setting)}: {reason}") from error
+            raise RecipeError(f"{where} in the recipe cannot be {shown(repr(setting))}: {reason}") from error
         if isinstance(value, int | float):
             _check_number(value, setting, where, weight=parameter.name == _WEIGHT)
         yield value
@@ -211,12 +212,11 @@ def _checked(parameter: Any, setting: Any, where: str) -> Iterator[Any]:
 
 def _check_number(value: float, setting: Any, where: str, *, weight: bool) -> None:
     """Refuse numbers with which a merge gives nothing but zero or infinity."""
+    what = f"{where} in the recipe cannot be {shown(repr(setting))}"
     if not abs(value) <= _MOST:  # also for NaN, which mergekit reads from a string
-        raise RecipeError(f"{where} in the recipe cannot be {shown(setting)}: it must be between -10**9 and 10**9")
+        raise RecipeError(f"{what}: it must be between -10**9 and 10**9")
     if weight and value and not 1 / _MOST_WEIGHT <= abs(value) <= _MOST_WEIGHT:
-        raise RecipeError(
-            f"{where} in the recipe cannot be {shown(setting)}: the size of a weight must be from 1e-6 to 1e6, or 0"
-        )
+        raise RecipeError(f"{what}: the size of a weight must be from 1e-6 to 1e6, or 0")
 
 
 def _groups(configuration: MergeConfiguration) -> Iterator[tuple[list[Any], Any]]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -27,7 +27,7 @@ from typing import Any
 import yaml
 
 import evolve
-from evolve.engines.merging._content import parse_recipe
+from evolve.engines.merging._content import models_in, parse_recipe, paths_in, renamed
 from evolve.engines.merging._jinja import fill, variables
 from evolve.engines.merging.tokenizers import TokenizerSource
 from evolve.errors import RecipeError, unreadable
@@ -48,8 +48,6 @@ DTYPES = ("bfloat16", "float16", "float32", "float64")
 _PARENTS = ("parent_1", "parent_2")
 _PLACEHOLDERS = (*_PARENTS, "base_model", "num_layers", "dtype")
 _TOKENIZER_KEYS = ("tokenizer", "tokenizer_source")
-_MODEL_KEYS = frozenset({"model", "base_model", "lora", "source", "tokenizer_source"})
-_NO_MODELS = frozenset({"base", "union"})  # sources of a tokenizer
 
 
 @dataclass(frozen=True)
@@ -179,7 +177,7 @@ def identity(
     first, second = parent_identities
     models = {"parent_1": first, "parent_2": second, "base_model": base_identity}
     _, content = _complete(template, models, num_layers=1, dtype=dtype, tokenizer=tokenizer)
-    record = {"recipe": _renamed(content, named or {}), "mergekit": mergekit_version or version("mergekit")}
+    record = {"recipe": renamed(content, named or {}), "mergekit": mergekit_version or version("mergekit")}
     return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -191,32 +189,7 @@ def named_models(template: Template) -> tuple[str, ...]:
     """
     models = {"parent_1": "/parent-1", "parent_2": "/parent-2", "base_model": "/base"}
     _, content = _complete(template, models, num_layers=1, dtype=DTYPES[0], tokenizer=None)
-    return tuple(sorted(set(_models(content)) - set(models.values())))
-
-
-def _models(value: Any) -> Iterator[str]:
-    """Yield the models that a YAML document names, at any depth."""
-    if isinstance(value, list):
-        for part in value:
-            yield from _models(part)
-    elif isinstance(value, Mapping):
-        path, revision = value.get("path"), value.get("revision")
-        if isinstance(path, str):
-            yield f"{path}@{revision}" if revision and not path.startswith("/") else path
-        for key, part in value.items():
-            if isinstance(part, str) and key in _MODEL_KEYS and part not in _NO_MODELS:
-                yield part
-            else:
-                yield from _models(part)
-
-
-def _renamed(value: Any, names: Mapping[str, str]) -> Any:
-    """Return a YAML document with some of its strings replaced."""
-    if isinstance(value, str):
-        return names.get(value, value)
-    if isinstance(value, Mapping):
-        return {key: _renamed(part, names) for key, part in value.items()}
-    return [_renamed(part, names) for part in value] if isinstance(value, list) else value
+    return tuple(sorted(set(models_in(content)) - set(models.values())))
 
 
 def _own_folder() -> Path:
@@ -274,7 +247,7 @@ def _complete(
         )
     references = {name: _reference(path) for name, path in models.items()}
     text, content = _fill(template, references | {"num_layers": num_layers, "dtype": dtype})
-    found = _paths(content)
+    found = paths_in(content)
     for name in _PARENTS:
         if models[name] not in found:
             raise RecipeError(f"recipe {template.name} does not use {{{{ {name} }}}} as a model: write it unquoted")
@@ -305,13 +278,3 @@ def _reference(path: str) -> str:
         raise RecipeError(f"the path {path!r} is not valid Unicode: rename the folder") from error
     quoted = yaml.safe_dump(path, default_style='"', allow_unicode=True, width=float("inf")).rstrip("\n")
     return f"{{model: {{path: {quoted}}}}}"
-
-
-def _paths(value: Any) -> set[str]:
-    """Return all entries `path` of a YAML document, at any depth."""
-    if isinstance(value, Mapping):
-        own = {value["path"]} if isinstance(value.get("path"), str) else set()
-        return own.union(*map(_paths, value.values()))
-    if isinstance(value, list):
-        return set().union(*map(_paths, value))
-    return set()

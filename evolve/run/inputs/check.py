@@ -12,7 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from evolve.config import FILE_ARGUMENTS, Config
+from evolve.config import Config
 from evolve.engines import merging
 from evolve.engines.checkpoints import Layout, differences, differing_settings, flaw_of, read_layout
 from evolve.engines.pickled import pickled_layout
@@ -26,18 +26,17 @@ from evolve.engines.protocols import (
     TaskFacts,
 )
 from evolve.engines.sources import LocatedModel
-from evolve.errors import ConfigError, ModelError, RecipeError, TaskError
+from evolve.errors import ModelError, RecipeError, TaskError
 from evolve.lineage import Pair, most_children
 from evolve.run.child import Child, choose_tokenizer, load_template, recipe_models, size_of
 from evolve.run.executors import Call, Executor, run_call
-from evolve.run.inputs.locate import BASE, Located, config_key
+from evolve.run.inputs.locate import BASE, Located, check_folders, config_key
 from evolve.run.scratch import scratch_folder
 from evolve.run.tasks import task_specs
 
 __all__ = [
     "Checked",
     "Needs",
-    "check_folders",
     "check_inputs",
     "check_merges",
     "layout_of",
@@ -185,29 +184,6 @@ def refuse_misfits(layouts: Mapping[str, Layout]) -> None:
         difference = differences(next(iter(layouts.values())), layout)
         if difference is not None:
             raise ModelError(f"{config_key(name)}: {difference}; give a model that was tuned from the base model")
-
-
-def check_folders(config: Config) -> None:
-    """Raise ConfigError if a folder of data or tasks, or a file that a model argument names, is missing."""
-    for task, folder in config.evaluation.datasets.items():
-        if not folder.is_dir():
-            raise ConfigError(
-                f"evaluation.datasets.{task} = {folder}: there is no such folder; give one with <split>.jsonl files"
-            )
-    for number, folder in enumerate(config.evaluation.task_dirs):
-        if not folder.is_dir():
-            raise ConfigError(f"evaluation.task_dirs.{number} = {folder}: there is no such folder; give one with tasks")
-    for key in FILE_ARGUMENTS:
-        value = config.evaluation.model_args.get(key)
-        if not isinstance(value, str) or "{" in value:  # a chat template may be given as text
-            continue
-        if value.startswith("/") and not Path(value).exists():
-            raise ConfigError(f"evaluation.model_args.{key} = {value}: there is no such file; correct the path")
-        if not value.startswith("/") and Path(value).exists():
-            raise ConfigError(
-                f"evaluation.model_args.{key} = {value}: is not beside the configuration, but lm-eval would read it in "
-                f"the current folder; give its absolute path {Path(value).absolute()}"
-            )
 
 
 def layout_of(name: str, model: LocatedModel) -> Layout:

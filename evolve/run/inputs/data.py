@@ -14,8 +14,8 @@ from evolve.errors import ConfigError, RecipeError
 from evolve.lineage import FamilyTree
 from evolve.run.folder import RunFolder
 from evolve.run.hashes import HashCache
-from evolve.run.inputs.check import check_folders
 from evolve.run.inputs.fingerprint import data_paths, is_bystander, recipe_model_identity
+from evolve.run.inputs.locate import check_folders
 
 __all__ = ["recorded_hashes", "recorded_paths", "refuse_changed_data"]
 

@@ -1,4 +1,4 @@
-"""Stage 1, locate: find the folder of each model, and download it from the Hub if allowed."""
+"""Stage 1, locate: find the folders of models and data, and download models from the Hub if allowed."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from evolve.config import AdapterSource, Config, ModelSource
+from evolve.config import FILE_ARGUMENTS, AdapterSource, Config, ModelSource
 from evolve.engines.adapters import check_adapter
 from evolve.engines.checkpoints import is_pickled, read_layout
 from evolve.engines.sources import LocatedModel, UnreachableModelError, missing_bytes, resolve
-from evolve.errors import ModelError
+from evolve.errors import ConfigError, ModelError
 
 __all__ = [
     "BASE",
     "Fetch",
     "Located",
     "Missing",
+    "check_folders",
     "config_key",
     "locate_model",
     "locate_models",
@@ -140,6 +141,29 @@ def locate_model(source: ModelSource, *, pickled: bool, download: bool = True) -
     check_adapter(adapter.path, read_layout(model.path))
     commits = (model.revision or "", adapter.revision or "")
     return LocatedModel(model.path, "+".join(commits) if any(commits) else None, adapter.path)
+
+
+def check_folders(config: Config) -> None:
+    """Raise ConfigError if a folder of data or tasks, or a file that a model argument names, is missing."""
+    for task, folder in config.evaluation.datasets.items():
+        if not folder.is_dir():
+            raise ConfigError(
+                f"evaluation.datasets.{task} = {folder}: there is no such folder; give one with <split>.jsonl files"
+            )
+    for number, folder in enumerate(config.evaluation.task_dirs):
+        if not folder.is_dir():
+            raise ConfigError(f"evaluation.task_dirs.{number} = {folder}: there is no such folder; give one with tasks")
+    for key in FILE_ARGUMENTS:
+        value = config.evaluation.model_args.get(key)
+        if not isinstance(value, str) or "{" in value:  # a chat template may be given as text
+            continue
+        if value.startswith("/") and not Path(value).exists():
+            raise ConfigError(f"evaluation.model_args.{key} = {value}: there is no such file; correct the path")
+        if not value.startswith("/") and Path(value).exists():
+            raise ConfigError(
+                f"evaluation.model_args.{key} = {value}: is not beside the configuration, but lm-eval would read it in "
+                f"the current folder; give its absolute path {Path(value).absolute()}"
+            )
 
 
 def _missing(source: ModelSource, error: UnreachableModelError, config: Config, fetch: Fetch) -> Missing:

@@ -28,10 +28,10 @@ from evolve.run.durable import publish, remove
 from evolve.run.executors import Call, Executor, run_call
 from evolve.run.folder import RunFolder
 from evolve.run.hashes import HashCache
+from evolve.run.inputfiles import InputFiles
 from evolve.run.inputs.check import check_merges, layout_of, refuse_misfits
 from evolve.run.inputs.fingerprint import Fingerprinted, content_of, files_of, preparation_key, refuse_duplicates
 from evolve.run.inputs.locate import BASE, config_key, model_sources, parts_of
-from evolve.run.reads import Reads
 
 __all__ = ["Preparer", "Ready", "prepare_models"]
 
@@ -135,7 +135,7 @@ class Preparer:
 
     def _run(self, name: str, model: LocatedModel, key: str, staged: Path) -> MergeResult:
         """Prepare a model in a staging folder; refuse the result if a file that it was made of has changed."""
-        reads = Reads.begin(self.hashes, lambda: files_of(model))
+        reads = InputFiles.begin(self.hashes, lambda: files_of(model))
         if preparation_key(model, content_of(model, self.hashes), self.hashes) != key:
             raise InputsChangedError(f"{config_key(name)}: its files have changed during the checks; start again")
         try:
@@ -153,7 +153,7 @@ class Preparer:
         return Call(f"merge adapter {name}", merge_adapter, job)
 
 
-def _refuse_change(name: str, reads: Reads) -> None:
+def _refuse_change(name: str, reads: InputFiles) -> None:
     change = reads.change()
     if change is not None:
         raise InputsChangedError(f"{config_key(name)}: {change} while it was prepared; {change.fix}, then start again")

@@ -12,7 +12,7 @@ from evolve.run.checkpoints import CheckpointGuard
 from evolve.run.executors import Call
 from evolve.run.folder import RunFolder
 from evolve.run.hashes import HashCache
-from evolve.run.reads import Reads
+from evolve.run.inputfiles import InputFiles
 
 __all__ = ["Begun", "RunContext", "StepInFlight"]
 
@@ -35,7 +35,7 @@ class StepInFlight:
     model: str | None
     step: str
     makes: str | None = None
-    reads: Reads | None = None
+    reads: InputFiles | None = None
 
 
 Begun = StepInFlight | tuple[Event, ...] | None

@@ -14,9 +14,9 @@ from evolve.engines.protocols import EvaluateJob, KinshipJob
 from evolve.errors import InputsChangedError, ModelError, RecipeError
 from evolve.run.checkpoints import Manifest
 from evolve.run.folder import RunFolder
+from evolve.run.inputfiles import FileChange, InputFiles
 from evolve.run.inputs.data import recorded_hashes, recorded_paths
 from evolve.run.inputs.fingerprint import recipe_model_files, recipe_model_identity
-from evolve.run.reads import Change, Reads
 from evolve.run.steps.base import RunContext, StepInFlight
 
 __all__ = ["begin_reading", "refuse_changes"]
@@ -56,7 +56,7 @@ def refuse_changes(context: RunContext, step: StepInFlight) -> None:
     raise _error(context.folder, change, f"during `{step.call.id}`, and nothing of that step is kept")
 
 
-def _error(folder: RunFolder, change: Change, when: str) -> InputsChangedError:
+def _error(folder: RunFolder, change: FileChange, when: str) -> InputsChangedError:
     resume = f"`evolve resume {folder.root}`"
     if isinstance(change.file, Path) and change.file.is_relative_to(folder.models) and change.fix != "remove it":
         return InputsChangedError(f"{change} {when}; run {resume}, which merges the model again")
@@ -107,11 +107,11 @@ class _Inputs:
     models: tuple[_Model, ...]
     evaluates: bool
 
-    def begin(self) -> Reads:
+    def begin(self) -> InputFiles:
         """Return the files, after comparing their contents with the journal."""
         first = self.context.hashes.first
         with self._explained(first):
-            reads = Reads.begin(self.context.hashes, self.list_files)
+            reads = InputFiles.begin(self.context.hashes, self.list_files)
             for model in self.models:
                 self._verify(model, first)
             if self.evaluates:
@@ -140,7 +140,7 @@ class _Inputs:
         if model.kind == "child":
             manifest = Manifest.read(model.folder, model.identity)
             if manifest is None:
-                raise self._error(Change(model.folder, "has changed"))
+                raise self._error(FileChange(model.folder, "has changed"))
             first = {model.folder / name: sha256 for name, (_, sha256) in manifest.files.items()}
             unchanged = all(first.get(model.folder / name) == stamp.sha256 for name, stamp in stamps.items())
         elif model.kind == "recipe":
@@ -149,7 +149,7 @@ class _Inputs:
             unchanged = content_identity(stamps) == model.identity
         if not unchanged:
             now = {model.folder / name: stamp.sha256 for name, stamp in stamps.items()}
-            raise self._error(_first_change(now, first) or Change(model.folder, "has changed"))
+            raise self._error(_first_change(now, first) or FileChange(model.folder, "has changed"))
 
     def _verify_data(self, first: Mapping[Path, str]) -> None:
         """Compare the data with the recorded hashes."""
@@ -157,12 +157,12 @@ class _Inputs:
         then = recorded_hashes(tree, self.context.folder.located_config(tree.config))
         for name, path in paths.items():
             if name not in then or self.context.hashes.hash_of(path) != then[name]:
-                raise self._error(Change(path, "has changed" if name in then else "is new"))
+                raise self._error(FileChange(path, "has changed" if name in then else "is new"))
         for name in sorted(then.keys() - paths.keys()):
             gone = (path for path, sha256 in first.items() if sha256 == then[name] and not path.exists())
-            raise self._error(Change(next(gone, name), "is missing"))
+            raise self._error(FileChange(next(gone, name), "is missing"))
 
-    def _error(self, change: Change) -> InputsChangedError:
+    def _error(self, change: FileChange) -> InputsChangedError:
         return _error(self.context.folder, change, "since the run began")
 
     @contextmanager
@@ -172,20 +172,20 @@ class _Inputs:
             yield
         except (ModelError, RecipeError, OSError) as error:
             missing = _first_missing({model.folder for model in self.models}, first)
-            raise self._error(missing or Change.of(error)) from error
+            raise self._error(missing or FileChange.of(error)) from error
 
 
-def _first_change(now: Mapping[Path, str], first: Mapping[Path, str]) -> Change | None:
+def _first_change(now: Mapping[Path, str], first: Mapping[Path, str]) -> FileChange | None:
     """Return the first difference of some files to the first hashes in their folders; None if it is not known."""
     if first.keys().isdisjoint(now):
         return None
     for path, sha256 in sorted(now.items()):
         if first.get(path) != sha256:
-            return Change(path, "has changed" if path in first else "is new")
+            return FileChange(path, "has changed" if path in first else "is new")
     return _first_missing({path.parent for path in now}, first)
 
 
-def _first_missing(folders: Collection[Path], first: Mapping[Path, str]) -> Change | None:
+def _first_missing(folders: Collection[Path], first: Mapping[Path, str]) -> FileChange | None:
     """Return the first file that was in one of some folders and is missing; None if there is none."""
     missing = (path for path in sorted(first) if path.parent in folders and not path.exists())
-    return next((Change(path, "is missing") for path in missing), None)
+    return next((FileChange(path, "is missing") for path in missing), None)

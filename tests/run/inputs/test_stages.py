@@ -139,6 +139,7 @@ def test_a_template_of_another_version_of_evolve_is_replaced_by_the_recorded_one
 
     session = Session(FAKE, Noting(), executors=InlineExecutor)
     session.run(load_config(config, ["strategy.max_generations=1"]), run)
+    notes.clear()
     text = merging.load_template("slerp").text.replace("t: 0.5", "t: 0.4")
     monkeypatch.setattr(changes, "load_template", lambda name: merging.parse_template(name, text))
     assert session.run(load_config(config, ["strategy.max_generations=2"]), run).worked

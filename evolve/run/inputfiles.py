@@ -10,11 +10,11 @@ from pathlib import Path
 from evolve.errors import InputError, ModelError
 from evolve.run.hashes import HashCache, HashedFile
 
-__all__ = ["Change", "Reads"]
+__all__ = ["FileChange", "InputFiles"]
 
 
 @dataclass(frozen=True)
-class Change:
+class FileChange:
     """A change of an input.
 
     Attributes:
@@ -29,7 +29,7 @@ class Change:
         return f"{self.file} {self.what}"
 
     @classmethod
-    def of(cls, error: OSError | InputError) -> Change:
+    def of(cls, error: OSError | InputError) -> FileChange:
         """Return the change that makes a model or a file unreadable that could be read before."""
         if isinstance(error, FileNotFoundError):
             return cls(str(error.filename), "is missing")
@@ -44,7 +44,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Reads:
+class InputFiles:
     """The files that a call reads, as they were when the call began.
 
     Attributes:
@@ -57,7 +57,7 @@ class Reads:
     files: Mapping[Path, HashedFile]
 
     @classmethod
-    def begin(cls, hashes: HashCache, list_files: Callable[[], Iterable[Path]]) -> Reads:
+    def begin(cls, hashes: HashCache, list_files: Callable[[], Iterable[Path]]) -> InputFiles:
         """Hash the files; this reads only those whose hashes are not cached.
 
         Raises:
@@ -67,16 +67,16 @@ class Reads:
         """
         return cls(hashes, list_files, {path: hashes.hashed(path) for path in list_files()})
 
-    def change(self) -> Change | None:
+    def change(self) -> FileChange | None:
         """Return the first file that is changed, missing or new since the call began; None if there is none."""
         changed = self.hashes.changed(self.files)
         if changed is not None:
-            return Change(changed, "has changed" if changed.exists() else "is missing")
+            return FileChange(changed, "has changed" if changed.exists() else "is missing")
         try:
             new = sorted({*self.list_files()} - self.files.keys())
         except (ModelError, OSError) as error:
-            return Change.of(error)
-        return Change(new[0], "is new") if new else None
+            return FileChange.of(error)
+        return FileChange(new[0], "is new") if new else None
 
     @property
     def stamp(self) -> str | None:
