@@ -243,7 +243,7 @@ NAMES = (
           family="finished", code=2),
     named("a check in a deleted working directory", nothing, (), shell=f"{GONE} check <config>"),
     named("a run in a deleted working directory", nothing, (), shell=f"{GONE} run <config>", code=2),
-    named("a run folder in a home folder of no one", nothing, ("run", "<config>", "--run-dir", "~nosuchuser/run"),
+    named("a new run folder in a home folder of no one", nothing, ("run", "<config>", "--run-dir", "~nosuchuser/run"),
           changes=("~nosuchuser*",)),
 )  # fmt: skip
 
