@@ -255,8 +255,8 @@ class EvaluationRehearser(Protocol):
     be the cause; the message then does not name the model.
     """
 
-    def __call__(self, job: RehearseEvaluationJob, report: Report, device: str = "auto") -> None:
-        """Evaluate on a torch device; `auto` is CUDA if available."""
+    def __call__(self, job: RehearseEvaluationJob, report: Report, device: str = "auto") -> Mapping[str, TaskScore]:
+        """Evaluate on a torch device; `auto` is CUDA if available. A score may be NaN: few documents may give none."""
 
 
 # --------------------------------------------------------------------------------------------------------- kinship

@@ -253,6 +253,10 @@ def check(
         ("unfit:A:wrong,unfit:B:wrong", "foundation_models.A = {}/A: it is wrong"),
         ("unfit:A:wrong,unfit:B:broken,unfit:C:wrong", "foundation_models.A = {}/A: it is wrong"),
         ("unfit:*:wrong", "evaluation.model_args = {{}}: no foundation model can be scored: it is wrong"),
+        (
+            "rehearsed:B:85.0",
+            "evaluation.tasks.0.metric = acc,none: 85 is no value of acc, which is between 0 and 1; give this metric",
+        ),
         ("rehearse:B:memory", "device = auto: rehearse B: it ran out of memory"),
         ("rehearse:slerp:memory", "device = auto: rehearse recipe slerp: it ran out of memory"),
     ],

@@ -31,8 +31,11 @@ _DOCUMENTS = 2
 _MOST = 500  # characters of a message; transformers lists whole vocabularies and classes
 
 
-def rehearse_evaluation(job: RehearseEvaluationJob, report: Report, device: str = "auto") -> None:
+def rehearse_evaluation(job: RehearseEvaluationJob, report: Report, device: str = "auto") -> dict[str, TaskScore]:
     """Load a model and score it on the first documents of each task; see `EvaluationRehearser`.
+
+    Returns:
+        The score on each task; NaN where the metric is not defined for so few documents.
 
     Raises:
         ConfigError: A setting of the evaluation is wrong; the message gives its key.
@@ -47,7 +50,7 @@ def rehearse_evaluation(job: RehearseEvaluationJob, report: Report, device: str 
     with quiet(evaluating=True), preserved_generators(), tempfile.TemporaryDirectory(prefix="evolve-first-") as output:
         evaluation = replace(job.evaluation, tasks=tasks, output=Path(output), request_caches={})
         with _undefined_averages():
-            score_all(evaluation, report, device_name(device), _Explained(job))
+            return score_all(evaluation, report, device_name(device), _Explained(job))[0]
 
 
 @contextmanager

@@ -6,12 +6,13 @@ foundations are loaded one after another, so that the device holds one at a time
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from evolve.config import Config
-from evolve.engines.protocols import BatchSize, Engines, RehearseEvaluationJob, RehearseMergeJob, TaskSpec
+from evolve.engines.protocols import BatchSize, Engines, RehearseEvaluationJob, RehearseMergeJob, TaskScore, TaskSpec
 from evolve.errors import ConfigError, ModelError, OutOfMemoryError, RecipeError, RehearsalError, TaskError
 from evolve.run.checkpoints import CheckpointGuard
 from evolve.run.executors import Call, Executor, run_call
@@ -21,6 +22,7 @@ from evolve.run.inputs.check import Checked, recipes_of, with_task_key
 from evolve.run.inputs.fingerprint import Fingerprinted
 from evolve.run.inputs.locate import BASE, config_key
 from evolve.run.inputs.prepare import Ready
+from evolve.run.ranges import impossible
 from evolve.run.tasks import evaluate_job, task_specs
 
 __all__ = ["Rehearsed", "rehearse_found", "rehearse_ready"]
@@ -188,7 +190,15 @@ class _Rehearsal:
         job = evaluate_job(self.config, checkpoint=folder, tasks=tasks, output=folder, batch_size=batch_size)
         keys = {task.task: f"evaluation.tasks.{number}" for number, task in enumerate(self.config.evaluation.tasks)}
         rehearsal = RehearseEvaluationJob(job, keys)
-        run_call(self.executor, Call(f"rehearse {name}", self.engines.rehearse_evaluation, rehearsal, gpus=1))
+        call = Call(f"rehearse {name}", self.engines.rehearse_evaluation, rehearsal, gpus=1)
+        scores: Mapping[str, TaskScore] = run_call(self.executor, call)
+        for task in self.config.evaluation.tasks:
+            value = scores[task.task].value if task.task in scores else math.nan
+            problem = impossible(task, value) if math.isfinite(value) else None
+            if problem is not None:
+                raise ConfigError(
+                    f"{keys[task.task]}.metric = {task.metric}: {problem}; give this metric of the task another name"
+                )
 
 
 def _alike(error: RehearsalError, other: RehearsalError | None) -> bool:
