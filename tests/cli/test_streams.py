@@ -80,7 +80,7 @@ def test_a_name_that_the_encoding_lacks_is_escaped(tmp_path, encoding):
     done = _evolve("tree", os.fsdecode(folder), env={"PYTHONIOENCODING": encoding}, text=False)
 
     assert done.returncode == 2
-    assert b": there is no such folder" in done.stderr
+    assert b": its path is not UTF-8" in done.stderr
     assert b"Traceback" not in done.stderr
 
 
