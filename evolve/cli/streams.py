@@ -39,7 +39,7 @@ class Stream:
 
     Args:
         stream: The stream to write to.
-        strict: Raise `OutputLost` at a failed write and at each later one.
+        strict: Raise `OutputLost` when text is lost, and at each later write.
     """
 
     def __init__(self, stream: TextIO, *, strict: bool) -> None:
@@ -63,13 +63,13 @@ class Stream:
         return len(text)
 
     def flush(self) -> None:
-        """Write what is buffered."""
+        """Write what is buffered; after a loss there is nothing to write, so that `multiprocessing` may flush."""
         if self.lost is None:
             try:
                 self._stream.flush()
             except (OSError, ValueError, OutputLost) as error:
                 self._lose(error)
-        self._refuse()
+                self._refuse()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evolve.errors import InputError
 from evolve.files import MOST_RECORD, read_json
@@ -94,11 +94,8 @@ def load(directory: Path, *, seed: int | None = None, recipe: NurseryRecipe | No
     Returns:
         The family, or None if the folder has none, an incomplete one, or one of another seed, recipe or version.
     """
-    try:
-        manifest = read_json(directory / MANIFEST, MOST_RECORD)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    if not isinstance(manifest, dict) or type(manifest.get("seed")) is not int:
+    manifest = _read_manifest(directory)
+    if manifest is None:
         return None
     family = _layout(directory)
     if manifest != _manifest(family, recipe or NurseryRecipe(), manifest["seed"] if seed is None else seed):
@@ -114,7 +111,7 @@ def refuse_foreign(directory: Path) -> None:
     Raises:
         OSError: The folder cannot be read.
     """
-    if not directory.exists() or (directory / MANIFEST).is_file() or (directory / UNFINISHED).is_file():
+    if not directory.exists() or (directory / UNFINISHED).is_file() or _read_manifest(directory) is not None:
         return
     names = sorted(path.name for path in directory.iterdir())
     if names:
@@ -122,6 +119,15 @@ def refuse_foreign(directory: Path) -> None:
             f"{directory}: is not empty and has no family of `evolve nursery` ({', '.join(names[:3])}); give a new or "
             "an empty folder"
         )
+
+
+def _read_manifest(directory: Path) -> dict[str, Any] | None:
+    """Return the manifest of a family; None if there is none, or another program's file of that name."""
+    try:
+        manifest = read_json(directory / MANIFEST, MOST_RECORD)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and type(manifest.get("seed")) is int else None
 
 
 def _layout(directory: Path) -> Family:

@@ -74,13 +74,13 @@ def test_an_error_without_standard_error_keeps_its_exit_code(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_a_name_that_the_encoding_lacks_is_escaped(tmp_path, encoding):
+def test_a_name_that_the_encoding_lacks_gives_a_message(tmp_path, encoding):
     """A name that is not UTF-8 cannot be printed in any encoding."""
     folder = os.fsencode(tmp_path) + b"/\xff-\xc3\xbc-\xe6\x97\xa5"
     done = _evolve("tree", os.fsdecode(folder), env={"PYTHONIOENCODING": encoding}, text=False)
 
     assert done.returncode == 2
-    assert b": its path is not UTF-8" in done.stderr
+    assert b": its path is not UTF-8; rename the folder" in done.stderr
     assert b"Traceback" not in done.stderr
 
 

@@ -86,8 +86,8 @@ MODELS = (
     late("no files of any tokenizer", without_tokenizer("A", "B", "base"), "<family>/A", "tokenizer"),
     late("a vocab_size above the rows", setting("B", vocab_size=330), "foundation_models.B", "330"),
     late("a vocab_size below the rows", setting("B", vocab_size=310), "foundation_models.B", "310"),
-    late("a vocab_size of all models above the rows", together(*(setting(m, vocab_size=330) for m in ("A", "B", "base"))),
-         "vocab_size", "330"),
+    late("a vocab_size of all models above the rows", together(*(setting(m, vocab_size=330) for m in
+         ("A", "B", "base"))), "vocab_size", "330"),
     late("weights of 8 bits", tensors_of("B", to_fp8), "foundation_models.B", "F8_E4M3"),
     late("weights of 8 bits in all models", together(*(tensors_of(m, to_fp8) for m in ("A", "B", "base"))), "F8_E4M3"),
     late("weights that are not finite", tensors_of("B", first_not_finite), "<family>/B", "finite"),
@@ -141,7 +141,8 @@ EVALUATION = (
          "evaluation.model_args", "float33"),
     late("a misspelt setting of generation", generating(generation_kwargs={"max_gen_toks": 8, "temperatur": 0.5}),
          KEY, "temperatur", run=True),
-    late("a setting of generation with a bad value", generating(generation_kwargs={"max_gen_toks": 8, "temperature": "hot"}), KEY, "hot"),
+    late("a setting of generation with a bad value", generating(generation_kwargs={
+         "max_gen_toks": 8, "temperature": "hot"}), KEY, "hot"),
     late("a chat template that no model has", configure(evaluation__apply_chat_template=True),
          "evaluation.apply_chat_template", "template", run=True),
     late("a row without a valid answer behind the first", second_row(ITEMS, json.dumps(

@@ -172,7 +172,7 @@ def snapshot(root: Path) -> dict[str, tuple[Any, ...]]:
 def _state(path: bytes) -> tuple[Any, ...]:
     state = os.lstat(path)
     if stat.S_ISLNK(state.st_mode):
-        return "link", os.readlink(path)
+        return "link", os.readlink(path)  # noqa: PTH115 - bytes
     if not stat.S_ISREG(state.st_mode):
         return (stat.S_IFMT(state.st_mode),)
     with open(path, "rb") as file:  # noqa: PTH123

@@ -23,7 +23,8 @@ def went_on(place: Place) -> None:
 
 def terminal(name: str, shell: str, *, before: Change = nothing, family: str = "fake", **more: Any) -> Fault:
     options: dict[str, Any] = {"engines": "fake", "code": 0, "changes": RUN_FOLDER} | more
-    return Fault("terminal", name, family, (Step((), before, shell=shell, **options),))  # type: ignore[arg-type]
+    slow = options.pop("slow", False)
+    return Fault("terminal", name, family, (Step((), before, shell=shell, **options),), slow)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------------ output of a run
@@ -44,19 +45,19 @@ OUTPUTS = (
     terminal("a resumed run whose outputs are closed", "$EVOLVE resume <run> >&- 2>&-", family="begun", after=went_on),
     terminal("a finished run on a full device", "$EVOLVE resume <run> > /dev/full 2>&1", family="finished"),
     terminal("a run with an encoding of ASCII", f"LC_ALL=C PYTHONIOENCODING=ascii PYTHONUTF8=0 {RUN}", after=went_on),
-    terminal("a real run whose outputs are closed", f"{RUN} >&- 2>&-", family="real", engines="real", after=went_on),
+    terminal("a real run whose outputs are closed", f"{RUN} >&- 2>&-", family="real", engines="real",
+             after=went_on, slow=True),
 )  # fmt: skip
 
 # --------------------------------------------------------------------------------------------------- output of a look
 
 FAILED = (0, 1, 2, 74, 120, 141)
-LOOKS = tuple(
-    terminal(f"{command} {how}", f"$EVOLVE {command} {more} {target}; {CODE if '|' in target else 'exit $?'}",
-             family="finished", code=FAILED, changes=())
-    for command, more in (("status", "<run> --json"), ("tree", "<run>"), ("compare", "<run> <run>"))
-    for how, target in (("with closed output", ">&-"), ("on a full device", ">/dev/full"), ("in a closed pipe", "| true"),
-                        ("with closed outputs", ">&- 2>&-"))
-) + (
+LOOKS = (
+    *(terminal(f"{command} {how}", f"$EVOLVE {command} {more} {target}; {CODE if '|' in target else 'exit $?'}",
+               family="finished", code=FAILED, changes=(), slow=not (command == "status" or "full" in how))
+      for command, more in (("status", "<run> --json"), ("tree", "<run>"), ("compare", "<run> <run>"))
+      for how, target in (("with closed output", ">&-"), ("on a full device", ">/dev/full"),
+                          ("in a closed pipe", "| true"), ("with closed outputs", ">&- 2>&-"))),
     terminal("help on a full device", "$EVOLVE --help >/dev/full", code=FAILED, changes=()),
     terminal("the version with closed output", "$EVOLVE --version >&-", code=FAILED, changes=()),
     terminal("an error with closed errors", "$EVOLVE status <root>/none 2>&-", code=2, changes=()),
@@ -103,14 +104,14 @@ def pickled(place: Place) -> None:
 
 HOOKED = f"{TOOL}/hooked_evolve.py <root>/hooks.json"
 IN_RUN = {"EVOLVE_FAKE": "evaluate:model-1-1:sleep5"}
-STAGES = ("inspect_models", "inspect_tasks", "rehearse", "rehearse_merge", "rehearse_evaluation")
+STAGES = ("inspect_models", "inspect_tasks", "plan_merges", "rehearse_merge", "rehearse_evaluation")
 SIGNALS = (("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129))
 KILLS = (
     *(signalled(f"{number} in a run", number, "<run>/evals/A", code, f"interrupted by {number}", "nothing is lost",
                 "evolve resume <run>", env=IN_RUN, after=resumable) for number, code in SIGNALS),
     terminal("SIGHUP that is ignored", f"{TOOL}/signalling.py --ignored SIGHUP '<run>/evals/A' {RUN}", after=went_on),
-    terminal("a terminal that is closed stops a run", f"{TOOL}/closing_terminal.py default '<run>/evals/A' {RUN}", code=129,
-             env={"EVOLVE_FAKE": "evaluate:*:sleep1"}, after=resumable),
+    terminal("a terminal that is closed stops a run", f"{TOOL}/closing_terminal.py default '<run>/evals/A' {RUN}",
+             code=129, env={"EVOLVE_FAKE": "evaluate:*:sleep1"}, after=resumable),
     *(signalled(f"{number} in {stage}", number, "<root>/waits", code, f"interrupted by {number}",
                 command=f"{HOOKED} run <config>", before=slow_at(stage), changes=("waits",), after=nothing_left)
       for stage in STAGES for number, code in (SIGNALS if stage == "rehearse_evaluation" else SIGNALS[1:2])),

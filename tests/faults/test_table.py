@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults import hostile_files, hostile_folders, late_failures, terminals, wrong_results
+from tests.faults import (
+    changed_inputs,
+    changing_folders,
+    hostile_files,
+    hostile_folders,
+    hostile_models,
+    late_failures,
+    misread_inputs,
+    terminals,
+)
 from tests.faults.commands import Commands
 from tests.faults.places import Places
 from tests.faults.table import Fault, judge
 
 TABLE = (
-    *wrong_results.ROWS,
+    *changed_inputs.ROWS,
+    *misread_inputs.ROWS,
     *late_failures.ROWS,
     *hostile_folders.ROWS,
+    *changing_folders.ROWS,
     *hostile_files.ROWS,
+    *hostile_models.ROWS,
     *terminals.ROWS,
 )
 
@@ -44,3 +57,9 @@ def test_a_fault(fault: Fault, places: Places, tmp_path: Path) -> None:
 def test_each_row_has_a_name_of_its_own() -> None:
     names = Counter((fault.kind, fault.name) for fault in TABLE)
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_the_readme_counts_the_rows() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    counts = {int(number) for number in re.findall(r"^\| [^|]+ \| (\d+) \|$", readme, re.MULTILINE)}
+    assert counts == set(Counter(fault.kind for fault in TABLE).values())

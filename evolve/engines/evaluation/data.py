@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from evolve.errors import TaskError
+from evolve.files import parse_json
 
 __all__ = ["local_dataset", "validate_files", "with_own_cache"]
 
 _BUILDERS = {".jsonl": "json", ".parquet": "parquet"}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SPLIT_KEYS = ("training_split", "validation_split", "test_split", "fewshot_split")
 
 
@@ -67,13 +69,15 @@ def with_own_cache(config: Mapping[str, Any], revision: str | None) -> dict[str,
 
     Args:
         config: The task's configuration.
-        revision: The commit of its data on the Hub; None: any.
+        revision: The revision in the facts of the task: the commit of its data on the Hub, or `<repository>@<commit>`
+            of each repository that it reads; None: any.
     """
     own = dict(config.get("dataset_kwargs") or {})
     files = _own_files(config.get("dataset_path"), own)
     if files:
         return {"dataset_kwargs": {**own, "cache_dir": _cache_folder(files)}}
-    return {"dataset_kwargs": {**own, "revision": revision}} if revision is not None else {}
+    commit = _commit_of(str(config.get("dataset_path")), revision or "")
+    return {"dataset_kwargs": {**own, "revision": commit}} if commit is not None else {}
 
 
 def validate_files(task: str, files: Iterable[str]) -> None:
@@ -130,6 +134,14 @@ def _own_files(path: Any, options: Mapping[str, Any]) -> list[Path]:
     return sorted(file.absolute() for file in found if file.is_file())
 
 
+def _commit_of(repository: str, revision: str) -> str | None:
+    """Return the commit of a task's data; None if it is not known. Its Python may read other repositories."""
+    if _COMMIT.fullmatch(revision):
+        return revision
+    commits = (part.rpartition("@") for part in revision.split())
+    return next((commit for name, _, commit in commits if name == repository and _COMMIT.fullmatch(commit)), None)
+
+
 def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
@@ -158,7 +170,7 @@ def _json_rows(task: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError as error:
                 raise TaskError(
                     f"evaluation: {file}, line {number}, data of task '{task}', is not JSON: {error}"

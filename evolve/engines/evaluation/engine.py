@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from evolve.engines.devices import device_name
 from evolve.engines.evaluation.reads import GENERATED
+from evolve.engines.evaluation.results import score_of
 from evolve.engines.protocols import EvaluateJob, EvaluateResult, Report, TaskScore, TaskSpec, task_folder
 from evolve.errors import EvaluationError
 
@@ -40,6 +41,10 @@ class Hooks:
         """Return the context in which a task is scored."""
         del spec
         return nullcontext()
+
+    def score(self, results: Mapping[str, Any], spec: TaskSpec) -> TaskScore:
+        """Return the score of a task from lm-eval's results; see `score_of`."""
+        return score_of(results, spec)
 
 
 def evaluate(job: EvaluateJob, report: Report, device: str = "auto") -> EvaluateResult:
@@ -86,7 +91,7 @@ def score_all(
     """
     from evolve.engines.evaluation.interception import Progress
     from evolve.engines.evaluation.models import load_model
-    from evolve.engines.evaluation.results import score_of, write_results
+    from evolve.engines.evaluation.results import write_results
     from evolve.engines.generators import Generators, seed_generators
 
     scores: dict[str, TaskScore] = {}
@@ -116,7 +121,7 @@ def score_all(
             loader.start_from(state)
             with hooks.scoring(loader.spec):
                 results = _score(job, model[0], loader, progress, device)
-                scores[task] = score_of(results, loader.spec)
+                scores[task] = hooks.score(results, loader.spec)
             target = job.output / task_folder(task)
             target.mkdir()
             write_results(results, target)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TextIO
 from unittest import mock
 
+from evolve.engines.evaluation.derived import derived_data
+
 __all__ = ["quiet"]
 
 _LOUD = ("lm_eval", "transformers", "datasets")
@@ -42,6 +44,7 @@ def quiet(*, evaluating: bool) -> Iterator[None]:
         for name in _LOUD:
             stack.enter_context(_forwarded(logging.getLogger(name)))
         stack.enter_context(_cached_work(evaluating=evaluating))
+        stack.enter_context(derived_data())
         yield
 
 

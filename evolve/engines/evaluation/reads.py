@@ -1,7 +1,7 @@
 """Record the files that are read while lm-eval builds tasks and renders their documents.
 
-Python reports each file that it opens to an audit hook. Files that other libraries read, such as a cached Parquet file,
-are not reported, so the data files come from the builders of `datasets` themselves.
+Python reports each file that it opens to an audit hook. Files that libraries in other languages read are not reported:
+the data files come from the builders of `datasets` themselves, and those of `pyarrow` from its readers.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib.util import source_from_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
 from unittest import mock
 from urllib.parse import urlsplit
+
+from evolve.engines.evaluation.arrow import arrow_files
 
 __all__ = ["GENERATED", "Reads", "recorded"]
 
@@ -128,19 +130,25 @@ def recorded(reads: Reads) -> Iterator[None]:
     import datasets
 
     _install()
-    load = datasets.load.load_dataset_builder
+    load, prepare = datasets.load.load_dataset_builder, datasets.DatasetBuilder.download_and_prepare
 
     def seen(*arguments: Any, **options: Any) -> Any:
         builder = load(*arguments, **options)
         reads.add_builder(builder)
         return builder
 
+    def prepared(builder: Any, *arguments: Any, **options: Any) -> Any:  # also of `Dataset.from_json`
+        reads.add_builder(builder)
+        return prepare(builder, *arguments, **options)
+
     _active.append(reads)
     try:
         # Bytecode of a module is recognized by its size and its time in seconds, so an edited one may look unchanged.
         with (
             mock.patch.object(datasets.load, "load_dataset_builder", seen),
+            mock.patch.object(datasets.DatasetBuilder, "download_and_prepare", prepared),
             mock.patch.object(sys, "dont_write_bytecode", True),  # noqa: FBT003
+            arrow_files(partial(_note, writes=False)),
         ):
             yield
     finally:

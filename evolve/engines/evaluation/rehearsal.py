@@ -8,17 +8,21 @@ several models, can tell.
 from __future__ import annotations
 
 import json
+import math
 import re
+import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from evolve.engines.devices import device_name
 from evolve.engines.evaluation.engine import Hooks, score_all
-from evolve.engines.protocols import RehearseEvaluationJob, Report, TaskSpec
+from evolve.engines.evaluation.results import score_of
+from evolve.engines.protocols import RehearseEvaluationJob, Report, TaskScore, TaskSpec
 from evolve.errors import ConfigError, EvaluationError, RehearsalError
 
 __all__ = ["rehearse_evaluation"]
@@ -42,7 +46,25 @@ def rehearse_evaluation(job: RehearseEvaluationJob, report: Report, device: str 
     tasks = tuple(spec.shortened(_DOCUMENTS) for spec in job.evaluation.tasks)
     with quiet(evaluating=True), preserved_generators(), tempfile.TemporaryDirectory(prefix="evolve-first-") as output:
         evaluation = replace(job.evaluation, tasks=tasks, output=Path(output), request_caches={})
-        score_all(evaluation, report, device_name(device), _Explained(job))
+        with _undefined_averages():
+            score_all(evaluation, report, device_name(device), _Explained(job))
+
+
+@contextmanager
+def _undefined_averages() -> Iterator[None]:
+    """Let a task have no score where its metric is not defined for two documents, such as a correlation."""
+    from lm_eval import evaluator_utils
+
+    aggregate = evaluator_utils._compute_task_aggregations  # noqa: SLF001
+
+    def tried(task: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return aggregate(task, *arguments, **options)
+        except (ArithmeticError, statistics.StatisticsError):
+            return {}, _DOCUMENTS
+
+    with mock.patch.object(evaluator_utils, "_compute_task_aggregations", tried):
+        yield
 
 
 class _Explained(Hooks):
@@ -60,8 +82,25 @@ class _Explained(Hooks):
         with self._explained("lm-eval cannot load the model", self._arguments, setting):
             yield
 
+    def score(self, results: Mapping[str, Any], spec: TaskSpec) -> TaskScore:
+        """Return the score, or NaN where two documents give none: not all documents count for all metrics.
+
+        Raises:
+            EvaluationError: The task has no such metric.
+        """
+        try:
+            return score_of(results, spec)
+        except EvaluationError:
+            metrics = results.get("higher_is_better", {}).get(spec.task) or {}
+            if spec.metric not in results["results"][spec.task] and spec.metric.partition(",")[0] not in metrics:
+                raise
+            return TaskScore(spec.metric, math.nan, None, _DOCUMENTS)
+
     def loaded(self, lm: Any) -> None:
         """Refuse a tokenizer with tokens that have no row in the embeddings, and one without a wanted chat template.
+
+        A token that is added to a vocabulary may lack a row, as an image has in the text models of Gemma 3. Text does
+        not contain it, except those at the beginning and the end.
 
         Raises:
             RehearsalError: The tokenizer does not suit the model or the settings.
@@ -77,7 +116,7 @@ class _Explained(Hooks):
         embeddings = getattr(getattr(lm, "model", None), "get_input_embeddings", lambda: None)()
         rows = getattr(embeddings, "num_embeddings", None)
         if isinstance(rows, int) and tokenizer is not None and hasattr(tokenizer, "get_vocab"):
-            token, number = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+            token, number = max(_used_tokens(tokenizer).items(), key=lambda item: item[1], default=("", -1))
             if number >= rows:
                 chosen = self._job.model_args.get("tokenizer")
                 raise RehearsalError(
@@ -127,6 +166,14 @@ class _Explained(Hooks):
         if named is not None:
             return ConfigError(f"{named} = {json.dumps(settings[named], default=str)}: {words}; correct or remove it")
         return RehearsalError(words, otherwise)
+
+
+def _used_tokens(tokenizer: Any) -> dict[str, int]:
+    """Return the numbers of the tokens that lm-eval gives to a model."""
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    added: dict[str, int] = tokenizer.get_added_vocab() if hasattr(tokenizer, "get_added_vocab") else {}
+    ends = {getattr(tokenizer, "bos_token", None), getattr(tokenizer, "eos_token", None)}
+    return {token: number for token, number in vocabulary.items() if token not in added or token in ends}
 
 
 def _is_named(name: str, value: Any, words: str) -> bool:

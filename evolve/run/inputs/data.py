@@ -14,7 +14,7 @@ from evolve.errors import ConfigError, RecipeError
 from evolve.lineage import FamilyTree
 from evolve.run.folder import RunFolder
 from evolve.run.hashes import HashCache
-from evolve.run.inputs.fingerprint import data_paths, recipe_model_identity
+from evolve.run.inputs.fingerprint import data_paths, is_bystander, recipe_model_identity
 from evolve.run.inputs.locate import check_folders
 
 __all__ = ["recorded_hashes", "recorded_paths", "refuse_changed_data"]
@@ -65,8 +65,20 @@ def recorded_paths(tree: FamilyTree, config: Config, folder: RunFolder, reads: M
 
 
 def recorded_hashes(tree: FamilyTree, config: Config) -> dict[str, str]:
-    """Return the recorded SHA-256 of each file of `recorded_paths`, by name."""
-    return {name: digest for name, digest in tree.origin.data.items() if not _is_revision(name, config)}
+    """Return the recorded SHA-256 of each file of `recorded_paths`, by name.
+
+    An older version of evolve recorded all files in the folders, also those that no task reads.
+    """
+    data = tree.origin.data.items()
+    return {name: digest for name, digest in data if not _is_revision(name, config) and not _is_extra(name, config)}
+
+
+def _is_extra(name: str, config: Config) -> bool:
+    where, _, file = name.partition("/")
+    if where in config.evaluation.datasets:
+        return file.startswith(".")
+    folders = {f"task_dirs.{number}": folder for number, folder in enumerate(config.evaluation.task_dirs)}
+    return where in folders and is_bystander(folders[where], file)
 
 
 def _is_revision(name: str, config: Config) -> bool:

@@ -33,6 +33,7 @@ __all__ = [
     "files_of",
     "fingerprint_inputs",
     "hash_data",
+    "is_bystander",
     "preparation_key",
     "recipe_model_files",
     "recipe_model_identity",
@@ -190,16 +191,29 @@ def data_paths(config: Config, reads: Mapping[str, Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for task, folder in config.evaluation.datasets.items():
         for path in sorted([*folder.glob("*.jsonl"), *folder.glob("*.parquet")]):
-            found[f"{task}/{path.name}"] = path
+            if not path.name.startswith("."):
+                found[f"{task}/{path.name}"] = path
     for number, folder in enumerate(config.evaluation.task_dirs):
         for path in sorted(folder.rglob("*")):  # a task may include and read any of them
-            if path.is_file() and path.parent.name != "__pycache__":
-                found[f"task_dirs.{number}/{path.relative_to(folder).as_posix()}"] = path
+            if not is_bystander(folder, name := path.relative_to(folder).as_posix()) and path.is_file():
+                found[f"task_dirs.{number}/{name}"] = path
     arguments = path_arguments(config.evaluation.model_args)
     for key, place in arguments.items():
         found |= {f"{ARGUMENT_FILES}{key}/{name}": path for name, path in _argument_files(place).items()}
     given = tuple(f"{ARGUMENT_FILES}{key}/" for key in arguments)
     return found | {name: path for name, path in reads.items() if not name.startswith(given)}
+
+
+def is_bystander(folder: Path, name: str) -> bool:
+    """Return whether a file in a folder of tasks is none of theirs: it is hidden, bytecode, or belongs to a run.
+
+    Editors, file managers and runs write such files at any time. One that a task reads is found when it is read.
+    """
+    parts = name.split("/")
+    if any(part.startswith(".") or part == "__pycache__" for part in parts):
+        return True
+    above = ("/".join(parts[:number]) for number in range(1, len(parts)))
+    return any((folder / place / "journal.jsonl").is_file() for place in above)
 
 
 def hash_data(config: Config, reads: Mapping[str, Path], hashes: HashCache) -> dict[str, str]:

@@ -6,12 +6,17 @@ import json
 import os
 import shutil
 import textwrap
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+import yaml
 
 from evolve.engines.evaluation import evaluate, reads
+from evolve.engines.evaluation.catalog import Catalog
+from evolve.engines.evaluation.taskfiles import plan_tasks
 from evolve.engines.protocols import EvaluateJob, TaskFacts, TaskSpec
 from evolve.errors import TaskError
 
@@ -149,6 +154,45 @@ def test_data_that_a_function_makes_are_read(place):
     assert facts_of(place).unidentified is None
 
 
+@pytest.mark.parametrize(
+    ("made", "read"),
+    [
+        ("rows.map(lambda row: {'answer': answer()})", "answers.json"),
+        ("rows.filter(lambda row: answer() < 2)", "answers.json"),
+        ("datasets.Dataset.from_generator(generated)", "answers.json"),
+        ("datasets.Dataset.from_json(str(HERE / 'rows.jsonl'))", "rows.jsonl"),
+    ],
+    ids=["map", "filter", "from_generator", "from_json"],
+)
+def test_derived_data_are_made_again(place, made, read):
+    write_task(place / "tasks", local(place), f"process_docs: !function {place}/code/own.docs")
+    write(place / "code" / "rows.jsonl", '{"question": "x"}\n')
+    write(
+        place / "code" / "own.py",
+        f"""
+        import json
+        from pathlib import Path
+
+        import datasets
+
+        HERE = Path(__file__).parent
+
+        def answer():
+            return json.loads((HERE / "answers.json").read_text())
+
+        def generated():
+            yield {{"question": "x", "answer": answer()}}
+
+        def docs(rows):
+            return {made}
+        """,
+    )
+    for answer in ("0", "1"):
+        write(place / "code" / "answers.json", answer)
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            assert f"code/{read}" in pool.submit(reads_of, place).result()
+
+
 def test_a_saved_data_set_is_read_with_its_rows(place):
     from datasets import Dataset, DatasetDict
 
@@ -159,6 +203,44 @@ def test_a_saved_data_set_is_read_with_its_rows(place):
     )
     write_task(place / "tasks", f"custom_dataset: !function {place}/loading.made")
     assert {name for name in reads_of(place) if name.endswith(".arrow")} == {"saved/test/data-00000-of-00001.arrow"}
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        "parquet.read_table(FILE)",
+        "parquet.ParquetFile(FILE).read()",
+        "pandas.read_parquet(FILE)",
+        "pyarrow.dataset.dataset(FILE).to_table()",
+        "pyarrow.dataset.dataset(os.path.dirname(FILE)).to_table()",
+        "pyarrow.memory_map(FILE).read()",
+        "pyarrow.csv.read_csv(FILE.replace('parquet', 'csv'))",
+    ],
+)
+def test_what_pyarrow_reads_is_read(place, read):
+    import pyarrow
+    from pyarrow import csv, parquet
+
+    table = pyarrow.table({"answer": [1, 2]})
+    for kind, save in (("parquet", parquet.write_table), ("csv", csv.write_csv)):
+        (place / kind).mkdir()
+        save(table, place / kind / f"answers.{kind}")
+    write(
+        place / "code.py",
+        f"""
+        import os
+        import pandas, pyarrow.csv, pyarrow.dataset
+        from pyarrow import parquet
+
+        FILE = {str(place / "parquet" / "answers.parquet")!r}
+
+        def seen(docs):
+            {read}
+            return docs
+        """,
+    )
+    write_task(place / "tasks", local(place), f"process_docs: !function {place}/code.seen")
+    assert ("csv/answers.csv" if "csv" in read else "parquet/answers.parquet") in reads_of(place)
 
 
 @pytest.mark.parametrize("at_import", [True, False])
@@ -244,6 +326,20 @@ def test_an_evaluation_refuses_another_revision_than_that_of_the_run(place, monk
         else:
             with pytest.raises(TaskError, match=f"are at {COMMIT}, and the run began with {OTHER}"):
                 evaluate(job, _world.silent, "cpu")
+
+
+def test_data_of_the_hub_are_pinned_also_if_python_reads_another_repository(place, monkeypatch):
+    hub_data(monkeypatch, place / "cache", COMMIT)
+    other = write(place / "models--some--model" / "snapshots" / OTHER / "vocab.txt", "x")
+    write(
+        place / "code.py",
+        f"from pathlib import Path\ndef seen(docs):\n    Path({str(other)!r}).read_text()\n    return docs\n",
+    )
+    write_task(place / "tasks", f"dataset_path: owner/facts\nprocess_docs: !function {place}/code.seen")
+    found = facts_of(place, complete=True)
+    assert found.revision == f"owner/facts@{COMMIT} some/model@{OTHER}"
+    plan = plan_tasks([replace(OWN, revision=found.revision)], Catalog([place / "tasks"]))[0]
+    assert yaml.safe_load(plan.texts["0000.yaml"])["dataset_kwargs"] == {"revision": COMMIT}
 
 
 # -------------------------------------------------------------------------------------------------------------- trust

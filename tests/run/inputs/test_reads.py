@@ -29,7 +29,7 @@ from evolve.lineage import RunStarted
 from evolve.run.inputs import Fetch
 from evolve.run.observer import Silent
 from evolve.run.session import Finished, Session
-from runs import events
+from runs import events, forge
 from tests.support.hub import HubCache
 
 COMMIT = "c" * 40
@@ -400,3 +400,45 @@ def test_task_code_is_refused_by_the_key(config: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"evaluation\.tasks\.0 = .*set evaluation\.trust_task_code to true"):
         one.check(load_config(config), tmp_path / "check", Fetch())
     one.run(load_config(config, [*LIMITS, "evaluation.trust_task_code=true"]), tmp_path / "runs" / "run")
+
+
+# -------------------------------------------------------------------------------------------------- folders of tasks
+
+
+@pytest.fixture
+def tasks(config: Path, tmp_path: Path) -> Path:
+    """Make a folder with a task and its data, and name both in the configuration."""
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "own.yaml").write_text("task: own\n")
+    (folder / "test.jsonl").write_text("{}\n")
+    edit(config, evaluation={"task_dirs": [str(folder)], "datasets": {"beta": str(folder)}})
+    return folder
+
+
+def test_files_that_no_task_reads_come_and_go(config: Path, tasks: Path) -> None:
+    """The folder of the tasks also holds the runs, and an editor and a file manager write into it."""
+
+    def evaluate(job: EvaluateJob, report: Report, device: str = "auto") -> EvaluateResult:
+        for name in (".DS_Store", ".old/own.yaml", "._test.jsonl", "code/__pycache__/own.pyc"):
+            (tasks / name).parent.mkdir(exist_ok=True, parents=True)
+            (tasks / name).write_text(str(job.checkpoint))
+        return FAKE.evaluate(job, report, device)
+
+    changing = Session(replace(FAKE, evaluate=evaluate), Silent(), executors=InlineExecutor)
+    run = tasks / "runs" / "one"
+    done = changing.run(load_config(config, LIMITS), run)
+    assert done.worked
+    assert set(started(run).data) == {"beta/test.jsonl", "task_dirs.0/own.yaml", "task_dirs.0/test.jsonl"}
+    assert changing.run(load_config(config, ["strategy.max_generations=2"]), run).worked
+    begin(config, tasks / "runs" / "two")
+    assert reused(tasks / "runs" / "two") == [{"alpha", "beta"}] * 3
+
+
+def test_a_journal_with_files_that_no_task_reads(config: Path, tasks: Path, tmp_path: Path) -> None:
+    """An older version of evolve recorded every file in the folders."""
+    run = tmp_path / "runs" / "one"
+    begin(config, run)
+    unread = {"task_dirs.0/.DS_Store": "0" * 64, "beta/._test.jsonl": "0" * 64}
+    forge(run, lambda event: event["data"].update(unread) if event["type"] == "run_started" else None)
+    assert session().run(load_config(config, ["strategy.max_generations=2"]), run).worked
