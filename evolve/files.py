@@ -95,7 +95,7 @@ def read_bytes(path: Path, most: int) -> bytes:
             blocks.append(block)
             size += len(block)
             if size > most:
-                raise UnreadableFileError(path, f"is longer than {most} bytes, the most for such a file")
+                raise UnreadableFileError(path, f"is longer than {_size(most)}, the most for such a file")
     return b"".join(blocks)
 
 
@@ -161,6 +161,11 @@ def shown(value: Any) -> str:
     """Return a value from a file for a message: on one line, without control characters, and not too long."""
     text = "".join(part if part.isprintable() else repr(part)[1:-1] for part in str(value)[:_MOST_SHOWN])
     return text if len(text) < _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
+
+
+def _size(most: int) -> str:
+    """Return a bound as a person reads it; the bounds are powers of 2."""
+    return f"{most >> 20} MB" if most >= 1 << 20 else f"{most >> 10} kB" if most >= 1 << 10 else f"{most} bytes"
 
 
 def _refuse_irregular(path: Path, found: os.stat_result) -> None:

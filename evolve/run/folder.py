@@ -306,8 +306,6 @@ def _absolute(path: Path) -> Path:
         str(absolute).encode()
     except UnicodeEncodeError:
         raise RunFolderError(f"{path}: its path is not UTF-8; rename the folder, or give another --run-dir") from None
-    except FileNotFoundError:
-        raise RunFolderError(f"{path}: the working directory was deleted; change to another folder") from None
     return absolute
 
 

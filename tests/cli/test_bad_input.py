@@ -57,9 +57,9 @@ KEYS: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "a wrong type": (
         _in("strategy", top_k="three"),
-        ('strategy.top_k = "three"', "it must be a whole number of at least 2"),
+        ('strategy.top_k = "three"', "it must be a whole number from 2 to 1000"),
     ),
-    "k below two": (_in("strategy", top_k=1), ("strategy.top_k = 1", "at least 2")),
+    "k below two": (_in("strategy", top_k=1), ("strategy.top_k = 1", "from 2 to 1000")),
     "an unknown metric": (_in("strategy", metric="cosine"), ('strategy.metric = "cosine"', "cs (cosine")),
     "an unknown device": (lambda folder, raw: raw.update(device="gpu"), ('device = "gpu"', "cuda")),
     "only one foundation": (
@@ -163,7 +163,7 @@ def test_a_wrong_override(refused, fake_family, override):
 
 
 def test_an_override_with_a_wrong_value(refused, fake_family):
-    refused("run", fake_family, "--set", "strategy.top_k=1", words=("strategy.top_k = 1", "at least 2"))
+    refused("run", fake_family, "--set", "strategy.top_k=1", words=("strategy.top_k = 1", "from 2 to 1000"))
 
 
 def test_an_override_without_a_value(command, fake_family):

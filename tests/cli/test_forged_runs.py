@@ -203,7 +203,8 @@ def test_a_working_directory_that_was_deleted(command, tmp_path, monkeypatch, re
     answer = command(*_arguments(reader, Path("run")))
 
     assert answer.code == 2
-    assert answer.err == "evolve: run: the working directory was deleted; change to another folder\n"
+    said = "the working directory cannot be used (No such file or directory); change to another one"
+    assert answer.err == f"evolve: {said}\n"
 
 
 @EACH_READER

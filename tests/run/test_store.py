@@ -80,7 +80,7 @@ def _edit(record: Path, **entries: object) -> None:
         (lambda folder: _edit(folder / "score.json", stderr=-1), "it is no record of a score"),
         (lambda folder: _edit(folder / "score.json", more=1), "it is no record of a score"),
         (lambda folder: (folder / "score.json").write_text("[" * 100_000), "it is no record of a score"),
-        (lambda folder: (folder / "score.json").write_text(" " * 2**21), "is longer than 1048576 bytes"),
+        (lambda folder: (folder / "score.json").write_text(" " * 2**21), "is longer than 1 MB"),
         (lambda folder: (folder / "results.json").unlink(), "results.json or the samples are missing"),
         (lambda folder: (folder / "samples_alpha.jsonl").unlink(), "results.json or the samples are missing"),
         (lambda folder: os.mkfifo(folder / "pipe"), "pipe is neither a file nor a folder"),
