@@ -43,7 +43,7 @@ def _real(place: Path, kills: int, seed: int) -> list[str]:
     targets = ", ".join(f"{target} {count}" for target, count in sorted(found.by_target.items()))
     work = f"{found.sessions} sessions of {found.runs} runs of {found.models} models"
     print(f"kills: {found.kills} ({targets}) over {work}")
-    print(f"before the first event of a run: {found.before_begin}, while a session started: {found.before_work}")
+    print(f"before the first event of a run: {found.early.total()}, while a session started: {found.before_work}")
     print(f"seconds: {found.seconds:.0f}")
     return found.problems
 

@@ -28,7 +28,7 @@ class Ended:
 
 
 class Commands:
-    """Starts commands; a client of `server.py`.
+    """Starts commands; a client of one `server.py` for each kind of engines.
 
     Args:
         cache: A folder for the caches of evolve and of the data sets.
@@ -36,7 +36,7 @@ class Commands:
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
-        self._server: subprocess.Popen[str] | None = None
+        self._servers: dict[str, subprocess.Popen[str]] = {}
 
     def __call__(self, place: Place, step: Step) -> Ended:
         if step.process or step.shell:
@@ -45,12 +45,11 @@ class Commands:
             "arguments": [place.named(argument) for argument in step.arguments],
             "cwd": str(place.root / step.cwd),
             "env": self._varied(place, step),
-            "engines": step.engines,
             "limits": dict(step.limits),
             "hooks": {name: (nth, place.named(script)) for name, (nth, script) in step.hooks.items()},
             "seconds": step.seconds,
         }
-        return Ended(**self._ask(order))
+        return Ended(**self._ask(step.engines, order))
 
     def environment(self) -> dict[str, str]:
         """Return the environment of a command: offline, one thread, caches of the tests."""
@@ -91,8 +90,8 @@ class Commands:
             return Ended(None, *process.communicate())
         return Ended(process.returncode, out, err)
 
-    def _ask(self, order: dict[str, Any]) -> dict[str, Any]:
-        server = self._server = self._server or self._start()
+    def _ask(self, engines: str, order: dict[str, Any]) -> dict[str, Any]:
+        server = self._servers[engines] = self._servers.get(engines) or self._start(engines)
         assert server.stdin is not None
         assert server.stdout is not None
         server.stdin.write(json.dumps(order) + "\n")
@@ -100,9 +99,9 @@ class Commands:
         answer: dict[str, Any] = json.loads(server.stdout.readline())
         return answer
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _start(self, engines: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("server.py"))],
+            [sys.executable, str(Path(__file__).with_name("server.py")), engines],
             env=self.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -110,6 +109,6 @@ class Commands:
         )
 
     def close(self) -> None:
-        """End the server."""
-        if self._server is not None:
-            self._server.communicate()
+        """End the servers."""
+        for server in self._servers.values():
+            server.communicate()

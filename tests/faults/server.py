@@ -1,7 +1,7 @@
-"""The command `evolve` in a process forked from one that has loaded the engines: `python server.py`.
+"""The command `evolve` in a process forked from one that has loaded its modules: `python server.py real|fake`.
 
-A line of standard input is a JSON object: `arguments`, `cwd`, `env`, `engines` (real or fake), `limits` (soft resource
-limits by name), `hooks` (see `_hooked`) and `seconds`. The answer is a JSON object: `code` (negative: the signal; null:
+A line of standard input is a JSON object: `arguments`, `cwd`, `env`, `limits` (soft resource limits by name), `hooks`
+(see `_hooked`) and `seconds`. The answer is a JSON object: `code` (negative: the signal; null:
 killed after that many seconds), `out` and `err`. The calls run in the forked process instead of a worker.
 """
 
@@ -30,23 +30,27 @@ _MEMORY = 2**31
 """The most bytes that a command may take, so that a file that takes all memory does not harm the machine."""
 
 
-def _load() -> None:
+def _load(*, real: bool) -> None:
     """Import all that a command imports, so that the forked processes start fast."""
-    import datasets  # noqa: F401
     import fake_evolve  # noqa: F401
+    from evolve.cli import app, building, driving, looking, measuring  # noqa: F401
+
+    if real:
+        _load_engines()
+
+
+def _load_engines() -> None:
+    import datasets  # noqa: F401
     import mergekit.merge
     import mergekit.plan  # noqa: F401
     import peft  # noqa: F401
     import torch
-    import transformers
     from lm_eval import evaluator  # noqa: F401
-    from lm_eval.models import huggingface  # noqa: F401
-    from transformers.models import llama  # noqa: F401
-
-    from evolve.cli import building, driving, looking, measuring  # noqa: F401
+    from lm_eval.models import api_models, huggingface  # noqa: F401
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+    from transformers.models.llama import modeling_llama  # noqa: F401
 
     torch.set_num_threads(1)
-    assert transformers.AutoModelForCausalLM
 
 
 def _answer(order: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +124,7 @@ def _prepare(order: dict[str, Any]) -> None:
     from evolve.engines import REAL
     from evolve.run.session import Session
 
-    engines = FAKE if order["engines"] == "fake" else REAL
+    engines = REAL if sys.argv[1] == "real" else FAKE
     for name, (nth, script) in order["hooks"].items():
         engines = replace(engines, **{name: _hooked(getattr(engines, name), nth, script)})
     driving.REAL = engines
@@ -144,7 +148,7 @@ def main() -> None:
     """Answer the orders until standard input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    _load()
+    _load(real=sys.argv[1] == "real")
     for line in sys.stdin:
         print(json.dumps(_answer(json.loads(line))), file=answers, flush=True)
 
