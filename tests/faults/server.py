@@ -33,6 +33,7 @@ _MEMORY = 2**31
 def _load(*, real: bool) -> None:
     """Import all that a command imports, so that the forked processes start fast."""
     import fake_evolve  # noqa: F401
+
     from evolve.cli import app, building, driving, looking, measuring  # noqa: F401
 
     if real:

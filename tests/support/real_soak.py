@@ -21,7 +21,6 @@ from runs import Reference, environment, events, files, finished_work, tree_with
 from tests.engines.evaluation import _world
 from tests.support import families
 
-
 _EARLY = 5
 
 
