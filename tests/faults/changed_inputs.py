@@ -11,7 +11,7 @@ import yaml
 
 from runs import events
 from tests.faults.places import configure, text, together, write
-from tests.faults.table import RUN_FOLDER, Change, Fault, Place, Step, nothing
+from tests.faults.table import RUN_FOLDER, Change, Fault, Place, Step, nothing, sparing
 from tests.support import families
 
 # --------------------------------------------------------------------------------------- inputs that a score depends on
@@ -307,4 +307,27 @@ LIMITED = Fault(
 )
 
 
-ROWS = (*KEYS, *SHARED, *CHANGES, LIMITED)
+ROWS = (
+    *sparing(
+        KEYS,
+        *(
+            f"the score key misses {name}"
+            for name in (
+                "the data files of a task",
+                "an included file",
+                "a function in a folder outside the tasks",
+                "a tokenizer in model_args",
+                "an adapter in model_args",
+                "a third model of a recipe",
+            )
+        ),
+    ),
+    *sparing(SHARED, "equal scores of a task with data outside are computed twice"),
+    *sparing(
+        CHANGES,
+        "data are reversed and keep their time in a run",
+        "weights are replaced before a kinship in a run",
+        "weights are replaced before a merge in a run",
+    ),
+    LIMITED,
+)

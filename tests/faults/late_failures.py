@@ -11,7 +11,7 @@ import yaml
 
 from runs import events
 from tests.faults.places import configure, edit_json, text, together, write
-from tests.faults.table import RUN_FOLDER, Change, Fault, Place, Step
+from tests.faults.table import RUN_FOLDER, Change, Fault, Place, Step, sparing
 from tests.support import families
 
 
@@ -279,4 +279,35 @@ LEFT = (
     ),
 )
 
-ROWS = (*MODELS, *EVALUATION, *RECIPES, *LEFT)
+ROWS = (
+    *sparing(
+        MODELS,
+        "a quantized model",
+        "no files of a tokenizer",
+        "a vocab_size above the rows",
+        "weights of 8 bits",
+        "weights that are not finite",
+        "a base under another configuration",
+        "a base under another configuration that a recipe uses",
+        "settings of which the weights are missing",
+    ),
+    *sparing(
+        EVALUATION,
+        "a misspelt argument of the model",
+        "a misspelt setting of generation",
+        "a chat template that no model has",
+        "a row without a valid answer behind the first",
+        "a bad few-shot row",
+        "a limit of thirty digits",
+        "a number of examples of thirty digits",
+        "a tokenizer that does not exist",
+    ),
+    *sparing(
+        RECIPES,
+        "a recipe of two of four layers",
+        "a recipe that writes int8",
+        "a recipe whose t is not a number",
+        "a recipe whose weights are zero",
+    ),
+    *LEFT,
+)

@@ -8,7 +8,7 @@ from typing import Any
 
 from runs import events
 from tests.faults.places import configure, write
-from tests.faults.table import RUN_FOLDER, Change, Fault, Place, Step, nothing
+from tests.faults.table import RUN_FOLDER, Change, Fault, Place, Step, nothing, sparing
 
 TOOL = f"{sys.executable} {Path(__file__).parent}"
 RUN = "$EVOLVE run <config> --run-dir <run>"
@@ -23,8 +23,7 @@ def went_on(place: Place) -> None:
 
 def terminal(name: str, shell: str, *, before: Change = nothing, family: str = "fake", **more: Any) -> Fault:
     options: dict[str, Any] = {"engines": "fake", "code": 0, "changes": RUN_FOLDER} | more
-    slow = options.pop("slow", False)
-    return Fault("terminal", name, family, (Step((), before, shell=shell, **options),), slow)  # type: ignore[arg-type]
+    return Fault("terminal", name, family, (Step((), before, shell=shell, **options),))  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------------ output of a run
@@ -46,7 +45,7 @@ OUTPUTS = (
     terminal("a finished run on a full device", "$EVOLVE resume <run> > /dev/full 2>&1", family="finished"),
     terminal("a run with an encoding of ASCII", f"LC_ALL=C PYTHONIOENCODING=ascii PYTHONUTF8=0 {RUN}", after=went_on),
     terminal("a real run whose outputs are closed", f"{RUN} >&- 2>&-", family="real", engines="real",
-             after=went_on, slow=True),
+             after=went_on),
 )  # fmt: skip
 
 # --------------------------------------------------------------------------------------------------- output of a look
@@ -54,7 +53,7 @@ OUTPUTS = (
 FAILED = (0, 1, 2, 74, 120, 141)
 LOOKS = (
     *(terminal(f"{command} {how}", f"$EVOLVE {command} {more} {target}; {CODE if '|' in target else 'exit $?'}",
-               family="finished", code=FAILED, changes=(), slow=not (command == "status" or "full" in how))
+               family="finished", code=FAILED, changes=())
       for command, more in (("status", "<run> --json"), ("tree", "<run>"), ("compare", "<run> <run>"))
       for how, target in (("with closed output", ">&-"), ("on a full device", ">/dev/full"),
                           ("in a closed pipe", "| true"), ("with closed outputs", ">&- 2>&-"))),
@@ -146,4 +145,35 @@ NURSERIES = (
     nursery("a folder with a manifest of brackets", lambda place: write(place.victim / "nursery.json", "[" * 200_000)),
 )
 
-ROWS = (*OUTPUTS, *LOOKS, *KILLS, *NURSERIES)
+ROWS = (
+    *sparing(
+        OUTPUTS,
+        "a run in a pipe that is closed",
+        "a run on a full device",
+        "a run without input and outputs",
+        "a run on a terminal that is closed",
+        "a resumed run whose outputs are closed",
+    ),
+    *sparing(
+        LOOKS,
+        "status with closed output",
+        "status with closed outputs",
+        "tree on a full device",
+        "compare in a closed pipe",
+        "help on a full device",
+        "an error on a full device",
+        "a check with closed output",
+    ),
+    *sparing(
+        KILLS,
+        "SIGTERM in a run",
+        "SIGHUP in a run",
+        "SIGHUP that is ignored",
+        "a terminal that is closed stops a run",
+        "SIGTERM in inspect_tasks",
+        "SIGINT in rehearse_evaluation",
+        "SIGTERM in the check of rehearse_merge",
+        "SIGTERM in a conversion",
+    ),
+    *NURSERIES,
+)

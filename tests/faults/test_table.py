@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fast import fast_folder
 
 from tests.faults import (
     changed_inputs,
@@ -35,11 +36,20 @@ TABLE = (
 )
 
 
+@pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield from fast_folder(tmp_path_factory, "fault")
+
+
 @pytest.fixture(scope="session")
-def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
-    folder = tmp_path_factory.mktemp("table_of_faults")
-    commands = Commands(folder / "cache")
-    yield Places(folder / "places", commands)
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield from fast_folder(tmp_path_factory, "faults")
+
+
+@pytest.fixture(scope="session")
+def places(session_folder: Path) -> Iterator[Places]:
+    commands = Commands(session_folder / "cache")
+    yield Places(session_folder / "places", commands)
     commands.close()
 
 

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from drive import Drivers
 from fakes import write_family
+from fast import fast_folder
 
 from runs import Reference
-
-_MEMORY = Path("/dev/shm")
-
-
-def _fast_folder(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
-    """Yield a folder in memory if it is large enough, because syncing to a disk is slow."""
-    if not _MEMORY.is_dir() or shutil.disk_usage(_MEMORY).free < 2**29:
-        yield factory.mktemp(name)
-        return
-    with tempfile.TemporaryDirectory(prefix=f"evolve-{name}-", dir=_MEMORY) as folder:
-        yield Path(folder)
 
 
 @pytest.fixture
 def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield from _fast_folder(tmp_path_factory, "test")
+    yield from fast_folder(tmp_path_factory, "test")
 
 
 @pytest.fixture(scope="session")
 def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield from _fast_folder(tmp_path_factory, "session")
+    yield from fast_folder(tmp_path_factory, "session")
 
 
 @pytest.fixture(scope="session")
