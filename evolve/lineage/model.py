@@ -111,18 +111,11 @@ def planned_child(generation: int, merge: PlannedMerge) -> Model:
 
 
 def weighted_average(scores: dict[str, Score], weights: dict[str, float]) -> tuple[float, float | None]:
-    """Return the weighted mean of the scores and its standard error; infinity where a sum overflows.
+    """Return the weighted mean of the scores and its standard error.
 
     A task where lower is better has a negative weight. The sum is divided by the sum of the absolute weights. The tasks
-    are taken as independent.
+    are taken as independent. No sum overflows, because scores and weights are bounded.
     """
-    try:
-        return _weighted_average(scores, weights)
-    except OverflowError:
-        return math.inf, None
-
-
-def _weighted_average(scores: dict[str, Score], weights: dict[str, float]) -> tuple[float, float | None]:
     total = math.fsum(abs(weights[task]) for task in scores)
     mean = math.fsum(weights[task] * score.value for task, score in scores.items()) / total
     if any(score.stderr is None for score in scores.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,11 @@ class _FakeExecutor:
 
 @pytest.fixture
 def executor(monkeypatch: pytest.MonkeyPatch, fake_family: Path, tmp_path: Path) -> type[_FakeExecutor]:
-    """Replace training by a copy of the fake family; its manifest is the seed."""
+    """Replace training by a copy of the fake family; its manifest has only the seed."""
 
     def build(directory: Path, *, seed: int, on_progress: object) -> Family:
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / MANIFEST).write_text(str(seed))
+        (directory / MANIFEST).write_text(json.dumps({"seed": seed}))
         return family(directory)
 
     def family(directory: Path) -> Family:
@@ -77,7 +78,7 @@ def executor(monkeypatch: pytest.MonkeyPatch, fake_family: Path, tmp_path: Path)
 
     def load(directory: Path, *, seed: int | None = None) -> Family | None:
         manifest = directory / MANIFEST
-        known = manifest.is_file() and (seed is None or manifest.read_text() == str(seed))
+        known = manifest.is_file() and (seed is None or json.loads(manifest.read_text()) == {"seed": seed})
         return family(directory) if known else None
 
     executor = type("Executor", (_FakeExecutor,), {"jobs": []})

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 
-from evolve.config import dump_config, load_config
+from evolve.config import TaskConfig, dump_config, load_config
 from evolve.engines.adapters import check_adapter
 from evolve.engines.checkpoints import (
     check_tokenizer,
@@ -299,7 +299,7 @@ def test_indices_of_pickled_weights(tmp_path: Path, examples: int) -> None:
 def test_scores(tmp_path: Path, examples: int) -> None:
     def check(data: bytes) -> None:
         (tmp_path / "score.json").write_bytes(data)
-        record = ScoreRecord.read(tmp_path, "k")
+        record = ScoreRecord.read(tmp_path, "k", TaskConfig(task="winogrande"))
         assert record is None or record.key == "k"
 
     explore(json_files(SCORE), check, examples)

@@ -133,12 +133,3 @@ def test_one_missing_standard_error_leaves_the_average_without_one():
 def test_scores_of_tasks_that_are_not_configured_are_refused(scores):
     with pytest.raises(ValueError, match=r"A: has scores of x.* instead of x, y"):
         with_scores({"x": 1, "y": 1}, **scores)
-
-
-@pytest.mark.parametrize(
-    ("weight", "value", "error"),
-    [(1e300, 1e100, None), (1e300, 0.5, 1e100)],
-)
-def test_an_average_that_overflows_is_refused(weight, value, error):
-    with pytest.raises(ValueError, match="A: its average is not finite"):
-        with_scores({"x": weight, "y": weight}, x=(value, error), y=(value, error))

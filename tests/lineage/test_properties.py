@@ -353,9 +353,7 @@ def test_failed_children_take_no_part_and_their_pair_is_not_tried_again(tables, 
 )
 @FEWER
 def test_a_run_without_budget_and_threshold_stops(tables, foundations, top_k, strategy):
-    config = make_config(
-        NAMES[:foundations], name=strategy, top_k=top_k, stop_at_kinship=None, max_generations=1_000_000
-    )
+    config = make_config(NAMES[:foundations], name=strategy, top_k=top_k, stop_at_kinship=None, max_generations=100_000)
 
     run = simulate(config, replace(tables, growth=0.0).world(), limit=3000)
 

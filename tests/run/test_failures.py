@@ -110,10 +110,10 @@ def test_a_candidate_fails_and_the_generation_continues(
         assert not (run / "models" / "model-1-1").exists()
 
 
-def test_an_average_that_overflows_fails_the_candidate(tmp_path: Path, drivers: Drivers, config: Path) -> None:
+def test_a_score_that_overflows_an_average_stops_the_run(tmp_path: Path, drivers: Drivers, config: Path) -> None:
     ended = drivers(tmp_path / "run", config, EVOLVE_FAKE="score:A:huge,score:B:huge,score:C:huge")
     assert ended.code == 1
-    assert "average of its scores is not finite" in ended.message
+    assert "evaluate A: its result is not valid (value = 1.7e+308" in ended.message
     assert not events(tmp_path / "run", "model_evaluated")
 
 

@@ -197,6 +197,13 @@ def test_a_checkpoint_that_is_a_link_during_a_run_is_merged_again(
     copy = victim / "model-1-1"
     shutil.copytree(model, copy)
     ended = drivers(half, EVOLVE_FAKE=f"merge:*:link={model}>{copy}:1:{victim.parent}/count")
+    assert ended.code == 1
+    assert "which merges the model again" in ended.message
+    ended = drivers(half)
+    assert ended.code == 2
+    assert f"{model}: is a link" in ended.message
+    model.unlink()
+    ended = drivers(half)
     assert ended.code == 0, ended.message
     (remade,) = events(half, "checkpoint_remade")
     assert remade["model"] == "model-1-1"

@@ -93,6 +93,7 @@ def test_the_reader_of_a_pipe_may_end_during_the_run(tmp_path: Path, config: Pat
         _command("run", config, "--run-dir", run), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout is not None
+    assert b"rehearsal: A, B, C" in process.stdout.readline()
     assert b"run fake started" in process.stdout.readline()
     process.stdout.close()
     _, err = process.communicate(timeout=120)

@@ -57,7 +57,7 @@ WORDS = [
         "m: merged again in 1 min 00 s (was deleted)",
     ),
     (SettingsChanged(changes={"device": ("auto", "cpu")}, config=CONFIG), "settings changed: device from auto to cpu"),
-    (InputsMoved(paths={"A": "/new/a"}), "models moved, with equal content: A is now /new/a"),
+    (InputsMoved(paths={"A": "/new/a"}), "models or data moved, with equal content: A is now /new/a"),
     (
         RunStopped(reason="budget", generation=2, detail="strategy.max_generations is 2"),
         "stopped after generation 2, budget: strategy.max_generations is 2",

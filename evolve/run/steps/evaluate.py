@@ -15,7 +15,6 @@ from evolve.config import TaskConfig
 from evolve.engines.protocols import BatchSize, EvaluateResult, task_folder
 from evolve.errors import EvaluationError
 from evolve.lineage import EvaluateStep, Event, FamilyTree, Model, ModelEvaluated
-from evolve.lineage.model import weighted_average
 from evolve.run.durable import publish
 from evolve.run.executors import Call
 from evolve.run.ranges import impossible
@@ -175,15 +174,11 @@ class _Evaluation:
             raise EvaluationError(f"{self.model.name}: has scores of {listed} instead of {expected}")
 
     def _check(self, records: Records) -> None:
-        """Raise EvaluationError if a score is impossible or the average is not finite, before anything is published."""
+        """Raise EvaluationError if a score is impossible, before anything is published."""
         for name, record in records.items():
             problem = impossible(self.tasks[name], record.score.value)
             if problem is not None:
                 raise EvaluationError(f"{self.model.name}: the score on {name} is impossible: {problem}")
-        weights = {name: task.signed_weight for name, task in self.tasks.items()}
-        average, stderr = weighted_average({task: record.score for task, record in records.items()}, weights)
-        if not math.isfinite(average) or not math.isfinite(stderr or 0.0):
-            raise EvaluationError(f"{self.model.name}: the average of its scores is not finite")
 
     def _event(self, records: Records, seconds: float, size: BatchSize) -> ModelEvaluated:
         return ModelEvaluated(
