@@ -180,9 +180,9 @@ ITEMS = (
     refused("a task file that includes itself", task_file("task: mine\ninclude: mine.yaml\n"), "mine", **REAL,
             slow=True),
     refused("a task file that is a pipe", together(task_file("task: mine\n"), replaced("tasks/mine.yaml", os.mkfifo)),
-            "mine", **REAL, slow=True),
+            "mine", **REAL),
     refused("a task file that is a device", together(task_file("task: mine\n"), replaced("tasks/mine.yaml",
-            lambda path: path.symlink_to("/dev/zero"))), "mine", **REAL, slow=True),
+            lambda path: path.symlink_to("/dev/zero"))), "mine", **REAL),
     refused("a home folder of no one as data of the tasks", configure(evaluation__datasets={"winogrande":
             "~nosuchuser/data"}), "evaluation.datasets.winogrande", "nosuchuser", **REAL),
 )  # fmt: skip

@@ -140,6 +140,9 @@ def _index(folders: Sequence[Path]) -> dict[str, Any]:
     missing = [folder for folder in folders if not folder.is_dir()]
     if missing:
         raise TaskError(f"evaluation: the task folder {missing[0]} does not exist")
+    for path in sorted(path for folder in folders for path in folder.rglob("*.yaml")):
+        if not path.is_file() and not path.is_dir():  # lm-eval would wait for a pipe for ever
+            raise TaskError(f"evaluation: the task file {path} is not a regular file; remove it")
     index: dict[str, Any] = TaskIndex.build([Path(folder).resolve() for folder in folders])
     return index
 
