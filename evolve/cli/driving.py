@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 from evolve.cli.display import display
@@ -30,18 +29,14 @@ __all__ = ["check_config", "resume_run", "run_config"]
 def run_config(config: Path, run_dir: Path | None, overrides: list[str], *, force: bool, rehearsal: bool) -> None:
     """Start or resume the run of a configuration."""
     settings = load_config(config, overrides)
-    folder = run_dir or RUNS / settings.name
-
-    def work(session: Session) -> Finished:
-        return replace(session, rehearsal=rehearsal).run(settings, folder)
-
+    folder, start = run_dir or RUNS / settings.name, _start(config, run_dir, overrides)
     with _naming(config):
-        _drive(folder, force, _start(config, run_dir, overrides), work)
+        _drive(folder, start, lambda session: session.run(settings, folder), force=force, rehearsal=rehearsal)
 
 
 def resume_run(folder: Path, *, force: bool) -> None:
     """Resume a run from its folder alone."""
-    _drive(folder, force, None, lambda session: session.resume(folder))
+    _drive(folder, None, lambda session: session.resume(folder), force=force)
 
 
 def check_config(
@@ -91,14 +86,17 @@ def _is_about_a_key(line: str) -> bool:
     return key is not None and key[0] in Config.model_fields
 
 
-def _drive(folder: Path, force: bool, start: str | None, work: Callable[[Session], Finished]) -> None:  # noqa: FBT001
+def _drive(
+    folder: Path, start: str | None, work: Callable[[Session], Finished], *, force: bool, rehearsal: bool = True
+) -> None:
     """Run or resume in a session, and print a summary.
 
     Args:
         folder: The run folder.
-        force: As `Session.force`.
         start: The command that starts the run; None if it can only be resumed.
         work: Calls a method of the session.
+        force: As `Session.force`.
+        rehearsal: As `Session.rehearsal`.
     """
     with display() as watching:
         before = _tree(folder)
@@ -108,7 +106,7 @@ def _drive(folder: Path, force: bool, start: str | None, work: Callable[[Session
                 watching.note(resume_line(before))
         try:
             with raising_signals():
-                finished = work(Session(REAL, watching, force=force))
+                finished = work(Session(REAL, watching, force=force, rehearsal=rehearsal))
         except Interrupted as interrupted:
             raise interrupted.with_advice(_advice(folder, start)) from None
     with suppress(OutputLost):  # the run itself has succeeded

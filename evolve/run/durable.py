@@ -152,14 +152,12 @@ def remove(path: Path) -> None:
 
     A folder is renamed first, so that a partly deleted one never keeps its name.
     """
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-        return
-    doomed = path.with_name(f".{path.name}.{os.getpid()}.gone")
-    _delete(doomed)  # left by an earlier process with the same process id
-    path.rename(doomed)
-    fault_point("remove.after_rename")
-    _delete(doomed)
+    if path.is_dir() and not path.is_symlink():
+        doomed = path.with_name(f".{path.name}.{os.getpid()}.gone")
+        _delete(doomed)  # left by an earlier process with the same process id
+        path = path.rename(doomed)
+        fault_point("remove.after_rename")
+    _delete(path)
 
 
 def _delete(path: Path) -> None:

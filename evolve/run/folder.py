@@ -26,6 +26,7 @@ __all__ = ["RunFolder"]
 
 _OURS = {".lock", "driver.json", "progress.json", "config.yaml", "journal.jsonl", "family_tree.json", "run.log"}
 _FOLDERS = ("recipes", "models", "evals", "staging")
+_REQUESTS = "requests-"  # beginning of the names of request caches
 _LEFTOVER = re.compile(r"\..+\.\d+\.(gone|tmp|moving)")
 
 
@@ -172,6 +173,16 @@ class RunFolder:
         path.mkdir(parents=True)
         return path
 
+    def request_cache(self, key: str) -> Path:
+        """Return the path stem of the request cache of a score; its files outlive an interrupted evaluation."""
+        return self.staging / f"{_REQUESTS}{key}"
+
+    @staticmethod
+    def delete_request_cache(stem: Path) -> None:
+        """Delete the files of a request cache."""
+        for path in stem.parent.glob(f"{stem.name}*"):
+            path.unlink(missing_ok=True)
+
     # ------------------------------------------------------------------------------------------------- the whole folder
 
     @classmethod
@@ -310,4 +321,4 @@ def _absolute(path: Path) -> Path:
 
 
 def _is_request_cache(path: Path) -> bool:
-    return path.name.startswith("requests-") and path.is_file() and not path.is_symlink()
+    return path.name.startswith(_REQUESTS) and path.is_file() and not path.is_symlink()

@@ -209,9 +209,9 @@ def is_bystander(folder: Path, name: str) -> bool:
 
     Editors, file managers and runs write such files at any time. One that a task reads is found when it is read.
     """
-    parts = name.split("/")
-    if any(part.startswith(".") or part == "__pycache__" for part in parts):
+    if _is_hidden(name):
         return True
+    parts = name.split("/")
     above = ("/".join(parts[:number]) for number in range(1, len(parts)))
     return any((folder / place / "journal.jsonl").is_file() for place in above)
 
@@ -252,12 +252,12 @@ def _argument_files(place: Path) -> dict[str, Path]:
     if not place.is_dir():
         return {place.name: place}
     files = {path.relative_to(place).as_posix(): path for path in sorted(place.rglob("*")) if path.is_file()}
-    return {name: path for name, path in files.items() if not _is_unrelated(name)}
+    return {name: path for name, path in files.items() if not _is_hidden(name) and not name.lower().endswith(".md")}
 
 
-def _is_unrelated(name: str) -> bool:
-    parts = name.split("/")
-    return any(part.startswith(".") or part == "__pycache__" for part in parts) or name.lower().endswith(".md")
+def _is_hidden(name: str) -> bool:
+    """Return whether a file, or a folder above it, is hidden or is one of bytecode."""
+    return any(part.startswith(".") or part == "__pycache__" for part in name.split("/"))
 
 
 def _hash(record: Mapping[str, Any]) -> str:

@@ -120,8 +120,7 @@ class Preparer:
 
     def _make(self, name: str, model: LocatedModel, key: str, root: Path) -> None:
         staged = root / f".{key}.staging"
-        if staged.exists():
-            remove(staged)
+        remove(staged)
         staged.mkdir()
         try:
             result = self._run(name, model, key, staged)

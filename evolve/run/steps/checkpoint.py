@@ -91,8 +91,7 @@ class CheckpointWork:
         self._check_space()
         folder, recipe = self.context.folder, self.child.recipe()
         replace_text(folder.recipe(self.model.name), recipe)
-        if self.final.exists():
-            remove(self.final)
+        remove(self.final)
         job = MergeJob(
             recipe=recipe,
             parents=self.child.parents,

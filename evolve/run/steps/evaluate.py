@@ -119,31 +119,31 @@ class _Evaluation:
             tasks=tasks,
             output=context.folder.staged(self._purpose),
             batch_size=batch_size(context.tree),
-            request_caches={spec.task: self._request_cache(spec.task) for spec in tasks},
+            request_caches={spec.task: context.folder.request_cache(self.keys[spec.task]) for spec in tasks},
             reads={name: context.folder.locate(path) for name, path in context.tree.reads.items()},
         )
         return Call(f"evaluate {self.model.name}", context.engines.evaluate, job, gpus=1)
 
     def finish(self, result: EvaluateResult) -> tuple[Event, ...]:
         """Publish the new and the cached scores, and add the new ones to the store."""
-        staged = self.context.folder.staging / self._purpose
-        self._refuse_other_tasks({*self.read(self.known), *result.scores})
+        folder = self.context.folder
+        staged = folder.staging / self._purpose
+        known = self.read(self.known)
+        self._refuse_other_tasks({*known, *result.scores})
         new = {task: ScoreRecord.of(self.keys[task], task, result) for task in result.scores}
-        records = {**self.read(self.known), **new}
+        records = {**known, **new}
         self._check(records)
         for task, record in new.items():
-            folder = staged / task_folder(task)
-            folder.mkdir(exist_ok=True)
-            record.write(folder)
+            place = staged / task_folder(task)
+            place.mkdir(exist_ok=True)
+            record.write(place)
         for task in records.keys() - new.keys():
             (self.known / task_folder(task)).rename(staged / task_folder(task))
         publish(staged, self.final)
         self.known.rmdir()
         for task in new:
             self._keep(task)
-            cache = self._request_cache(task)
-            for leftover in cache.parent.glob(f"{cache.name}*"):
-                leftover.unlink(missing_ok=True)
+            folder.delete_request_cache(folder.request_cache(self.keys[task]))
         return (self._event(records, result.seconds, result.batch_size),)
 
     def finished(self, records: Records) -> tuple[Event, ...]:
@@ -158,9 +158,6 @@ class _Evaluation:
     @property
     def _purpose(self) -> str:
         return f"evaluate-{self.model.name}"
-
-    def _request_cache(self, task: str) -> Path:
-        return self.context.folder.staging / f"requests-{self.keys[task]}"
 
     def _keep(self, task: str) -> None:
         """Add a score to the store, unless what it depends on is not known."""

@@ -51,8 +51,7 @@ def refuse_changes(context: RunContext, step: StepInFlight) -> None:
         return
     if isinstance(step.call.job, EvaluateJob):
         for stem in step.call.job.request_caches.values():
-            for path in stem.parent.glob(f"{stem.name}*"):
-                path.unlink(missing_ok=True)
+            context.folder.delete_request_cache(stem)
     raise _error(context.folder, change, f"during `{step.call.id}`, and nothing of that step is kept")
 
 
