@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from evolve.nursery import Family
 from tests.conftest import Evolve, write_config
+from tests.support.recipes import OF_THREE
 
 TASK = """
 include: {common}
@@ -28,14 +29,6 @@ test_split: test
 doc_to_text: !function own_text.text
 doc_to_choice: ['yes', 'no']
 doc_to_target: '{{{{answer}}}}'
-"""
-RECIPE = """
-merge_method: linear
-models:
-- {{model: {{{{ parent_1 }}}}, parameters: {{weight: 1.0}}}}
-- {{model: {{{{ parent_2 }}}}, parameters: {{weight: 1.0}}}}
-- {{model: {third}, parameters: {{weight: 1.0}}}}
-dtype: {{{{ dtype }}}}
 """
 
 
@@ -54,7 +47,7 @@ def place(family: Family, tmp_path: Path) -> Path:
     (outside / "tokenizer").mkdir()
     for path in family.base.glob("*token*"):
         shutil.copy(path, outside / "tokenizer")
-    (tmp_path / "three.yaml").write_text(RECIPE.format(third=outside / "third"))
+    (tmp_path / "three.yaml").write_text(OF_THREE.format(third=outside / "third"))
     return tmp_path
 
 

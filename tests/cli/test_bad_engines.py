@@ -17,6 +17,7 @@ from evolve.nursery import Family
 from evolve.run.executors import LocalExecutor
 from evolve.run.session import Session
 from tests.conftest import TASKS, Evolve, write_config
+from tests.support.recipes import SLERP
 
 Refused = Callable[..., str]
 
@@ -132,15 +133,6 @@ def test_data_that_does_not_fit_its_task(run, tmp_path, damage, words):
     )
 
 
-COMPLETE = """merge_method: slerp
-base_model: {{ parent_1 }}
-slices:
-  - sources:
-      - {model: {{ parent_1 }}, layer_range: [0, {{ num_layers }}]}
-      - {model: {{ parent_2 }}, layer_range: [0, {{ num_layers }}]}
-parameters: {t: 0.5}
-dtype: {{ dtype }}
-"""
 RECIPES = {
     "an unknown key": (("parameters:", "paramters:"), ("unknown key 'paramters'", "did you mean 'parameters'?")),
     "an unknown method": (("slerp", "slurp"), ("unknown merge_method 'slurp'", "did you mean 'slerp'?")),
@@ -155,7 +147,7 @@ RECIPES = {
 @pytest.mark.parametrize(("change", "words"), RECIPES.values(), ids=RECIPES)
 def test_a_recipe_that_mergekit_would_misread(run, tmp_path, change, words):
     recipe = tmp_path / "mine-recipe.yaml"
-    recipe.write_text(COMPLETE.replace(*change))
+    recipe.write_text(SLERP.replace(*change))
 
     run((f"merge.recipe = {recipe}: ", *words), merge={"recipe": "./mine-recipe.yaml"}, evaluation={"tasks": TASKS[2:]})
 
@@ -166,7 +158,7 @@ def test_the_real_command(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     recipe = tmp_path / "mine-recipe.yaml"
-    recipe.write_text(COMPLETE.replace("slerp", "slurp"))
+    recipe.write_text(SLERP.replace("slerp", "slurp"))
     sections: dict[str, object] = {
         "task": {"evaluation": _scored("winogrnde")},
         "recipe": {"merge": {"recipe": str(recipe)}},

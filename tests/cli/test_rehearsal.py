@@ -18,6 +18,7 @@ from evolve.nursery import Family
 from evolve.run.executors import LocalExecutor
 from evolve.run.session import Session
 from tests.conftest import TASKS, write_config
+from tests.support.recipes import SLERP
 
 Tensors = dict[str, Any]
 Refused = Callable[..., str]
@@ -168,15 +169,6 @@ def test_a_chat_template_that_one_model_lacks(refused: Refused, family: Family, 
     refused("check", config, words=(f"{config}: {key}: its tokenizer has no chat template",))
 
 
-SLERP = """merge_method: slerp
-base_model: {{ parent_1 }}
-slices:
-  - sources:
-      - {model: {{ parent_1 }}, layer_range: [0, {{ num_layers }}]}
-      - {model: {{ parent_2 }}, layer_range: [0, {{ num_layers }}]}
-parameters: {t: 0.5}
-dtype: {{ dtype }}
-"""
 LINEAR = """merge_method: linear
 models:
   - {model: {{ parent_1 }}, parameters: {weight: 0.5}}

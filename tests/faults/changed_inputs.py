@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from runs import events
-from tests.faults.places import configure, text, together, write
+from tests.faults.places import configure, task_of_questions, text, together, write
 from tests.faults.table import RUN_FOLDER, Change, Fault, Place, Step, nothing, sparing
 from tests.support import families
 
@@ -39,17 +39,7 @@ def own_task(**keys: Any) -> Change:
     def change(place: Place) -> None:
         rows = [{"question": f"Is {number} even?", "label": number % 2} for number in range(8)]
         write(place.root / "outside" / "test.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        task = {
-            "task": "mine",
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": "<root>/outside/test.jsonl"}},
-            "output_type": "multiple_choice",
-            "test_split": "test",
-            "doc_to_text": "{{question}}",
-            "doc_to_choice": ["yes", "no"],
-            "doc_to_target": "{{label}}",
-            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-        } | keys
+        task = task_of_questions("<root>/outside/test.jsonl") | {"doc_to_target": "{{label}}"} | keys
         shown = yaml.safe_dump({key: value for key, value in task.items() if value is not None}, sort_keys=False)
         functions = place.named(shown).replace("'!function ", "!function ").replace(".target'", ".target")
         write(place.family / "tasks" / "mine.yaml", functions)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from tests.faults.commands import FAKE_EVOLVE
-from tests.faults.places import configure, together, write
+from tests.faults.places import configure, task_of_questions, together, write
 from tests.faults.table import RUN_FOLDER, Change, Fault, Place, Step
 
 # ----------------------------------------------------------------------------------- a folder that changes in a run
@@ -63,16 +63,7 @@ DURING = (
 
 # -------------------------------------------------------------------------------------------------- code in a folder
 
-OWN_TASK = {
-    "task": "mine",
-    "dataset_path": "json",
-    "dataset_kwargs": {"data_files": {"test": "<family>/tasks/items.jsonl"}},
-    "output_type": "multiple_choice",
-    "test_split": "test",
-    "doc_to_text": "{{question}}",
-    "doc_to_choice": ["yes", "no"],
-    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-}
+OWN_TASK = task_of_questions("<family>/tasks/items.jsonl")
 CODE = "from pathlib import Path\nPath('<root>/ran').touch()\ndef target(doc):\n    return doc['label']\n"
 
 

@@ -149,3 +149,21 @@ def together(*changes: Callable[[Place], object]) -> Callable[[Place], object]:
             one(place)
 
     return change
+
+
+def task_of_questions(items: str) -> dict[str, Any]:
+    """Return the entries of a task of yes-or-no questions, without the one for their answers.
+
+    Args:
+        items: The file of the questions, which may have `<root>` and the like.
+    """
+    return {
+        "task": "mine",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": items}},
+        "output_type": "multiple_choice",
+        "test_split": "test",
+        "doc_to_text": "{{question}}",
+        "doc_to_choice": ["yes", "no"],
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }

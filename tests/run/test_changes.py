@@ -15,6 +15,7 @@ from drive import Drivers, Ended
 from fakes import write_family, write_model
 
 from runs import calls_begun, events, journal, outcome
+from tests.support.recipes import OF_THREE
 
 
 @dataclass(frozen=True)
@@ -243,21 +244,11 @@ def test_a_file_that_is_touched_while_nothing_reads_it_is_unchanged(
     _check(world, undisturbed)
 
 
-RECIPE = """
-merge_method: linear
-models:
-  - {{model: {{{{ parent_1 }}}}, parameters: {{weight: 1.0}}}}
-  - {{model: {{{{ parent_2 }}}}, parameters: {{weight: 1.0}}}}
-  - {{model: {third}, parameters: {{weight: 1.0}}}}
-dtype: {{{{ dtype }}}}
-"""
-
-
 @pytest.mark.parametrize("step", ["evaluate:A", "merge:model-1-1"])
 def test_a_model_that_a_recipe_names_is_compared_at_merges(step: str, world: World, drivers: Drivers) -> None:
     third = world.family / "third"
     write_model(third, 77)
-    (world.family / "three.yaml").write_text(RECIPE.format(third=third))
+    (world.family / "three.yaml").write_text(OF_THREE.format(third=third))
     raw = yaml.safe_load(world.config.read_text())
     world.config.write_text(yaml.safe_dump(raw | {"merge": {"recipe": "./three.yaml", "tokenizer": "base"}}))
     path = third / "model.safetensors"

@@ -17,7 +17,7 @@ from drive import Drivers
 from executor_suite import is_alive
 from fakes import write_family
 
-from runs import Reference, calls_begun, events, files, start
+from runs import Reference, calls_begun, children_of, events, files, session_of, start
 
 Raw = dict[str, Any]
 
@@ -215,7 +215,7 @@ def test_the_first_signal_stops_the_run_at_a_safe_point(
     assert "press Ctrl-C again to stop now" in out
     assert f"evolve resume {run}" in err
     assert "Traceback" not in err
-    _until(lambda: not any(map(is_alive, _group(process.pid))))
+    _until(lambda: not any(map(is_alive, session_of(process.pid))))
     merged = {event["model"] for event in events(run, "model_merged")}
     assert "model-1-2" in merged
     assert drivers.command("resume", run, EVOLVE_FAKE_TALLY=tally).returncode == 0
@@ -229,7 +229,7 @@ def test_the_second_signal_stops_the_run_at_once(
     run, tally = tmp_path / "beside" / "run", tmp_path / "tally"
     process = start("run", config, "--run-dir", run, EVOLVE_FAKE="merge:model-1-2:sleep60", EVOLVE_FAKE_TALLY=tally)
     _until(lambda: "merge model-1-2" in calls_begun(tally))
-    workers = _children(process.pid)
+    workers = children_of(process.pid)
     assert workers
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.5)
@@ -255,7 +255,7 @@ def test_an_interrupted_rehearsal_leaves_no_files(command: str, tmp_path: Path, 
     assert process.returncode == 130
     assert "interrupted by SIGINT" in err
     assert "Traceback" not in err
-    _until(lambda: not any(map(is_alive, _group(process.pid))))
+    _until(lambda: not any(map(is_alive, session_of(process.pid))))
     assert sorted(tmp_path.rglob("*")) == [scratch]
 
 
@@ -275,19 +275,3 @@ def test_a_foundation_that_fails_before_any_score_does_not_bind_the_folder(
     done = drivers.command("run", config, "--run-dir", run, "--set", "evaluation.limit=5")
     assert done.returncode == 2
     assert "evaluation.limit" in done.stderr
-
-
-def _group(leader: int) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == leader:  # the session, which workers cannot leave
-            found.append(int(path.parent.name))
-    return found
-
-
-def _children(pid: int) -> list[int]:
-    return [child for child in _group(pid) if child != pid]

@@ -16,7 +16,7 @@ import pytest
 from drive import Drivers
 from executor_suite import ends, is_alive
 
-from runs import SUPPORT, Reference, calls_begun, environment, events
+from runs import SUPPORT, Reference, calls_begun, children_of, environment, events
 
 LOST = "the run goes on without it"
 
@@ -203,18 +203,6 @@ def test_a_hangup_stops_the_run_like_sigterm(
 # ------------------------------------------------------------------------------------------- before the run begins
 
 
-def _children(pid: int) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == pid and int(path.parent.name) != pid:
-            found.append(int(path.parent.name))
-    return found
-
-
 @pytest.mark.parametrize(
     ("command", "number"),
     [("run", signal.SIGINT), ("run", signal.SIGTERM), ("run", signal.SIGHUP), ("check", signal.SIGTERM)],
@@ -224,7 +212,7 @@ def test_a_signal_before_the_first_event_leaves_nothing(
 ) -> None:
     process, temporary = _start_waiting(command, tmp_path, config)
     assert [path for path in temporary.rglob("*") if path.is_dir()]  # the folder of the worker
-    workers = _children(process.pid)
+    workers = children_of(process.pid)
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number

@@ -133,3 +133,21 @@ def start(*arguments: str | Path, **env: str | Path) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+
+
+def session_of(leader: int) -> list[int]:
+    """Return the processes of a session, which workers cannot leave."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader:
+            found.append(int(path.parent.name))
+    return found
+
+
+def children_of(leader: int) -> list[int]:
+    """Return the processes of a session without its leader."""
+    return [process for process in session_of(leader) if process != leader]

@@ -54,11 +54,8 @@ def test_a_moved_project_resumes(
     assert str(project) not in (run / "recipes" / "model-1-1.yaml").read_text()
 
 
-def test_a_project_that_is_moved_twice_resumes(
-    project: Path, tmp_path: Path, drivers: Drivers, reference: Reference
-) -> None:
-    run, config = project / "runs" / "run", project / "family" / "config.yaml"
-    assert drivers(run, config, EVOLVE_FAULT="step.before_call:6").code == -9
+def _finish_after_two_moves(project: Path, tmp_path: Path, drivers: Drivers) -> Path:
+    """Move a project, kill its run, move it again and finish the run; return the run folder."""
     second, third = tmp_path / "second", tmp_path / "deep" / "third"
     project.rename(second)
     assert drivers(second / "runs" / "run", EVOLVE_FAULT="step.before_call:4").code == -9
@@ -66,7 +63,16 @@ def test_a_project_that_is_moved_twice_resumes(
     second.rename(third)
     ended = drivers(third / "runs" / "run")
     assert ended.code == 0, ended.message
-    assert outcome(third / "runs" / "run") == outcome(reference.run)
+    return third / "runs" / "run"
+
+
+def test_a_project_that_is_moved_twice_resumes(
+    project: Path, tmp_path: Path, drivers: Drivers, reference: Reference
+) -> None:
+    run, config = project / "runs" / "run", project / "family" / "config.yaml"
+    assert drivers(run, config, EVOLVE_FAULT="step.before_call:6").code == -9
+    run = _finish_after_two_moves(project, tmp_path, drivers)
+    assert outcome(run) == outcome(reference.run)
 
 
 def test_paths_in_the_runs_folder_are_relative_in_the_journal(
@@ -266,14 +272,8 @@ def test_data_that_move_twice_are_found(
     _edit(own, lambda raw: raw.update(foundation_models={name: str(config.parent / name) for name in "ABC"}))
     _edit(own, lambda raw: raw["evaluation"].update(datasets={"alpha": "../data"}))
     assert drivers(project / "runs" / "run", own, EVOLVE_FAULT="step.before_call:6").code == -9
-    second, third = tmp_path / "second", tmp_path / "deep" / "third"
-    project.rename(second)
-    assert drivers(second / "runs" / "run", EVOLVE_FAULT="step.before_call:4").code == -9
-    third.parent.mkdir()
-    second.rename(third)
-    ended = drivers(third / "runs" / "run")
-    assert ended.code == 0, ended.message
-    assert outcome(third / "runs" / "run")["nodes"] == outcome(reference.run)["nodes"]
+    run = _finish_after_two_moves(project, tmp_path, drivers)
+    assert outcome(run)["nodes"] == outcome(reference.run)["nodes"]
 
 
 def test_a_missing_data_folder_is_named_with_its_key(project: Path, tmp_path: Path, drivers: Drivers) -> None:
