@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evolve.engines.evaluation.sourcefiles import refuse_special_files
 from evolve.errors import TaskError
 
 __all__ = ["Catalog", "Definition"]
@@ -140,9 +141,10 @@ def _index(folders: Sequence[Path]) -> dict[str, Any]:
     missing = [folder for folder in folders if not folder.is_dir()]
     if missing:
         raise TaskError(f"evaluation: the task folder {missing[0]} does not exist")
-    for path in sorted(path for folder in folders for path in folder.rglob("*.yaml")):
-        if not path.is_file() and not path.is_dir():  # lm-eval would wait for a pipe for ever
-            raise TaskError(f"evaluation: the task file {path} is not a regular file; remove it")
+    files = sorted(path for folder in folders for path in folder.rglob("*.yaml") if not path.is_dir())
+    if (broken := next((path for path in files if not path.exists()), None)) is not None:
+        raise TaskError(f"evaluation: the task file {broken} is a link to a missing file; remove it")
+    refuse_special_files(files)  # lm-eval would wait for a pipe for ever
     index: dict[str, Any] = TaskIndex.build([Path(folder).resolve() for folder in folders])
     return index
 

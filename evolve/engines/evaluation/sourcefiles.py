@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from evolve.errors import TaskError
+from evolve.files import MOST_RECORD, UnreadableFileError, read_bytes
 
-__all__ = ["SourceFiles", "refuse_untrusted_code"]
+__all__ = ["SourceFiles", "refuse_special_files", "refuse_untrusted_code"]
 
 _PICKLED_DATA = "pandas"
 """The builder of `datasets` that unpickles its files, which may run any code."""
@@ -32,29 +33,30 @@ class SourceFiles:
 
     @classmethod
     def of(cls, files: Iterable[Path]) -> SourceFiles:
-        """Read the YAML files of a task or of all tasks of a group; broken files are left to lm-eval."""
+        """Read the YAML files of a task or of all tasks of a group; broken files are left to lm-eval.
+
+        Raises:
+            TaskError: A file is none that lm-eval can read to its end.
+        """
         texts: dict[Path, None] = {}
         code: dict[tuple[Path, str], None] = {}
         modules: dict[Path, None] = {}
-        waiting = list(files)
-        while waiting:
-            path = waiting.pop(0)
-            if path in texts or _is_of_lm_eval(path):
-                continue
+        for path, content, functions in _walk(files):
             texts[path] = None
-            content, functions = _read(path)
-            folder, included = path.resolve().parent, content.get("include") or ()
-            for name in [included] if isinstance(included, str) else included:
-                place = folder / str(name)
-                waiting.append(place.parent.resolve() / place.name)  # the last part may be a link
             for function in functions:
-                module = _module_file(folder, function)
+                module = _module_file(path.resolve().parent, function)
                 code[path, str(module or function)] = None
                 if module is not None:
                     modules[module] = None
             if content.get("dataset_path") == _PICKLED_DATA:
                 code[path, "its pickled data (dataset_path: pandas)"] = None
         return cls(tuple(texts), tuple(code), tuple(modules))
+
+
+def refuse_special_files(files: Iterable[Path]) -> None:
+    """Raise TaskError if YAML files, or those that they include, are pipes, devices or too long for lm-eval to read."""
+    for _ in _walk(files):
+        pass
 
 
 def refuse_untrusted_code(task: str, files: SourceFiles, *, trusted: bool) -> None:
@@ -67,6 +69,23 @@ def refuse_untrusted_code(task: str, files: SourceFiles, *, trusted: bool) -> No
             )
 
 
+def _walk(files: Iterable[Path]) -> Iterator[tuple[Path, Mapping[str, Any], list[str]]]:
+    """Yield YAML files outside lm-eval and those that they include, each once, with content and functions."""
+    seen: set[Path] = set()
+    waiting = list(files)
+    while waiting:
+        path = waiting.pop(0)
+        if path in seen or _is_of_lm_eval(path):
+            continue
+        seen.add(path)
+        content, functions = _read(path)
+        yield path, content, functions
+        included = content.get("include") or ()
+        for name in [included] if isinstance(included, str) else included:
+            place = path.resolve().parent / str(name)
+            waiting.append(place.parent.resolve() / place.name)  # the last part may be a link
+
+
 def _is_of_lm_eval(path: Path) -> bool:
     import lm_eval.tasks
 
@@ -74,13 +93,20 @@ def _is_of_lm_eval(path: Path) -> bool:
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], list[str]]:
-    """Return the content of a YAML file without its includes, and its functions; nothing if it cannot be read."""
+    """Return the content of a YAML file without its includes, and its functions; nothing if it cannot be read.
+
+    Raises:
+        TaskError: It is not a regular file of a sensible size.
+    """
     import yaml
     from lm_eval.tasks._yaml_loader import load_yaml
 
     try:
+        data = read_bytes(path, MOST_RECORD)
         content: Mapping[str, Any] = load_yaml(path, resolve_func=False, recursive=False)
-        root = yaml.compose(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        root = yaml.compose(data, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except UnreadableFileError as error:
+        raise TaskError(f"evaluation: the task file {path} {error.strerror}; remove it") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}, []
     return content, list(_functions(root))

@@ -14,6 +14,7 @@ from evolve.engines.evaluation.taskfiles import plan_tasks
 from evolve.engines.evaluation.tasks import TaskLoader
 from evolve.engines.generators import Generators
 from evolve.engines.protocols import TaskSpec
+from evolve.errors import TaskError
 
 from . import _world
 
@@ -131,7 +132,7 @@ def test_tasks_are_built_in_the_state_that_the_loaded_model_left(tmp_path):
 
 def test_tasks_of_an_earlier_job_are_forgotten(tmp_path):
     three = plan_tasks(_world.three_tasks(_world.make_data(tmp_path / "data")), Catalog())
-    for number, plan in enumerate(three):
+    for number, plan in enumerate([*three, three[-1]]):  # a first import may draw random numbers; then nothing is kept
         TaskLoader(tmp_path / str(number), plan, {}).build()
     tasks.forget_all_but(three[1:])
     assert set(tasks._kept) == {plan.key for plan in three[1:]}
@@ -144,3 +145,20 @@ def test_counting_documents_preserves_the_generators(tmp_path):
     before = Generators.capture()
     assert TaskLoader(tmp_path / "files", plan, {}).count_documents() == 5
     assert Generators.capture() == before
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [("itself", "pipe"), ("itself", "device"), ("itself", "missing"), ("included", "pipe"), ("included", "device")],
+)
+def test_a_task_file_that_never_ends_is_not_read(place, kind, tmp_path):
+    (tmp_path / "tasks").mkdir()
+    odd = tmp_path / "tasks" / "own.yaml" if place == "itself" else tmp_path / "common"
+    if place == "included":
+        (tmp_path / "tasks" / "own.yaml").write_text("task: own\ninclude: ../common\n")
+    if kind == "pipe":
+        os.mkfifo(odd)
+    else:
+        odd.symlink_to("/dev/zero" if kind == "device" else tmp_path / "none")
+    with pytest.raises(TaskError, match=str(odd)):
+        Catalog((tmp_path / "tasks",)).find("own")
