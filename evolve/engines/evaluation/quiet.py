@@ -32,13 +32,19 @@ _ENVIRONMENT = {
 def quiet(*, evaluating: bool) -> Iterator[None]:
     """Send what lm-eval and its libraries print or log to the logger `evolve.engines.evaluation`, one level lower.
 
+    `datasets` tells its server nothing: it would count each load there, also of a local file, and a task that asks a
+    server is not shared.
+
     Information becomes debug, and warnings become information, as they are about settings that a run makes on purpose.
 
     Args:
         evaluating: Whether the block uses lm-eval's evaluator; it and torch are then imported.
     """
+    import datasets
+
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.dict(os.environ, _ENVIRONMENT))
+        stack.enter_context(mock.patch.object(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False))  # noqa: FBT003
         stack.enter_context(contextlib.redirect_stdout(_Lines(sys.stdout)))
         stack.enter_context(contextlib.redirect_stderr(_Lines(sys.stderr)))
         for name in _LOUD:

@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing import connection, parent_process
 from pathlib import Path
 
@@ -52,17 +53,15 @@ def serve(pipe: connection.Connection, device: str) -> None:
     _log_to_output()
     _configure_libraries()
     visible = restrict_to(device)
-    while True:
-        try:
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # all three: the driver has closed the pipe
+        while True:
             message: Call | tuple[Path, Path] = pipe.recv()
-        except EOFError:
-            return
-        if isinstance(message, Call):
-            pipe.send(perform(message, _reporter(message, pipe), visible))
-        else:
-            log, scratch = message
-            _send_output_to(log)
-            tempfile.tempdir = str(scratch)  # the files of a killed worker are deleted with this folder
+            if isinstance(message, Call):
+                pipe.send(perform(message, _reporter(message, pipe), visible))
+            else:
+                log, scratch = message
+                _send_output_to(log)
+                tempfile.tempdir = str(scratch)  # the files of a killed worker are deleted with this folder
 
 
 def _die_with_driver() -> None:

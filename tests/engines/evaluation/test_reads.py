@@ -11,6 +11,7 @@ from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
+import datasets
 import pytest
 import yaml
 
@@ -255,6 +256,16 @@ def test_python_that_asks_a_server_makes_the_score_unshared(place, at_import, mo
     )
     for _ in range(2):
         assert facts_of(place).unidentified == "its Python asks the server localhost"
+
+
+def test_local_data_ask_no_server_where_the_hub_may_be_asked(place, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", True)
+    asked: list[str] = []
+    monkeypatch.setattr(datasets.load, "get_session", lambda: asked.append("asked"))
+    write_task(place / "tasks", local(place))
+    assert facts_of(place).documents is not None
+    assert asked == []
 
 
 # ------------------------------------------------------------------------------------------------------------ the Hub
