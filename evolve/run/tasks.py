@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from evolve.config import ARGUMENT_FILES, Config, TaskConfig, scoring_settings
+from evolve.config import ARGUMENT_FILES, Config, TaskConfig, item_limit, scoring_settings
 from evolve.engines.protocols import BatchSize, EvaluateJob, TaskSpec
 
 __all__ = ["evaluate_job", "score_key", "task_specs"]
@@ -23,7 +23,7 @@ def task_specs(config: Config, data: Mapping[str, str] = MappingProxyType({})) -
             task=task.task,
             metric=task.metric,
             num_fewshot=task.num_fewshot,
-            limit=task.limit if task.limit is not None else evaluation.limit,
+            limit=item_limit(config, task),
             generation_kwargs=task.generation_kwargs,
             dataset=evaluation.datasets.get(task.task),
             revision=data.get(f"{task.task}/revision"),
@@ -92,5 +92,5 @@ def score_key(identity: str, config: Config, task: TaskConfig, *, lm_eval: str |
         data: As for `scoring_settings`.
     """
     settings = scoring_settings(config, task, lm_eval=lm_eval, data=data)
-    record = {"identity": identity, "settings": settings}
+    record = {"identity": identity, "settings": {**settings, "limit": item_limit(config, task)}}
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
