@@ -471,7 +471,7 @@ class TaskFacts:
         reads: Every local file outside lm-eval's package that was read to build the task and to render its documents.
         revision: Commits of the data from the Hub; None if the data are local or not loaded.
         unidentified: Why the score of the task cannot be shared between runs; None if it can.
-        members: Number of items by lm-eval task, without a limit; None if the data are not loaded.
+        members: Number of these documents by lm-eval task; None if the data are not loaded.
         weighted_by_size: Whether the score of a group is the mean over the items of all its tasks; otherwise it is the
             mean of its tasks' means.
         not_a_mean: Why the metric is not a mean over items; None if it is, or if the data are not loaded.
