@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 __all__ = [
+    "ANSWERS_FILE",
+    "ITEMS_FILE",
     "AdapterJob",
     "BatchSize",
     "ConversionJob",
@@ -184,6 +186,13 @@ class TaskSpec:
         return replace(self, limit=limit, items=None)
 
 
+ITEMS_FILE = "items.parquet"
+"""Name of the file with the values of items, in the folder of a task and, for all its tasks, in that of a model."""
+
+ANSWERS_FILE = "answers.parquet"
+"""Name of the file with a model's answers in the folder of a task."""
+
+
 def task_folder(task: str) -> str:
     """Return the name of the folder with a task's results."""
     return task.replace("/", "_")
@@ -199,12 +208,12 @@ class EvaluateJob:
         checkpoint: Absolute folder of the model.
         tasks: The tasks; all are scored with one loaded model.
         output: An empty staging folder. lm-eval's results (`results.json`) and samples (`samples_<task>.jsonl`) of
-            each task go into the folder `task_folder(<task>)` in it, with the values of its items (`items.parquet`, if
-            its metric is a mean over them) and the model's answers (`answers.parquet`).
+            each task go into the folder `task_folder(<task>)` in it, with the values of its items (`ITEMS_FILE`, if its
+            metric is a mean over them) and the model's answers (`ANSWERS_FILE`).
         request_caches: Path stem of lm-eval's request cache by task, for exactly this model and the task's settings. An
             interrupted evaluation resumes from it; the caller deletes it after success. A task without a path has no
             cache.
-        answers: Files `answers.parquet` of earlier evaluations by task, of exactly this model and the task's settings
+        answers: Files `ANSWERS_FILE` of earlier evaluations by task, of exactly this model and the task's settings
             with other items. Their answers are not computed again. A file that cannot be used is ignored.
         model: Name of the lm-eval model class.
         model_args: Arguments of that class except `pretrained`.

@@ -57,7 +57,9 @@ def write_answers(file: Path, instances: Iterable[Any], cache: RequestCache) -> 
         if row is not None:
             rows[request] = {"method": method, "request": bytes.fromhex(request), "times": times, **row}
     table = pa.Table.from_pylist(list(rows.values()), schema=_schema())
-    parquet.write_table(table, file, compression="zstd")
+    text = pa.BufferOutputStream()
+    parquet.write_table(table, text, compression="zstd")
+    file.write_bytes(text.getvalue())
 
 
 def read_answers(files: Iterable[Path]) -> dict[str, tuple[Any, int]]:

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 from evolve.engines.devices import device_name
 from evolve.engines.evaluation.reads import GENERATED
 from evolve.engines.evaluation.results import score_of
-from evolve.engines.protocols import EvaluateJob, EvaluateResult, Report, TaskScore, TaskSpec, task_folder
+from evolve.engines.protocols import (
+    ANSWERS_FILE,
+    ITEMS_FILE,
+    EvaluateJob,
+    EvaluateResult,
+    Report,
+    TaskScore,
+    TaskSpec,
+    task_folder,
+)
 from evolve.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -163,8 +172,8 @@ def _write(target: Path, results: Mapping[str, Any], loader: TaskLoader, cache: 
 
     target.mkdir()
     write_results(results, target)
-    write_items(target / "items.parquet", results, loader.tasks(), loader.spec)
-    write_answers(target / "answers.parquet", loader.instances(), cache)
+    write_items(target / ITEMS_FILE, results, loader.tasks(), loader.spec)
+    write_answers(target / ANSWERS_FILE, loader.instances(), cache)
 
 
 def _score(job: EvaluateJob, lm: Any, loader: TaskLoader, requests: Interception, device: str) -> Mapping[str, Any]:

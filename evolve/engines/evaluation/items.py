@@ -66,7 +66,9 @@ def write_items(file: Path, results: Mapping[str, Any], tasks: Mapping[str, Any]
         return
     types = {"task": pa.string(), "item": pa.int64(), "value": pa.float64(), "doc_hash": pa.string()}
     table = pa.table({name: pa.array(columns[name], kind) for name, kind in types.items()})
-    parquet.write_table(table, file, compression="zstd")
+    text = pa.BufferOutputStream()
+    parquet.write_table(table, text, compression="zstd")
+    file.write_bytes(text.getvalue())
 
 
 def _values(samples: Sequence[Mapping[str, Any]], entry: Mapping[str, Any], metric: str) -> list[float] | None:
