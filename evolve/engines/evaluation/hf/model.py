@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from lm_eval.models.huggingface import HFLM
+
+from evolve.engines.evaluation.hf.generation import GreedyWindow, answer_window, generate_until
 
 __all__ = ["SharedPrefixLM"]
 
 
 class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     """lm-eval's `hf`, which computes what requests have in common once."""
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """Return the generated texts of requests; see `generation`."""
+        return generate_until(self, requests, super().generate_until)
+
+    def _generate_window(self, window: GreedyWindow) -> list[str]:
+        """Answer some requests of a list, as one batch for what caches between batches."""
+        return answer_window(self, window, super().generate_until)
