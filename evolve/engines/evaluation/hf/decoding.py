@@ -15,6 +15,10 @@ from evolve.engines.evaluation.hf.stops import Stops
 __all__ = ["decode"]
 
 
+_PASS = 4096
+"""Tokens of a pass over prompts. More would be no faster, and need memory for two copies of their keys and values."""
+
+
 @dataclass
 class _Row:
     number: int
@@ -51,7 +55,8 @@ def decode(
     while waiting or active:
         free = rows - len(active)
         if waiting and (not active or free >= max(1, rows // 4)):
-            changed = [_Row(waiting.popleft()) for _ in range(min(free, len(waiting)))]
+            together = max(1, _PASS // len(prompts[waiting[0]]))
+            changed = [_Row(waiting.popleft()) for _ in range(min(free, len(waiting), together))]
             logits = batch.join([prompts[row.number] for row in changed])
             active += changed
         else:

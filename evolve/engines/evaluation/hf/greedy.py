@@ -64,8 +64,7 @@ class GreedyOptions:
 def greedy_options(lm: Any, arguments: Any) -> GreedyOptions | None:
     """Return the options of a request with these generation arguments; None if it is not plain greedy decoding.
 
-    Also None where the text depends on when lm-eval ends the batch: with an empty stop string, or if the text can go on
-    after a stop string so that it ends at an earlier one.
+    Also None where the text depends on when lm-eval ends the batch.
     """
     from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
@@ -76,9 +75,19 @@ def greedy_options(lm: Any, arguments: Any) -> GreedyOptions | None:
     most = found.pop("max_gen_toks")
     if found.pop("do_sample") is not False or found.pop("temperature", 0.0) != 0.0 or found:
         return None
-    if "" in stops or any(later in earlier[1:-1] for earlier, later in combinations(stops, 2)):
+    if any(not stop or "\ufffd" in stop for stop in stops) or any(_overtakes(*pair) for pair in combinations(stops, 2)):
         return None
     return GreedyOptions(tuple(stops), most) if 0 < most < lm.max_length else None
+
+
+def _overtakes(earlier: str, later: str) -> bool:
+    """Return whether a text that ends with the second stop string can go on so that the first one cuts it elsewhere.
+
+    lm-eval cuts at the first string before it looks for the second one, in all that was generated.
+    """
+    return later in earlier[1:-1] or any(
+        earlier.startswith(later[start:]) and len(earlier) > len(later) - start for start in range(1, len(later))
+    )
 
 
 def refusal(lm: Any) -> str | None:

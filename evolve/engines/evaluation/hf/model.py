@@ -7,6 +7,7 @@ from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 
+from evolve.engines.evaluation.hf.batch_size import find_batch_size
 from evolve.engines.evaluation.hf.generation import GreedyWindow, answer_window, generate_until
 
 __all__ = ["SharedPrefixLM"]
@@ -14,6 +15,13 @@ __all__ = ["SharedPrefixLM"]
 
 class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     """lm-eval's `hf`, which computes what requests have in common once."""
+
+    @property
+    def batch_size(self) -> int:
+        """The number of rows; batch size `auto` is tried when it is first needed."""
+        if self.batch_size_per_gpu == "auto":
+            self.batch_size_per_gpu = find_batch_size(self, all_logits=True)
+        return int(self.batch_size_per_gpu)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Return the generated texts of requests; see `generation`."""
