@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evolve.engines.evaluation.hf.decoding import decode
-from evolve.engines.evaluation.hf.greedy import GreedyOptions, greedy_options, refusal
+from evolve.engines.evaluation.hf.greedy import GreedyOptions, greedy_options
 from evolve.engines.evaluation.hf.rows import GeneratingRows
 from evolve.engines.evaluation.hf.stops import Stops
 
@@ -48,15 +48,14 @@ def generate_until(lm: Any, requests: Sequence[Any], plain: Plain) -> list[str]:
     """Return the texts that lm-eval's own method returns.
 
     Args:
-        lm: The model. Its method `_generate_window` is called for each window.
+        lm: A `SharedPrefixLM`. Its method `_generate_window` is called for each window.
         requests: lm-eval's instances.
         plain: lm-eval's own method.
     """
     from lm_eval.models.utils import Collator
 
-    reason = refusal(lm)
-    if reason is not None:
-        _log.info("lm-eval's own code generates with this model: %s", reason)
+    if lm.greedy_refusal is not None:
+        _log.info("lm-eval's own code generates with this model: %s", lm.greedy_refusal)
         return plain(requests)
     groups = Collator.group(enumerate(requests), fn=lambda one: one[1].args[1], group_by="gen_kwargs")
     texts: dict[int, str] = {}

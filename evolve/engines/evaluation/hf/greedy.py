@@ -42,6 +42,9 @@ _NEUTRAL = {
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2}
 """Largest root mean square of the differences of logits, in standard deviations of the logits, by dtype."""
 
+_LEAST_CONTEXT = 32
+"""Least context in which the comparison of logits has room."""
+
 _TEXT = (
     "Question: A farmer has 12 cows and 30 sheep. He sells 5 of the cows and buys twice as many sheep as he sold cows. "
     "How many animals does he have now? Answer: He has 12 - 5 = 7 cows and 30 + 10 = 40 sheep, so 47 animals."
@@ -106,6 +109,8 @@ def refusal(lm: Any) -> str | None:
         return "its model_args have think_end_token or mixed_precision_dtype"
     if lm.eot_token_id is None or lm.tok_decode([lm.tokenizer.pad_token_id]):
         return "its tokenizer has no end-of-sequence token, or its padding is text"
+    if lm.max_length < _LEAST_CONTEXT:
+        return "its context is too short"
     for name, value in model.generation_config.to_dict().items():
         if name not in _IGNORED and value is not None and value is not False and value != _NEUTRAL.get(name):
             return f"its generation configuration has {name} = {value!r}"
