@@ -145,10 +145,12 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
     def _answer_alone(self, requests: Sequence[TokenRequest]) -> list[Answer]:
         """Answer requests as `HFLM` does, with a log-softmax in float32 where it has none of its own."""
+        tokens = [torch.tensor(request.tokens, device=self.device) for request in requests]
+        logits = self._model_call(torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True))
         answers = []
-        for request in requests:
-            logits = self._model_call(torch.tensor([request.tokens], device=self.device))[0, request.first_read :]
-            scores = torch.log_softmax(logits, dim=-1, dtype=self.softmax_dtype or torch.float32)
+        for request, row in zip(requests, logits, strict=True):
+            read = row[request.first_read : len(request.tokens)]
+            scores = torch.log_softmax(read, dim=-1, dtype=self.softmax_dtype or torch.float32)
             targets = torch.tensor(request.targets, device=scores.device)
             chosen = scores.gather(1, targets[:, None])
             answers.append((float(chosen.sum()), bool((scores.argmax(dim=-1) == targets).all())))
