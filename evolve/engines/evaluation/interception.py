@@ -18,7 +18,7 @@ from evolve.errors import EvaluationError
 __all__ = ["Interception", "Progress"]
 
 _REQUEST_METHODS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
-_BATCH_METHODS = ("_model_call", "_model_generate", "_answer_batch")
+_BATCH_METHODS = ("_model_call", "_model_generate", "_answer_batch", "_generate_window")
 
 _log = logging.getLogger("evolve.engines.evaluation")
 
@@ -81,6 +81,7 @@ class Interception:
         self._done = 0
         self._total = 0
         self._batches_visible = False
+        self._in_batch = False
 
     @contextmanager
     def attached(self, lm: Any) -> Iterator[None]:
@@ -156,13 +157,21 @@ class Interception:
         return run
 
     def _batch(self, compute: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a method that computes one batch."""
+        """Wrap a method that computes one batch; a batch within another is a part of it."""
 
         def run(*positional: Any, **named: Any) -> Any:
+            if self._in_batch:
+                return compute(*positional, **named)
             if self._cache is not None:
                 # By now all cached answers of the list have been looked up.
                 self._cache.start_batch()
-            return compute(*positional, **named)
+            self._in_batch = True
+            try:
+                return compute(*positional, **named)
+            except FloatingPointError as error:
+                raise self._not_a_number("generates from logits that are not numbers") from error
+            finally:
+                self._in_batch = False
 
         return run
 
