@@ -184,6 +184,9 @@ class EvaluateJob:
         request_caches: Path stem of lm-eval's request cache by task, for exactly this model and the task's settings. An
             interrupted evaluation resumes from it; the caller deletes it after success. A task without a path has no
             cache.
+        prompts: Folder by task where the built prompts and their token ids are kept for later evaluations with exactly
+            these settings of the task. It may be used by several runs and deleted at any time. A task without a folder
+            has its prompts kept in this process only.
         model: Name of the lm-eval model class.
         model_args: Arguments of that class except `pretrained`.
         seed: Seed of lm-eval's few-shot sampler and generators.
@@ -193,6 +196,7 @@ class EvaluateJob:
     tasks: tuple[TaskSpec, ...]
     output: Path
     request_caches: Mapping[str, Path] = field(default_factory=dict)
+    prompts: Mapping[str, Path] = field(default_factory=dict)
     model: str = "hf"
     model_args: Mapping[str, Any] = field(default_factory=dict)
     batch_size: BatchSize = 16

@@ -135,9 +135,11 @@ def _loaders(job: EvaluateJob, folder: Path) -> dict[str, TaskLoader]:
     from evolve.engines.evaluation.models import model_arguments
     from evolve.engines.evaluation.taskfiles import plan_tasks
     from evolve.engines.evaluation.tasks import TaskLoader, forget_all_but
+    from evolve.engines.evaluation.tokens import forget_tokens_but
 
     plans = plan_tasks(job.tasks, Catalog(job.task_dirs))
     forget_all_but(plans)
+    forget_tokens_but(plan.spec.task for plan in plans)
     metadata = model_arguments(job)
     return {plan.spec.task: TaskLoader(folder / task_folder(plan.spec.task), plan, metadata) for plan in plans}
 
@@ -145,7 +147,10 @@ def _loaders(job: EvaluateJob, folder: Path) -> dict[str, TaskLoader]:
 def _score(job: EvaluateJob, lm: Any, loader: TaskLoader, progress: Progress, device: str) -> Mapping[str, Any]:
     """Call lm-eval for one task and return its results."""
     from evolve.engines.evaluation.interception import Interception
+    from evolve.engines.evaluation.prompts import kept_prompts
     from evolve.engines.evaluation.request_cache import RequestCache
+    from evolve.engines.evaluation.tasks import is_reusable
+    from evolve.engines.evaluation.tokens import kept_tokens
 
     spec = loader.spec
     if hasattr(lm, "batch_sizes"):
@@ -156,7 +161,12 @@ def _score(job: EvaluateJob, lm: Any, loader: TaskLoader, progress: Progress, de
     cache = None if stem is None else RequestCache(stem.with_name(stem.name + "_rank0.db"))
     with nullcontext() if cache is None else closing(cache):
         interception = Interception(spec.task, progress, cache, loader.instances)
-        with interception.attached(lm):
+        folder = job.prompts.get(spec.task)
+        with (
+            interception.attached(lm),
+            kept_prompts(job.seed, folder, is_reusable),
+            kept_tokens(lm, spec.task, folder, loader.instances),
+        ):
             return _call(job, spec, lm, loader.manager, device)
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from evolve.engines.evaluation.tasks import count_documents, load_errors, root_cause
+from evolve.engines.evaluation.prompts import keep_rendered
+from evolve.engines.evaluation.tasks import count_documents, is_reusable, load_errors, root_cause
+from evolve.engines.generators import Generators
 from evolve.engines.protocols import Report, TaskSpec
 from evolve.errors import TaskError
 
@@ -18,6 +20,8 @@ _EVERY = 100  # documents between two reports of progress
 
 def render_documents(tasks: Sequence[Any], spec: TaskSpec, seed: int, report: Report) -> int:
     """Render each document that will be scored as lm-eval will, and return their number.
+
+    The requests are kept for an evaluation in this process that uses the same task objects and no chat template.
 
     Args:
         tasks: The built task, or the tasks of a group.
@@ -31,14 +35,17 @@ def render_documents(tasks: Sequence[Any], spec: TaskSpec, seed: int, report: Re
     done, total = 0, count_documents(tasks, spec.limit)
     for task in tasks:
         task.set_fewshot_seed(seed)
+        before, made = Generators.capture(), []
         for number, doc in task.doc_iterator(limit=spec.limit):
             if done % _EVERY == 0:
                 report(f"rendering {spec.task}", done, total)
             try:
-                _requests(task, number, doc, task.config.num_fewshot or 0)
+                made += _requests(task, number, doc, task.config.num_fewshot or 0)
             except load_errors() as error:
                 raise TaskError(_message(task, spec.task, number, doc, error)) from error
             done += 1
+        if is_reusable(task) and Generators.capture() == before:
+            keep_rendered(task, seed, spec.limit, made)
     return total
 
 
