@@ -24,8 +24,8 @@ from evolve.engines.protocols import TaskSpec
 from . import _world
 
 ROLLING = (
-    "task: rolling\noutput_type: loglikelihood_rolling\ntest_split: test\ndoc_to_text: ''\ndoc_to_target: '{{question}}'\n"
-    "metric_list:\n- metric: word_perplexity\n"
+    "task: rolling\noutput_type: loglikelihood_rolling\ntest_split: test\ndoc_to_text: ''\n"
+    "doc_to_target: '{{question}}'\nmetric_list:\n- metric: word_perplexity\n"
 )
 LAST_WORD = (
     "task: last\noutput_type: loglikelihood\ntest_split: test\nfewshot_split: test\nnum_fewshot: 2\nrepeats: 2\n"
@@ -273,7 +273,7 @@ def test_documents_that_were_rendered_by_the_check_are_not_built_again(model, da
 
 
 def test_a_second_process_neither_builds_nor_encodes_and_has_the_same_samples(
-    model, other_model, data, tmp_path, no_building, monkeypatch
+    model, other_model, data, tmp_path, monkeypatch
 ):
     three = _world.three_tasks(data, limit=4)
     folders = {spec.task: tmp_path / "kept" / spec.task for spec in three}
@@ -281,7 +281,7 @@ def test_a_second_process_neither_builds_nor_encodes_and_has_the_same_samples(
     forget()
     _world.score(model, three, tmp_path / "first", prompts=folders)
     forget()
-    no_building()
+    monkeypatch.setattr(ConfigurableTask, "fewshot_context", refuse)
     encoded: list[str] = []
     encode = HFLM.tok_encode
     monkeypatch.setattr(
@@ -313,7 +313,9 @@ def test_tables_of_impossible_requests_are_refused(tmp_path):
         table = prompts._table(prompts._Prompts({0: (dataclasses.replace(request, **wrong),)}, complete=True))
         with pytest.raises(ValueError, match=r"another form|Expecting|property name"):
             prompts._of_table(table)
-    assert prompts._of_table(prompts._table(prompts._Prompts({0: (request,)}, complete=True))).documents == {0: (request,)}
+    assert prompts._of_table(prompts._table(prompts._Prompts({0: (request,)}, complete=True))).documents == {
+        0: (request,)
+    }
 
 
 def test_requests_with_other_arguments_than_text_are_not_kept():

@@ -120,7 +120,9 @@ def test_each_context_is_encoded_once(monkeypatch):
     lm = lm_of(byte_level(True))
     seen: list[str] = []
     batch = tokens._Encoder._batch
-    monkeypatch.setattr(tokens._Encoder, "_batch", lambda self, strings: (seen.extend(strings), batch(self, strings))[1])
+    monkeypatch.setattr(
+        tokens._Encoder, "_batch", lambda self, strings: (seen.extend(strings), batch(self, strings))[1]
+    )
     pairs = [(f"Ann sold {number}", f" {choice}") for number in range(3) for choice in "abcd"]
     for _ in range(2):
         with kept_tokens(lm, "task", None, lambda: [instance(*pair) for pair in pairs]):
