@@ -221,6 +221,8 @@ class EvaluateJob:
         model: Name of the lm-eval model class.
         model_args: Arguments of that class except `pretrained`.
         seed: Seed of lm-eval's few-shot sampler and generators.
+        prefix_sharing: Whether the model class `hf` computes what requests have in common once; else lm-eval's own
+            class answers.
     """
 
     checkpoint: Path
@@ -237,6 +239,7 @@ class EvaluateJob:
     apply_chat_template: bool | str = False
     fewshot_as_multiturn: bool = False
     trust_remote_code: bool = False
+    prefix_sharing: bool = True
 
 
 @dataclass(frozen=True)

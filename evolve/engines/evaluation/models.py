@@ -68,7 +68,7 @@ def load_model(job: EvaluateJob, device: str) -> Any:
 
     arguments = model_arguments(job)
     try:
-        lm = _model_class(job.model).create_from_arg_obj(arguments, {"batch_size": job.batch_size, "device": device})
+        lm = _scoring_class(job).create_from_arg_obj(arguments, {"batch_size": job.batch_size, "device": device})
     except ImportError as error:
         raise EvaluationError(
             f"evaluation: the model class '{job.model}' of lm-eval needs a package that is not installed ({error}). "
@@ -80,6 +80,19 @@ def load_model(job: EvaluateJob, device: str) -> Any:
         ) from error
     _refuse_nonfinite_weights(lm, job)
     return lm
+
+
+def _scoring_class(job: EvaluateJob) -> Any:
+    """Return the class that scores: for lm-eval's `hf` ours, unless prefix sharing is off."""
+    found = _model_class(job.model)
+    if job.prefix_sharing:
+        from lm_eval.models.huggingface import HFLM
+
+        from evolve.engines.evaluation.hf.model import SharedPrefixLM
+
+        if found is HFLM:
+            return SharedPrefixLM
+    return found
 
 
 def _refuse_nonfinite_weights(lm: Any, job: EvaluateJob) -> None:
