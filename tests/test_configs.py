@@ -22,7 +22,7 @@ from tests.support.executors import InlineExecutor
 
 CONFIGS = Path(package.__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.glob("*.yaml"))
-HUB = ["mistral-7b-greedy", "mistral-7b-kinship", "qwen2.5-1.5b"]
+HUB = ["mistral-7b-greedy", "mistral-7b-kinship", "mistral-7b-six-tasks", "qwen2.5-1.5b"]
 ADAPTERS = ("Math-LoRA", "Stories-LoRA")
 
 Checked = Callable[..., str]

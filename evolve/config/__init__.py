@@ -5,7 +5,7 @@ from evolve.config.evaluation import EvaluationConfig, TaskConfig
 from evolve.config.loading import dump_config, load_config
 from evolve.config.metrics import METRICS, Metric
 from evolve.config.schema import AdapterSource, Config, MergeConfig, ModelSource, StrategyConfig
-from evolve.config.scoring import ARGUMENT_FILES, item_limit, scoring_settings
+from evolve.config.scoring import ARGUMENT_FILES, item_limit, prompt_settings, scoring_settings
 
 __all__ = [
     "ARGUMENT_FILES",
@@ -25,5 +25,6 @@ __all__ = [
     "item_limit",
     "load_config",
     "path_arguments",
+    "prompt_settings",
     "scoring_settings",
 ]

@@ -9,10 +9,13 @@ from evolve.config.arguments import changed_arguments
 from evolve.config.evaluation import TaskConfig
 from evolve.config.schema import Config
 
-__all__ = ["ARGUMENT_FILES", "item_limit", "scoring_settings"]
+__all__ = ["ARGUMENT_FILES", "item_limit", "prompt_settings", "scoring_settings"]
 
 ARGUMENT_FILES = "model_args."
 """Beginning of the names of the files that the model arguments name."""
+
+_OF_ANSWERS = {"metric", "model", "model_args", "prefix_sharing"}
+"""Scoring settings that do not change a prompt."""
 
 
 _SHARING = 1
@@ -60,6 +63,11 @@ def scoring_settings(
     if evaluation.shares_prefixes:
         settings["prefix_sharing"] = {"version": _SHARING, "transformers": versions.get("transformers")}
     return settings
+
+
+def prompt_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of `scoring_settings` that can change the prompts of a task: all but how they are answered."""
+    return {name: value for name, value in settings.items() if name not in _OF_ANSWERS}
 
 
 def item_limit(config: Config, task: TaskConfig) -> int | None:

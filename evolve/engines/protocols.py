@@ -217,6 +217,9 @@ class EvaluateJob:
             cache.
         answers: Files `ANSWERS_FILE` of earlier evaluations by task, of exactly this model and the task's settings
             with other items. Their answers are not computed again. A file that cannot be used is ignored.
+        prompts: Folder by task where the built prompts and their token ids are kept for later evaluations with exactly
+            these settings of the task. It may be used by several runs and deleted at any time. A task without a folder
+            has its prompts kept in this process only.
         model: Name of the lm-eval model class.
         model_args: Arguments of that class except `pretrained`.
         seed: Seed of lm-eval's few-shot sampler and generators.
@@ -229,6 +232,7 @@ class EvaluateJob:
     output: Path
     request_caches: Mapping[str, Path] = field(default_factory=dict)
     answers: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    prompts: Mapping[str, Path] = field(default_factory=dict)
     model: str = "hf"
     model_args: Mapping[str, Any] = field(default_factory=dict)
     batch_size: BatchSize = 16

@@ -77,6 +77,11 @@ class RunFolder:
         return self.root.parent / ".scores"
 
     @property
+    def prompts(self) -> Path:
+        """Built prompts and their token ids by task and settings, shared by the runs beside this one."""
+        return self.root.parent / ".prompts"
+
+    @property
     def adapters(self) -> Path:
         """Adapters merged into their models, shared by the runs beside this one."""
         return self.root.parent / ".adapters"

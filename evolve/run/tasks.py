@@ -9,10 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from evolve.config import ARGUMENT_FILES, Config, TaskConfig, item_limit, scoring_settings
+from evolve.config import ARGUMENT_FILES, Config, TaskConfig, item_limit, prompt_settings, scoring_settings
 from evolve.engines.protocols import BatchSize, EvaluateJob, TaskSpec
 
-__all__ = ["evaluate_job", "score_key", "task_specs"]
+__all__ = ["evaluate_job", "prompts_key", "score_key", "task_specs"]
 
 
 def task_specs(config: Config, data: Mapping[str, str] = MappingProxyType({})) -> tuple[TaskSpec, ...]:
@@ -42,6 +42,7 @@ def evaluate_job(
     batch_size: BatchSize | None = None,
     request_caches: Mapping[str, Path] = MappingProxyType({}),
     answers: Mapping[str, tuple[Path, ...]] = MappingProxyType({}),
+    prompts: Mapping[str, Path] = MappingProxyType({}),
     reads: Mapping[str, Path] = MappingProxyType({}),
 ) -> EvaluateJob:
     """Return the job that scores a checkpoint on some tasks with the settings of a configuration.
@@ -54,6 +55,7 @@ def evaluate_job(
         batch_size: Replaces the configured one.
         request_caches: As in `EvaluateJob`.
         answers: As in `EvaluateJob`.
+        prompts: As in `EvaluateJob`.
         reads: Paths of the recorded files that are in no folder of the configuration, by name.
     """
     evaluation = config.evaluation
@@ -63,6 +65,7 @@ def evaluate_job(
         output=output,
         request_caches=dict(request_caches),
         answers=dict(answers),
+        prompts=dict(prompts),
         model=evaluation.model,
         model_args=_with_recorded_folders(evaluation.model_args, reads),
         batch_size=evaluation.batch_size if batch_size is None else batch_size,
@@ -110,6 +113,11 @@ def score_key(
     """
     settings = _hash({"identity": identity, "settings": scoring_settings(config, task, versions=versions, data=data)})
     return f"{settings}/{_selection(item_limit(config, task), items)}"
+
+
+def prompts_key(config: Config, task: TaskConfig, *, lm_eval: str | None, data: Mapping[str, str]) -> str:
+    """Return the key of a task's prompts, which are the same for all models; the arguments are those of `score_key`."""
+    return _hash(prompt_settings(scoring_settings(config, task, lm_eval=lm_eval, data=data)))
 
 
 def _selection(limit: int | None, items: Mapping[str, Sequence[int]] | None) -> str:

@@ -145,9 +145,11 @@ def _loaders(job: EvaluateJob, folder: Path) -> dict[str, TaskLoader]:
     from evolve.engines.evaluation.models import model_arguments
     from evolve.engines.evaluation.taskfiles import plan_tasks
     from evolve.engines.evaluation.tasks import TaskLoader, forget_all_but
+    from evolve.engines.evaluation.tokens import forget_tokens_but
 
     plans = plan_tasks(job.tasks, Catalog(job.task_dirs))
     forget_all_but(plans)
+    forget_tokens_but(plan.spec.task for plan in plans)
     metadata = model_arguments(job)
     return {plan.spec.task: TaskLoader(folder / task_folder(plan.spec.task), plan, metadata) for plan in plans}
 
@@ -178,10 +180,20 @@ def _write(target: Path, results: Mapping[str, Any], loader: TaskLoader, cache: 
 
 def _score(job: EvaluateJob, lm: Any, loader: TaskLoader, requests: Interception, device: str) -> Mapping[str, Any]:
     """Call lm-eval for one task and return its results."""
+    from evolve.engines.evaluation.prompts import kept_prompts
+    from evolve.engines.evaluation.tasks import is_reusable
+    from evolve.engines.evaluation.tokens import kept_tokens
+
     if hasattr(lm, "batch_sizes"):
         # HFLM keeps the sizes that batch size `auto` found for the task before.
         lm.batch_sizes = {}
-    with loader.selecting(), requests.attached(lm):
+    folder = job.prompts.get(loader.spec.task)
+    with (
+        loader.selecting(),
+        requests.attached(lm),
+        kept_prompts(job.seed, folder, is_reusable),
+        kept_tokens(lm, loader.spec.task, folder, loader.instances),
+    ):
         return _call(job, loader.spec, lm, loader.manager, device)
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evolve.engines.evaluation.tasks import document_counts, load_errors, root_cause
+from evolve.engines.evaluation.prompts import keep_rendered
+from evolve.engines.evaluation.tasks import document_counts, is_reusable, load_errors, root_cause
+from evolve.engines.generators import Generators
 from evolve.engines.protocols import Report, TaskSpec
 from evolve.errors import TaskError
 
@@ -18,6 +20,8 @@ _EVERY = 100  # documents between two reports of progress
 
 def render_documents(tasks: Mapping[str, Any], spec: TaskSpec, seed: int, report: Report) -> dict[str, int]:
     """Render each document that will be scored as lm-eval will, and return their numbers by task.
+
+    The requests are kept for an evaluation in this process that uses the same task objects and no chat template.
 
     Args:
         tasks: The built task, or the tasks of a group, by name.
@@ -32,14 +36,17 @@ def render_documents(tasks: Mapping[str, Any], spec: TaskSpec, seed: int, report
     done, total = 0, sum(counts.values())
     for task in tasks.values():
         task.set_fewshot_seed(seed)
+        before, made = Generators.capture(), []
         for number, doc in task.doc_iterator(limit=spec.limit):
             if done % _EVERY == 0:
                 report(f"rendering {spec.task}", done, total)
             try:
-                _requests(task, number, doc, task.config.num_fewshot or 0)
+                made += _requests(task, number, doc, task.config.num_fewshot or 0)
             except load_errors() as error:
                 raise TaskError(_message(task, spec.task, number, doc, error)) from error
             done += 1
+        if is_reusable(task) and Generators.capture() == before:
+            keep_rendered(task, seed, spec.limit, made)
     return counts
 
 

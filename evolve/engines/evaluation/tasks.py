@@ -15,7 +15,7 @@ from evolve.engines.generators import Generators, preserved_generators
 from evolve.engines.protocols import TaskSpec
 from evolve.errors import TaskError
 
-__all__ = ["TaskLoader", "document_counts", "forget_all_but", "load_errors", "root_cause"]
+__all__ = ["TaskLoader", "document_counts", "forget_all_but", "is_reusable", "load_errors", "root_cause"]
 
 _kept: dict[tuple[object, ...], tuple[Any, int]] = {}
 """Built tasks and groups of this process by the key of their plan, with the number of task ids drawn for them."""
@@ -194,7 +194,7 @@ class TaskLoader:
         after = Generators.capture()
         before.restore()
         _replay_task_ids(drawn.call_count)
-        if after == Generators.capture() and all(_reusable(task) for task in _leaves(item)):
+        if after == Generators.capture() and all(is_reusable(task) for task in _leaves(item)):
             _kept[self._plan.key] = (item, drawn.call_count)
         after.restore()
         return item
@@ -214,7 +214,8 @@ def _leaves(item: Any) -> Iterator[Any]:
     yield from item.get_all_tasks() if isinstance(item, Group) else [item]
 
 
-def _reusable(task: Any) -> bool:
+def is_reusable(task: Any) -> bool:
+    """Return whether two evaluations may use the same object of a task, and the requests that it has built."""
     from lm_eval.api.task import ConfigurableTask
 
     return type(task) is ConfigurableTask and task.config.custom_dataset is None

@@ -22,7 +22,7 @@ from evolve.run.ranges import impossible
 from evolve.run.steps.base import Begun, RunContext, StepInFlight
 from evolve.run.steps.repair import find_repair
 from evolve.run.store import ScoreRecord, ScoreStore
-from evolve.run.tasks import evaluate_job, score_key, task_specs
+from evolve.run.tasks import evaluate_job, prompts_key, score_key, task_specs
 
 __all__ = ["batch_size", "begin_evaluation"]
 
@@ -122,9 +122,18 @@ class _Evaluation:
             batch_size=batch_size(context.tree),
             request_caches={spec.task: context.folder.request_cache(self.keys[spec.task]) for spec in tasks},
             answers={spec.task: self.answers(spec.task) for spec in tasks},
+            prompts={spec.task: self.prompts(spec.task) for spec in tasks if spec.task not in origin.unshared},
             reads={name: context.folder.locate(path) for name, path in context.tree.reads.items()},
         )
         return Call(f"evaluate {self.model.name}", context.engines.evaluate, job, gpus=1)
+
+    def prompts(self, task: str) -> Path:
+        """Return the folder that keeps the prompts of a task."""
+        tree = self.context.tree
+        key = prompts_key(
+            tree.config, self.tasks[task], lm_eval=tree.origin.versions.get("lm_eval"), data=tree.origin.data
+        )
+        return self.context.folder.prompts / key
 
     def answers(self, task: str) -> tuple[Path, ...]:
         """Return the files with this model's answers to other items of a task, in the same settings."""
