@@ -24,7 +24,7 @@ def config(tmp_path: Path) -> Path:
 
 def key(config: Path, *settings: str, lm_eval: str = "1", data: dict[str, str] | None = None) -> str:
     found = load_config(config, list(settings))
-    return prompts_key(found, found.evaluation.tasks[0], lm_eval=lm_eval, data=data or {})
+    return prompts_key(found, found.evaluation.tasks[0], versions={"lm_eval": lm_eval}, data=data or {})
 
 
 @pytest.mark.parametrize(
