@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ from evolve.errors import EvaluationError
 __all__ = ["Interception", "Progress"]
 
 _REQUEST_METHODS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
-_BATCH_METHODS = ("_model_call", "_model_generate", "_generate_window")
+_BATCH_METHODS = ("_model_call", "_model_generate", "_answer_batch", "_generate_window")
 
 _log = logging.getLogger("evolve.engines.evaluation")
 
@@ -108,7 +109,9 @@ class Interception:
         source = methods if self._cache is None else Cached(methods, self._cache)
         try:
             for name in _REQUEST_METHODS:
-                setattr(lm, name, self._list(name, getattr(source, name)))
+                itself = self._cache is not None and "known" in signature(getattr(lm, name)).parameters
+                answer = self._with_known(name, getattr(lm, name)) if itself else getattr(source, name)
+                setattr(lm, name, self._list(name, answer))
             for name in _BATCH_METHODS:
                 if hasattr(lm, name):
                     self._batches_visible = True
@@ -141,6 +144,18 @@ class Interception:
 
         return run
 
+    def _with_known(self, name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a method that takes all requests of a list, with the answers that are known."""
+        from lm_eval.api.model import hash_args
+
+        def run(requests: Sequence[Any], **options: Any) -> Any:
+            cache = self._cache
+            keys = [] if cache is None else [hash_args(name, request.args) for request in requests]
+            known = [cache[key] if cache is not None and key in cache else None for key in keys]
+            return answer(requests, known=known, **options)
+
+        return run
+
     def _batch(self, compute: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap a method that computes one batch; a batch within another is a part of it."""
 
@@ -148,7 +163,7 @@ class Interception:
             if self._in_batch:
                 return compute(*positional, **named)
             if self._cache is not None:
-                # By now lm-eval has looked up all cached answers of the list.
+                # By now all cached answers of the list have been looked up.
                 self._cache.start_batch()
             self._in_batch = True
             try:
