@@ -130,8 +130,8 @@ def _refuse_first_shots_without_shots(spec: TaskSpec, members: Sequence[Definiti
     own = [member.config.get("num_fewshot") for member in members if not member.is_group]
     if not any(own if spec.num_fewshot is None else [spec.num_fewshot]):
         raise TaskError(
-            f"evaluation: task '{spec.task}' has no examples in its prompts, so `fewshot: first_n` does not suit it; set "
-            "num_fewshot, or remove fewshot"
+            f"evaluation: task '{spec.task}' has no examples in its prompts, so `fewshot: first_n` does not suit it; "
+            "set num_fewshot, or remove fewshot"
         )
 
 

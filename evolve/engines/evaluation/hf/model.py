@@ -26,9 +26,9 @@ _log = logging.getLogger("evolve.engines.evaluation")
 class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     """lm-eval's `hf`, which computes what requests have in common once, and generates without waiting rows.
 
-    Requests of `loglikelihood` are tokenized and truncated by `HFLM`. Where a model cannot share prefixes, its requests are answered by
-    `HFLM`, and the log states the reason: a probe scores eight requests both ways when the model is loaded, and
-    requests longer than an attention window are known by the configuration.
+    Requests of `loglikelihood` are tokenized and truncated by `HFLM`. Where a model cannot share prefixes, its requests
+    are answered by `HFLM`, and the log states the reason: a probe scores eight requests both ways when the model is
+    loaded, and requests longer than an attention window are known by the configuration.
 
     Attributes:
         not_shared: Why this model cannot share prefixes; None if it can.
@@ -64,7 +64,7 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         return answer_window(self, window, super().generate_until)
 
     def loglikelihood(
-        self, requests: Sequence[Any], disable_tqdm: bool = False, known: Sequence[Answer | None] = ()
+        self, requests: Sequence[Any], *, disable_tqdm: bool = False, known: Sequence[Answer | None] = ()
     ) -> list[Answer]:
         """Return the answers to all requests.
 
@@ -84,18 +84,20 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         return answers
 
     def _loglikelihood_tokens(
-        self, requests: Sequence[Any], disable_tqdm: bool = False, override_bs: int | None = None
+        self, requests: Sequence[Any], *, disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[Answer]:
         if override_bs is not None:
             # Windows of `loglikelihood_rolling`, which have nothing in common.
-            windows: list[Answer] = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+            windows: list[Answer] = super()._loglikelihood_tokens(
+                requests, disable_tqdm=disable_tqdm, override_bs=override_bs
+            )
             return windows
         answers = dict(enumerate(self._known or [None] * len(requests)))
         unknown = [number for number, answer in answers.items() if answer is None]
         if unknown and self._shares(requests):
             found = self._answer_shared(requests, set(unknown))
         else:
-            plain = super()._loglikelihood_tokens([requests[number] for number in unknown], disable_tqdm)
+            plain = super()._loglikelihood_tokens([requests[number] for number in unknown], disable_tqdm=disable_tqdm)
             found = dict(zip(unknown, plain, strict=True))
         return [found[number] if answer is None else answer for number, answer in answers.items()]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -77,9 +78,7 @@ def plan_batches(requests: Sequence[TokenRequest], batch_size: int) -> list[Batc
     return [batch for prefix, found in rows.items() for batch in _batches(prefix, found, budget)]
 
 
-def _rows(
-    requests: Sequence[TokenRequest], most: int, least_saving: int
-) -> Iterator[tuple[Prefix | None, Row]]:
+def _rows(requests: Sequence[TokenRequest], most: int, least_saving: int) -> Iterator[tuple[Prefix | None, Row]]:
     """Cut the trie into rows of at most `most` tokens, each with its prefix.
 
     A common beginning becomes a prefix where this saves `least_saving` tokens. Otherwise the rows repeat it: a pass for
@@ -104,7 +103,7 @@ def _rows(
         shared = min(branching, int(reads[start:end].min()))
         if (shared - depth) * (max(len(cuts) - 1, -(-size // most)) - 1) >= least_saving:
             prefix = Prefix(prefix, requests[order[start]].tokens[:shared])
-        stack.extend((*bounds, prefix) for bounds in reversed(list(zip(cuts, cuts[1:], strict=False))))
+        stack.extend((*bounds, prefix) for bounds in reversed(list(pairwise(cuts))))
 
 
 def _sorted(requests: Sequence[TokenRequest]) -> tuple[list[int], Any]:
@@ -115,7 +114,7 @@ def _sorted(requests: Sequence[TokenRequest]) -> tuple[list[int], Any]:
     arrays = [np.array(request.tokens, dtype=">u4") for request in requests]
     order = sorted(range(len(requests)), key=[array.tobytes() for array in arrays].__getitem__)
     common = [0]
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in pairwise(order):
         one, other = arrays[before], arrays[after]
         shorter = min(len(one), len(other))
         differ = np.flatnonzero(one[:shorter] != other[:shorter])

@@ -317,7 +317,7 @@ def test_a_list_may_have_both_kinds_of_requests(llama):
 
 def test_an_empty_prompt_is_left_to_lm_eval(llama):
     theirs, ours = both(llama)
-    texts = [*prompts(6), ""]
+    texts = [*prompts(5), ""]  # not alone in its batch, where lm-eval fails
     assert generate(ours, texts) == generate(theirs, texts)
 
 
