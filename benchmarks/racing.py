@@ -12,8 +12,9 @@ the full scores on the same items.
   sampling of as many items: median and largest over the children.
 - *covered*: share of the 95% intervals that contain the full average, at 20% of the items and at all rungs.
 
-Scenarios: `real` as the runs are; `apart` draws items on which the foundations disagree three times as often;
-`shuffled` gives the estimators the answers of other items as those of the parents, so that they predict nothing.
+Scenarios: `real` as the runs are; `apart` draws items that only the best foundation answers three times as often, so
+that the foundations' averages lie far apart; `disagreeing` does so with all items on which they disagree; `shuffled`
+gives the estimators the answers of other items as those of the parents, so that they predict nothing.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evolve.analysis import ItemSample
-from evolve.lineage import FamilyTree, Interval, half_width_factor, threshold
+from evolve.lineage import FamilyTree, Interval, interval, threshold
 from evolve.run.folder import RunFolder
 
 RUNGS = (0.05, 0.1, 0.2, 0.4, 0.7)
 CONFIDENCE = 0.99
-SCENARIOS = ("real", "apart", "shuffled")
+SCENARIOS = ("real", "apart", "disagreeing", "shuffled")
 Values = dict[str, list[float]]  # by task
 
 
@@ -84,9 +85,12 @@ class Figures:
 def resampled(family: Family, count: int, scenario: str, rng: random.Random) -> dict[str, Values]:
     drawn: dict[str, Values] = {name: {} for name in family.values}
     foundations = [name for name, _ in family.generations[0]]
-    for task, column in family.values[foundations[0]].items():
-        answers = [[family.values[name][task][item] for name in foundations] for item in range(len(column))]
-        weights = [1 + 2 * (max(row) - min(row)) if scenario == "apart" else 1.0 for row in answers]
+    best = max(foundations, key=lambda name: average(family.values[name]))
+    for task, column in family.values[best].items():
+        others = [min(family.values[name][task][item] for name in foundations) for item in range(len(column))]
+        most = [max(family.values[name][task][item] for name in foundations) for item in range(len(column))]
+        wanted = {"apart": column, "disagreeing": most}.get(scenario, others)
+        weights = [1 + 2 * (high - low) for high, low in zip(wanted, others, strict=True)]
         items = rng.choices(range(len(column)), weights, k=count)
         for name, values in family.values.items():
             drawn[name][task] = [values[task][item] for item in items]
@@ -127,9 +131,10 @@ def simple_variance(values: Values, answered: int) -> float:
     """Variance of the average from a simple random sample of each task, as large as the design's on average."""
     items = sum(map(len, values.values()))
     share = answered / items
-    return sum(
-        statistics.pvariance(column) * (1 - share) / (share * len(column)) for column in values.values()
-    ) / len(values) ** 2
+    return (
+        sum(statistics.pvariance(column) * (1 - share) / (share * len(column)) for column in values.values())
+        / len(values) ** 2
+    )
 
 
 def replay(family: Family, count: int, scenario: str, number: int, figures: Figures) -> None:
@@ -147,9 +152,8 @@ def replay(family: Family, count: int, scenario: str, number: int, figures: Figu
             )
             for name, parents in children
         }
-        factor = half_width_factor(CONFIDENCE, len(RUNGS) * len(races))
         alive = dict(races)
-        for share in RUNGS:
+        for rung, share in enumerate(RUNGS, start=1):
             intervals = {}
             for name, race in races.items():
                 value, stderr, answered = race.estimate(share)
@@ -158,10 +162,12 @@ def replay(family: Family, count: int, scenario: str, number: int, figures: Figu
                     figures.errors[name].append((value - full[name]) ** 2)
                     figures.simple[name].append(simple_variance(drawn[name], answered))
                 if name in alive:
-                    intervals[name] = Interval(value - factor * stderr, value + factor * stderr)
+                    intervals[name] = interval(
+                        value, stderr, rungs=RUNGS, rung=rung, children=len(races), confidence=CONFIDENCE
+                    )
             least = threshold([*(Interval(v, v) for v in standing.values()), *intervals.values()], family.k)
-            for name, interval in intervals.items():
-                if least is not None and interval.high < least:
+            for name, found in intervals.items():
+                if least is not None and found.high < least:
                     known[name] = alive.pop(name).known(share)
                     figures.answered += sum(map(len, known[name].values()))
         for name, race in alive.items():
@@ -170,8 +176,8 @@ def replay(family: Family, count: int, scenario: str, number: int, figures: Figu
         figures.items += sum(len(column) for race in races.values() for column in race.own.values())
         born += races
         best = sorted(born, key=lambda name: -full[name])[: family.k]
-        found = sorted(standing, key=lambda name: -standing[name])[: family.k]
-        same = same and {full[n] for n in best} == {full[n] for n in found}
+        kept = sorted(standing, key=lambda name: -standing[name])[: family.k]
+        same = same and {full[n] for n in best} == {full[n] for n in kept}
     figures.same.append(same)
 
 

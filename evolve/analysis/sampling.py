@@ -2,9 +2,9 @@
 
 The items of a task are grouped into cells by the answers of the two parents, and each cell is sampled at random without
 replacement. Cells in which the parents disagree are sampled more. The estimate is the augmented inverse-probability
-estimator: the mean over all items of the prediction (the mean of the parents' values), plus the mean of each cell's
-sampled residuals with the weight of the cell. It is unbiased for the score on all items whatever the child answers,
-because the probability of each item depends on the parents alone; at a share of 1 it is the score itself.
+estimator (AIPW): the mean over all items of the prediction, which is the mean of the parents' values, plus the mean of
+the residuals of the sampled items, each divided by its probability. It is unbiased for the score on all items whatever
+the child answers, because the probabilities depend on the parents alone; at a share of 1 it is the score itself.
 
 The standard error is that of the sampling: how far the estimate lies from the score on all items. lm-eval's standard
 error of a score is another one: how far that score lies from the score on other items of the same kind.
@@ -20,13 +20,11 @@ from dataclasses import dataclass
 __all__ = ["ItemEstimate", "ItemSample"]
 
 Values = Mapping[int, float]
-FLOOR = 0.5
-"""Share of the sampling rate that does not depend on the parents: an item on which they agree is sampled at the rate
-FLOOR / (FLOOR + 1) of one on which they disagree completely."""
-_LEVELS = 3
-_FEWEST = 2  # answered items of a cell
-_WEIGHT = 1.0  # how many observations the expected variance of a cell counts for
-_UNKNOWN = -1
+
+_EVEN = 0.75  # share of a sample that is spread evenly over all items; the rest goes by the parents' disagreement
+_LEVELS = 3  # of the values of a parent
+_UNKNOWN = -1  # level of an item that a parent has not answered
+_FEWEST = 2  # sampled items of a cell, so that it has a variance
 
 
 @dataclass(frozen=True)
@@ -48,54 +46,48 @@ class ItemEstimate:
 
 @dataclass(frozen=True)
 class _Cell:
-    """Items with the same pair of levels of the parents' values.
+    """Items whose values of each parent are of one level.
 
     Attributes:
         items: In the order in which they are sampled.
-        disagreement: Mean difference of the parents' values (0..1 of their range).
+        disagreement: Mean difference of the parents' values (0..1, in units of their range).
+        rate: Sampling rate relative to other cells.
     """
 
     items: tuple[int, ...]
     disagreement: float
-
-    @property
-    def rate(self) -> float:
-        """Sampling rate relative to other cells."""
-        return FLOOR + self.disagreement
+    rate: float = 1.0
 
 
 class ItemSample:
-    """The items of one task that a child answers, for every share of them; samples of larger shares contain smaller.
+    """The items of one task that a child answers; a sample of a larger share contains those of smaller shares.
 
     Args:
         items: Ids of all items.
-        parents: Values of the items that each parent has answered, by id.
-        key: Seed of the order of the items; a child and a task have a key of their own.
+        parents: The values of the items that each parent has answered, by id. An item that only one parent has answered
+            is predicted from that one; an item that neither has, by the mean of all known values.
+        key: Seed of the sample; each child and each task has a key of its own.
     """
 
     def __init__(self, items: Sequence[int], parents: tuple[Values, Values], key: str) -> None:
-        self._count = len(items)
-        known = [value for parent in parents for item, value in parent.items()]
+        known = [value for parent in parents for value in parent.values()]
         low, high = min(known, default=0.0), max(known, default=0.0)
-        middle = math.fsum(known) / len(known) if known else 0.0
-        self._scale = high - low
+        typical = math.fsum(known) / len(known) if known else 0.0
         groups: dict[tuple[int, int], list[int]] = {}
         self._predicted: dict[int, float] = {}
         for item in items:
-            values = [parent.get(item) for parent in parents]
-            answered = [value for value in values if value is not None] or [middle]
-            self._predicted[item] = math.fsum(answered) / len(answered)
-            first, second = (_level(value, low, high) for value in values)
+            values = [parent[item] for parent in parents if item in parent] or [typical]
+            self._predicted[item] = math.fsum(values) / len(values)
+            first, second = (_level(parent.get(item), low, high) for parent in parents)
             groups.setdefault((first, second), []).append(item)
-        typical = _disagreement([item for item in items if item in parents[0] and item in parents[1]], parents, 1.0)
-        self._cells = tuple(
-            _Cell(
-                tuple(sorted(group, key=lambda item: _order(key, item))),
-                typical / (self._scale or 1.0)
-                if _UNKNOWN in levels
-                else _disagreement(group, parents, self._scale or 1.0),
-            )
-            for levels, group in sorted(groups.items())
+        self._range = high - low
+        self._cells = _rated(
+            [
+                _Cell(
+                    tuple(sorted(group, key=lambda item: _order(key, item))), _disagreement(group, parents, high - low)
+                )
+                for _, group in sorted(groups.items())
+            ]
         )
 
     def chosen(self, share: float) -> tuple[int, ...]:
@@ -109,56 +101,75 @@ class ItemSample:
         Raises:
             KeyError: The value of an item is missing.
         """
-        sizes = self._sizes(share)
-        answered = sum(sizes)
-        if answered == self._count:
-            mean = math.fsum(values[item] for item in self._predicted) / self._count
-            return ItemEstimate(mean, 0.0, answered, self._count)
-        total = math.fsum(self._predicted.values())
-        variance = 0.0
-        for cell, size in zip(self._cells, sizes, strict=True):
-            residuals = [values[item] - self._predicted[item] for item in cell.items[:size]]
-            count = len(cell.items)
-            mean = math.fsum(residuals) / size
-            total += count * mean
-            variance += count**2 * (1 - size / count) * self._variance(cell, residuals, mean) / size
-        return ItemEstimate(total / self._count, math.sqrt(variance) / self._count, answered, self._count)
+        sizes, count = self._sizes(share), len(self._predicted)
+        if sum(sizes) == count:
+            return ItemEstimate(math.fsum(values[item] for item in self._predicted) / count, 0.0, count, count)
+        samples = [
+            [values[item] - self._predicted[item] for item in cell.items[:size]]
+            for cell, size in zip(self._cells, sizes, strict=True)
+        ]
+        total, variance = math.fsum(self._predicted.values()), 0.0
+        pooled = self._pooled_variance(samples)
+        for cell, residuals in zip(self._cells, samples, strict=True):
+            size, items = len(residuals), len(cell.items)
+            total += items * math.fsum(residuals) / size
+            variance += items * (items - size) * (_squares(residuals) + pooled) / size**2
+        return ItemEstimate(total / count, math.sqrt(variance) / count, sum(sizes), count)
 
-    def _variance(self, cell: _Cell, residuals: list[float], mean: float) -> float:
-        expected = self._expected(cell)
-        squares = math.fsum((residual - mean) ** 2 for residual in residuals)
-        return (squares + _WEIGHT * expected) / (len(residuals) - 1 + _WEIGHT)
+    def _pooled_variance(self, samples: Sequence[Sequence[float]]) -> float:
+        """Return the variance within cells, with one observation more, a quarter of the range from the mean.
 
-    def _expected(self, cell: _Cell) -> float:
-        return (0.25 * self._scale**2) * (0.2 + 0.8 * cell.disagreement)
+        Each cell's variance has the weight of one observation on this one. Otherwise a few equal answers would have no
+        error at all.
+        """
+        total = math.fsum(_squares(residuals) for residuals in samples)
+        return (total + self._range**2 / 16) / sum(map(len, samples))
 
     def _sizes(self, share: float) -> list[int]:
-        """Return how many items of each cell are answered; for a larger share it is never fewer."""
-        scale = _rate_scale(self._cells, share * self._count)
-        sizes: list[int] = []
+        """Return how many items of each cell are sampled; for a larger share never fewer."""
+        scale = _scale(self._cells, share * len(self._predicted))
+        sizes = []
         for cell in self._cells:
-            count = len(cell.items)
-            wanted = math.floor(count * min(1.0, scale * cell.rate) + 0.5)
-            sizes.append(min(count, max(wanted, _FEWEST)))
+            wanted = math.floor(len(cell.items) * min(1.0, scale * cell.rate) + 0.5)
+            sizes.append(min(len(cell.items), max(wanted, _FEWEST)))
         return sizes
 
 
-def _rate_scale(cells: Sequence[_Cell], wanted: float) -> float:
-    """Return the factor of the cells' rates, capped at 1, with which so many items are expected."""
-    open_cells = sorted(cells, key=lambda cell: -cell.rate)
+def _squares(residuals: Sequence[float]) -> float:
+    """Return the sum of squared differences from the mean."""
+    mean = math.fsum(residuals) / len(residuals)
+    return math.fsum((residual - mean) ** 2 for residual in residuals)
+
+
+def _rated(cells: Sequence[_Cell]) -> tuple[_Cell, ...]:
+    """Return the cells with their rates: the even share, and the rest in proportion to the disagreement."""
+    total = math.fsum(len(cell.items) for cell in cells)
+    mean = math.fsum(len(cell.items) * cell.disagreement for cell in cells) / max(total, 1.0)
+    if mean <= 0:
+        return tuple(cells)
+    return tuple(_Cell(cell.items, cell.disagreement, _EVEN + (1 - _EVEN) * cell.disagreement / mean) for cell in cells)
+
+
+def _scale(cells: Sequence[_Cell], wanted: float) -> float:
+    """Return the factor of the rates, each capped at 1, with which so many items are expected."""
+    by_rate = sorted(cells, key=lambda cell: -cell.rate)
     left = wanted
-    while open_cells:
-        scale = left / math.fsum(len(cell.items) * cell.rate for cell in open_cells)
-        if scale * open_cells[0].rate <= 1:
+    for number, cell in enumerate(by_rate):
+        scale = left / math.fsum(len(other.items) * other.rate for other in by_rate[number:])
+        if scale * cell.rate <= 1:
             return scale
-        left -= len(open_cells.pop(0).items)
+        left -= len(cell.items)
     return math.inf
 
 
-def _disagreement(items: Sequence[int], parents: tuple[Values, Values], scale: float) -> float:
-    if not items:
-        return scale
-    return math.fsum(abs(parents[0][item] - parents[1][item]) for item in items) / (len(items) * scale)
+def _disagreement(items: Sequence[int], parents: tuple[Values, Values], width: float) -> float:
+    """Return the mean difference of the parents' values; 1/2 where one has not answered."""
+    if width <= 0:
+        return 0.0
+    first, second = parents
+    return math.fsum(
+        abs(first[item] - second[item]) / width if item in first and item in second else 0.5 for item in items
+    ) / len(items)
 
 
 def _level(value: float | None, low: float, high: float) -> int:
@@ -167,6 +178,6 @@ def _level(value: float | None, low: float, high: float) -> int:
     return min(_LEVELS - 1, int(_LEVELS * (value - low) / (high - low))) if high > low else 0
 
 
-def _order(key: str, item: int) -> bytes:
-    """Return a permanent random number of an item; no generator has a part in it."""
-    return hashlib.sha256(f"{key}\0{item}".encode()).digest()
+def _shuffled(items: Sequence[int], key: str) -> tuple[int, ...]:
+    """Return items in the order of their permanent random numbers; no random generator has a part in it."""
+    return tuple(sorted(items, key=lambda item: hashlib.sha256(f"{key}\0{item}".encode()).digest()))

@@ -94,11 +94,6 @@ class RacingConfig(Section):
             raise error_at("rungs", list(self.rungs), reason)
         return self
 
-    @property
-    def looks(self) -> int:
-        """How many estimates a child that is not dropped has."""
-        return sum(share < 1 for share in self.rungs)
-
 
 def _default_tasks() -> tuple[TaskConfig, ...]:
     """Return the three tasks of arXiv 2410.12613, section 4.1."""

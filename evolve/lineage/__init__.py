@@ -29,7 +29,7 @@ from evolve.lineage.events import (
 from evolve.lineage.model import Model, Pair, RaceStanding, Status, pair
 from evolve.lineage.node_link import to_graph, to_node_link
 from evolve.lineage.plan import EvaluateStep, MeasureStep, MergeStep, Plan, Step, Work, most_children, plan
-from evolve.lineage.racing import Interval, half_width_factor, threshold
+from evolve.lineage.racing import Interval, interval, threshold
 from evolve.lineage.state import Recorded
 from evolve.lineage.tree import FamilyTree
 
@@ -71,7 +71,7 @@ __all__ = [
     "StepRetried",
     "Work",
     "event_adapter",
-    "half_width_factor",
+    "interval",
     "most_children",
     "pair",
     "plan",

@@ -1,37 +1,48 @@
 """The bounds of a race: which children cannot be among the k best any more.
 
-A child's estimate has a normal error, and each look at a child may be wrong. A generation looks at each child once in
-each rung below the whole, so the error that `confidence` allows is shared equally by all these looks (Bonferroni).
+An estimate has a normal error, and each look at a child may be wrong. So the error that `confidence` allows is divided
+among all looks of a generation (Bonferroni): equally among the children, and among the rungs in proportion to their
+shares, because later rungs decide closer races and their errors are closer to normal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-__all__ = ["Interval", "half_width_factor", "threshold"]
+__all__ = ["Interval", "interval", "threshold"]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The bounds of a model's average (0..1); both are the average itself if it was scored in full."""
+    """The bounds of a model's average; both are the average itself if it was scored in full."""
 
     low: float
     high: float
 
 
-def half_width_factor(confidence: float, looks: int) -> float:
-    """Return how many standard errors an interval extends to each side of an estimate.
+def interval(
+    average: float, stderr: float, *, rungs: Sequence[float], rung: int, children: int, confidence: float
+) -> Interval:
+    """Return the bounds of an estimated average.
 
     Args:
-        confidence: Probability that none of the intervals of a generation misses (0..1).
-        looks: Number of intervals of a generation.
+        average: The estimate.
+        stderr: Its standard error.
+        rungs: The shares of all rungs.
+        rung: Number of the present rung, from 1; its share is below 1.
+        children: Number of children of the generation.
+        confidence: The probability that no interval of the generation misses.
     """
-    return NormalDist().inv_cdf(1 - (1 - confidence) / (2 * looks))
+    of_this = rungs[rung - 1] / math.fsum(share for share in rungs if share < 1)
+    allowed = (1 - confidence) * of_this / children
+    half = NormalDist().inv_cdf(1 - allowed / 2) * stderr
+    return Interval(average - half, average + half)
 
 
 def threshold(intervals: Iterable[Interval], k: int) -> float | None:
-    """Return the k-th best lower bound, which a member of the k best reaches; None if there are fewer intervals."""
-    lows = sorted((interval.low for interval in intervals), reverse=True)
+    """Return the k-th best lower bound, which each of the k best reaches; None if there are fewer intervals."""
+    lows = sorted((found.low for found in intervals), reverse=True)
     return lows[k - 1] if len(lows) >= k else None

@@ -28,7 +28,7 @@ from evolve.lineage.events import (
     StepRetried,
 )
 from evolve.lineage.model import Model, RaceStanding, Status, pair, planned_child, weighted_average
-from evolve.lineage.racing import Interval, half_width_factor
+from evolve.lineage.racing import interval
 from evolve.lineage.state import Recorded, TreeState
 
 __all__ = ["FamilyTree"]
@@ -219,9 +219,6 @@ class FamilyTree(TreeState):
         if event.rung != model.rungs + 1 or racing.rungs[event.rung - 1 : event.rung] != (event.share,):
             raise ValueError(f"{model.name}: rung {event.rung} with the share {event.share:g} is not its next one")
         average, stderr = weighted_average(event.estimates, self._weights(event.model, event.estimates))
-        half = (stderr or 0.0) * half_width_factor(
-            racing.confidence, racing.looks * len(self.children_of(model.generation))
-        )
         is_last = event.rung == len(racing.rungs)
         standing = RaceStanding(
             rung=event.rung,
@@ -229,7 +226,14 @@ class FamilyTree(TreeState):
             estimates=dict(event.estimates),
             average=average,
             stderr=stderr or 0.0,
-            interval=Interval(average - half, average + half),
+            interval=interval(
+                average,
+                stderr or 0.0,
+                rungs=racing.rungs,
+                rung=event.rung,
+                children=len(self.children_of(model.generation)),
+                confidence=racing.confidence,
+            ),
         )
         self._put(
             replace(
