@@ -136,10 +136,12 @@ def test_the_reason_of_the_stop_is_right(tree: nx.DiGraph) -> None:
 
 def test_the_run_folder_has_all_files(tree: nx.DiGraph, run: Path) -> None:
     for name, node in tree.nodes.items():
-        assert {path.name for path in (run / "evals" / name).iterdir()} == set(node["scores"])
+        assert {path.name for path in (run / "evals" / name).iterdir()} == {*node["scores"], "items.parquet"}
         for task in node["scores"]:
             files = {path.name for path in (run / "evals" / name / task).iterdir()}
-            assert files == {"score.json", "results.json", f"samples_{task}.jsonl"}
+            assert files == {
+                *("score.json", "results.json", f"samples_{task}.jsonl", "items.parquet", "answers.parquet")
+            }
         if node["kind"] != "foundation":
             assert (run / node["recipe"]).is_file()
             assert (run / node["checkpoint"] / "model.safetensors").is_file()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evolve.config import TaskConfig, scoring_settings
+from evolve.config import TaskConfig, item_limit, scoring_settings
 from evolve.lineage import FamilyTree
 
 __all__ = ["differing_settings"]
@@ -49,6 +49,7 @@ def _settings(tree: FamilyTree, shared: set[str], limited: set[str]) -> dict[str
 def _settings_of_task(tree: FamilyTree, task: TaskConfig, limited: set[str]) -> dict[str, Any]:
     start = tree.origin
     found = scoring_settings(tree.config, task, lm_eval=start.versions.get("lm_eval"), data=start.data)
+    found["limit"] = item_limit(tree.config, task)
     data = found.pop("data")
     prefix = f"evaluation.tasks.{task.task}"
     settings = {

@@ -5,7 +5,7 @@ from evolve.config.evaluation import EvaluationConfig, TaskConfig
 from evolve.config.loading import dump_config, load_config
 from evolve.config.metrics import METRICS, Metric
 from evolve.config.schema import AdapterSource, Config, MergeConfig, ModelSource, StrategyConfig
-from evolve.config.scoring import ARGUMENT_FILES, scoring_settings
+from evolve.config.scoring import ARGUMENT_FILES, item_limit, scoring_settings
 
 __all__ = [
     "ARGUMENT_FILES",
@@ -22,6 +22,7 @@ __all__ = [
     "TaskConfig",
     "changed_arguments",
     "dump_config",
+    "item_limit",
     "load_config",
     "path_arguments",
     "scoring_settings",

@@ -9,7 +9,7 @@ from evolve.config.arguments import changed_arguments
 from evolve.config.evaluation import TaskConfig
 from evolve.config.schema import Config
 
-__all__ = ["ARGUMENT_FILES", "scoring_settings"]
+__all__ = ["ARGUMENT_FILES", "item_limit", "scoring_settings"]
 
 ARGUMENT_FILES = "model_args."
 """Beginning of the names of the files that the model arguments name."""
@@ -18,9 +18,10 @@ ARGUMENT_FILES = "model_args."
 def scoring_settings(
     config: Config, task: TaskConfig, *, lm_eval: str | None, data: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return everything except the model that can change the score of one task, as JSON values.
+    """Return everything that can change a model's answer to an item of one task, and its value, as JSON values.
 
-    Models with equal weights and equal settings have equal scores. Files and folders that the model arguments name are
+    Models with equal weights, equal settings and equal items have equal scores; which items are answered is not part of
+    the settings (see `item_limit`). Files and folders that the model arguments name are
     part of them by their content. The device, the batch size, the weight of the task in the average and the other
     tasks are not part of them.
 
@@ -38,7 +39,6 @@ def scoring_settings(
         "task": task.task,
         "metric": task.metric,
         "num_fewshot": task.num_fewshot,
-        "limit": task.limit if task.limit is not None else evaluation.limit,
         "generation_kwargs": task.generation_kwargs,
         "model": evaluation.model,
         "model_args": changed_arguments(
@@ -50,6 +50,11 @@ def scoring_settings(
         "lm_eval": lm_eval,
         "data": _data_of_task(data, task.task),
     }
+
+
+def item_limit(config: Config, task: TaskConfig) -> int | None:
+    """Return how many first items of a task a run answers; None for all."""
+    return task.limit if task.limit is not None else config.evaluation.limit
 
 
 def _files_of_arguments(data: Mapping[str, str]) -> dict[str, dict[str, str]]:

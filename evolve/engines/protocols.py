@@ -13,10 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 __all__ = [
+    "ANSWERS_FILE",
+    "ITEMS_FILE",
     "AdapterJob",
     "BatchSize",
     "ConversionJob",
@@ -146,7 +149,11 @@ class TaskSpec:
         task: Name of an lm-eval task or group.
         metric: lm-eval's metric key with its filter, for example `exact_match,strict-match`.
         num_fewshot: Number of examples in the prompt; None: the task's default.
-        limit: The most documents to evaluate; None: all.
+        limit: Number of first items to answer; None: all.
+        items: Ids of the items to answer, ascending, by the name of the lm-eval task: one entry for a plain task, one
+            per member for a group. A member without an entry is left out. An id is lm-eval's `doc_id`, counted from 0.
+            The prompt of an item does not depend on which others are asked. None: all up to `limit`, which must be
+            None if ids are given.
         generation_kwargs: Entries that override the task's `generation_kwargs`.
         dataset: Folder with `<split>.jsonl` or `<split>.parquet` files that replace the task's data set.
         revision: The Hub revision that the task's data must have; None: any.
@@ -159,10 +166,31 @@ class TaskSpec:
     generation_kwargs: Mapping[str, Any] = field(default_factory=dict)
     dataset: Path | None = None
     revision: str | None = None
+    items: Mapping[str, tuple[int, ...]] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse item ids that are not ascending, and ids together with a limit."""
+        if self.items is None:
+            return
+        if self.limit is not None:
+            raise ValueError(f"task '{self.task}': give the limit {self.limit} or the items, not both")
+        if not any(self.items.values()):
+            raise ValueError(f"task '{self.task}': no items are asked")
+        for name, ids in self.items.items():
+            if any(item < 0 for item in ids) or any(a >= b for a, b in pairwise(ids)):
+                raise ValueError(f"task '{self.task}': the items of '{name}' must be ascending ids from 0")
 
     def shortened(self, documents: int) -> TaskSpec:
         """Return the task with only its first documents."""
-        return replace(self, limit=documents if self.limit is None else min(self.limit, documents))
+        limit = documents if self.limit is None else min(self.limit, documents)
+        return replace(self, limit=limit, items=None)
+
+
+ITEMS_FILE = "items.parquet"
+"""Name of the file with the values of items, in the folder of a task and, for all its tasks, in that of a model."""
+
+ANSWERS_FILE = "answers.parquet"
+"""Name of the file with a model's answers in the folder of a task."""
 
 
 def task_folder(task: str) -> str:
@@ -180,10 +208,13 @@ class EvaluateJob:
         checkpoint: Absolute folder of the model.
         tasks: The tasks; all are scored with one loaded model.
         output: An empty staging folder. lm-eval's results (`results.json`) and samples (`samples_<task>.jsonl`) of
-            each task go into the folder `task_folder(<task>)` in it.
+            each task go into the folder `task_folder(<task>)` in it, with the values of its items (`ITEMS_FILE`, if its
+            metric is a mean over them) and the model's answers (`ANSWERS_FILE`).
         request_caches: Path stem of lm-eval's request cache by task, for exactly this model and the task's settings. An
             interrupted evaluation resumes from it; the caller deletes it after success. A task without a path has no
             cache.
+        answers: Files `ANSWERS_FILE` of earlier evaluations by task, of exactly this model and the task's settings
+            with other items. Their answers are not computed again. A file that cannot be used is ignored.
         model: Name of the lm-eval model class.
         model_args: Arguments of that class except `pretrained`.
         seed: Seed of lm-eval's few-shot sampler and generators.
@@ -193,6 +224,7 @@ class EvaluateJob:
     tasks: tuple[TaskSpec, ...]
     output: Path
     request_caches: Mapping[str, Path] = field(default_factory=dict)
+    answers: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     model: str = "hf"
     model_args: Mapping[str, Any] = field(default_factory=dict)
     batch_size: BatchSize = 16
@@ -448,6 +480,10 @@ class TaskFacts:
         reads: Every local file outside lm-eval's package that was read to build the task and to render its documents.
         revision: Commits of the data from the Hub; None if the data are local or not loaded.
         unidentified: Why the score of the task cannot be shared between runs; None if it can.
+        members: Number of these documents by lm-eval task; None if the data are not loaded.
+        weighted_by_size: Whether the score of a group is the mean over the items of all its tasks; otherwise it is the
+            mean of its tasks' means.
+        not_a_mean: Why the metric is not a mean over items; None if it is, or if the data are not loaded.
     """
 
     documents: int | None
@@ -457,6 +493,9 @@ class TaskFacts:
     reads: tuple[Path, ...] = ()
     revision: str | None = None
     unidentified: str | None = None
+    members: Mapping[str, int] | None = None
+    weighted_by_size: bool = True
+    not_a_mean: str | None = None
 
 
 class TaskInspector(Protocol):

@@ -175,7 +175,9 @@ class RunFolder:
 
     def request_cache(self, key: str) -> Path:
         """Return the path stem of the request cache of a score; its files outlive an interrupted evaluation."""
-        return self.staging / f"{_REQUESTS}{key}"
+        settings, _, selection = key.partition("/")
+        # The hash is last, so that no name is the beginning of another.
+        return self.staging / f"{_REQUESTS}{selection}-{settings}"
 
     @staticmethod
     def delete_request_cache(stem: Path) -> None:

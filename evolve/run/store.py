@@ -1,7 +1,8 @@
 """Scores on disk, and the store that shares them between runs.
 
 Each score is a folder that is written atomically. Its key covers the model's identity and everything else that can
-alter the score, so that no interrupted run and no other run in the same folder computes it again.
+alter the score, so that no interrupted run and no other run in the same folder computes it again. Scores that differ
+only in their items share a folder of the store, and the answers of one are known to the others.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import logging
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evolve.config import TaskConfig
-from evolve.engines.protocols import BatchSize, EvaluateResult
+from evolve.engines.protocols import ANSWERS_FILE, BatchSize, EvaluateResult
 from evolve.files import read_bytes
 from evolve.lineage import Score
 from evolve.run.durable import publish, replace_json
@@ -34,7 +36,7 @@ class ScoreRecord(BaseModel):
     """The score of one model on one task, kept as `score.json` beside lm-eval's results and samples.
 
     Attributes:
-        key: Identity of the score.
+        key: Key of the score (`evolve.run.tasks.score_key`).
         seconds: Wall time of the task, without loading the model.
         reused: Whether the score was copied from the score store instead of computed in this run.
     """
@@ -64,12 +66,29 @@ class ScoreRecord(BaseModel):
             key: The expected key.
             task: The task as configured.
         """
+        return cls._read(folder, task, lambda found: found == key)
+
+    @classmethod
+    def answers(cls, folder: Path, key: str, task: TaskConfig) -> Path | None:
+        """Return the file of answers beside a record that is of a key's settings, whatever its items; None if none is.
+
+        Args:
+            folder: The folder of the score.
+            key: A key with the expected settings.
+            task: The task as configured.
+        """
+        record = cls._read(folder, task, lambda found: _settings(found) == _settings(key))
+        file = folder / ANSWERS_FILE
+        return file if record is not None and file.is_file() else None
+
+    @classmethod
+    def _read(cls, folder: Path, task: TaskConfig, fits: Callable[[str], bool]) -> ScoreRecord | None:
         if not os.path.lexists(folder / _RECORD):
             return None
         try:
             _refuse_special_files(folder)
             record = cls.model_validate_json(read_bytes(folder / _RECORD, _MOST))
-            _refuse_misfit(record, folder, key, task)
+            _refuse_misfit(record, folder, task, fits)
         except (OSError, ValueError) as error:  # pydantic's error is a ValueError
             reason = "it is no record of a score" if isinstance(error, ValidationError) else error
             _LOG.warning("%s: is ignored, and the model is scored again (%s)", folder, reason)
@@ -83,6 +102,8 @@ class ScoreRecord(BaseModel):
 
 class ScoreStore:
     """A cache of scores by key, shared by the runs in one folder; it may be deleted at any time.
+
+    The folder of a score is `<settings>/<selection>` in that of the store; see `evolve.run.tasks.score_key`.
 
     Several runs may use it at the same time. Its errors are logged and never end a run, because it only saves work.
 
@@ -113,11 +134,17 @@ class ScoreStore:
         record.write(target)
         return record
 
+    def answers(self, key: str, task: TaskConfig) -> tuple[Path, ...]:
+        """Return the files of answers of all scores with the settings of a key, whatever their items."""
+        folders = sorted(path for path in (self.root / _settings(key)).glob("*") if not path.name.startswith("."))
+        found = [ScoreRecord.answers(folder, key, task) for folder in folders]
+        return tuple(file for file in found if file is not None)
+
     def keep(self, key: str, task: TaskConfig, scored: Path) -> None:
         """Copy a published score into the store, unless the store has it."""
         if ScoreRecord.read(self.root / key, key, task) is not None:
             return
-        staged = self.root / f"{self._prefix}{key}"
+        staged = self.root / f"{self._prefix}{key.replace('/', '-')}"
         try:
             shutil.rmtree(staged, ignore_errors=True)
             shutil.copytree(scored, staged)
@@ -130,7 +157,7 @@ class ScoreStore:
 
     def tidy(self) -> None:
         """Delete the unfinished copies that this run left when it was killed."""
-        for pattern in (f"{self._prefix}*", f".{self._prefix}*.gone", ".*.gone"):
+        for pattern in (f"{self._prefix}*", f".{self._prefix}*.gone", ".*.gone", "*/.*.gone"):
             for path in self.root.glob(pattern):
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -143,9 +170,13 @@ def _refuse_special_files(folder: Path) -> None:
             raise ValueError(f"{path.name} is neither a file nor a folder")
 
 
-def _refuse_misfit(record: ScoreRecord, folder: Path, key: str, task: TaskConfig) -> None:
+def _settings(key: str) -> str:
+    return key.partition("/")[0]
+
+
+def _refuse_misfit(record: ScoreRecord, folder: Path, task: TaskConfig, fits: Callable[[str], bool]) -> None:
     """Raise ValueError if this is the record of another score, or the score is impossible or has no samples."""
-    if record.key != key:
+    if not fits(record.key):
         raise ValueError("its key is that of another score")
     if record.score.metric != task.metric:
         raise ValueError(f"it is a score of {record.score.metric} and not of {task.metric}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from evolve.config import ARGUMENT_FILES, Config, TaskConfig, scoring_settings
+from evolve.config import ARGUMENT_FILES, Config, TaskConfig, item_limit, scoring_settings
 from evolve.engines.protocols import BatchSize, EvaluateJob, TaskSpec
 
 __all__ = ["evaluate_job", "score_key", "task_specs"]
@@ -23,7 +23,7 @@ def task_specs(config: Config, data: Mapping[str, str] = MappingProxyType({})) -
             task=task.task,
             metric=task.metric,
             num_fewshot=task.num_fewshot,
-            limit=task.limit if task.limit is not None else evaluation.limit,
+            limit=item_limit(config, task),
             generation_kwargs=task.generation_kwargs,
             dataset=evaluation.datasets.get(task.task),
             revision=data.get(f"{task.task}/revision"),
@@ -39,7 +39,8 @@ def evaluate_job(
     tasks: Sequence[TaskSpec],
     output: Path,
     batch_size: BatchSize | None = None,
-    request_caches: Mapping[str, Path] | None = None,
+    request_caches: Mapping[str, Path] = MappingProxyType({}),
+    answers: Mapping[str, tuple[Path, ...]] = MappingProxyType({}),
     reads: Mapping[str, Path] = MappingProxyType({}),
 ) -> EvaluateJob:
     """Return the job that scores a checkpoint on some tasks with the settings of a configuration.
@@ -51,6 +52,7 @@ def evaluate_job(
         output: An empty staging folder.
         batch_size: Replaces the configured one.
         request_caches: As in `EvaluateJob`.
+        answers: As in `EvaluateJob`.
         reads: Paths of the recorded files that are in no folder of the configuration, by name.
     """
     evaluation = config.evaluation
@@ -58,7 +60,8 @@ def evaluate_job(
         checkpoint=checkpoint,
         tasks=tuple(tasks),
         output=output,
-        request_caches=request_caches or {},
+        request_caches=dict(request_caches),
+        answers=dict(answers),
         model=evaluation.model,
         model_args=_with_recorded_folders(evaluation.model_args, reads),
         batch_size=evaluation.batch_size if batch_size is None else batch_size,
@@ -81,8 +84,19 @@ def _with_recorded_folders(arguments: Mapping[str, Any], reads: Mapping[str, Pat
     return {**arguments, **folders}
 
 
-def score_key(identity: str, config: Config, task: TaskConfig, *, lm_eval: str | None, data: Mapping[str, str]) -> str:
-    """Return the key of a score: a hash of the model's identity and the settings from `scoring_settings`.
+def score_key(
+    identity: str,
+    config: Config,
+    task: TaskConfig,
+    *,
+    lm_eval: str | None,
+    data: Mapping[str, str],
+    items: Mapping[str, Sequence[int]] | None = None,
+) -> str:
+    """Return the key of a score: `<settings>/<selection>`, its path in the score store.
+
+    The settings are a hash of the model's identity and of `scoring_settings`. The selection says which items are
+    answered: `all`, `first-<n>`, or `items-<hash>`.
 
     Args:
         identity: Identity of the model.
@@ -90,7 +104,17 @@ def score_key(identity: str, config: Config, task: TaskConfig, *, lm_eval: str |
         task: One of its tasks.
         lm_eval: Version of lm-eval.
         data: As for `scoring_settings`.
+        items: As in `TaskSpec`; None for those of the configuration.
     """
-    settings = scoring_settings(config, task, lm_eval=lm_eval, data=data)
-    record = {"identity": identity, "settings": settings}
+    settings = _hash({"identity": identity, "settings": scoring_settings(config, task, lm_eval=lm_eval, data=data)})
+    return f"{settings}/{_selection(item_limit(config, task), items)}"
+
+
+def _selection(limit: int | None, items: Mapping[str, Sequence[int]] | None) -> str:
+    if items is not None:
+        return f"items-{_hash({name: list(ids) for name, ids in items.items() if ids})}"
+    return "all" if limit is None else f"first-{limit}"
+
+
+def _hash(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

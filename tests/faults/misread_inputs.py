@@ -66,14 +66,14 @@ KINSHIPS = tuple(kinship_of(name, header) for name, header in HEADERS.items())
 
 
 def records(place: Place) -> list[Path]:
-    return [*place.runs.glob(".scores/*/score.json"), *place.runs.glob("run/evals/*/*/score.json")]
+    return [*place.runs.glob(".scores/*/*/score.json"), *place.runs.glob("run/evals/*/*/score.json")]
 
 
 def poisoned(name: str, change: Callable[[Path], object]) -> Fault:
     """Return a row: damaged records in the store of a finished run, which the next run must not believe."""
 
     def poison(place: Place) -> None:
-        for path in place.runs.glob(".scores/*/score.json"):
+        for path in place.runs.glob(".scores/*/*/score.json"):
             change(path)
 
     def ignored(place: Place) -> None:

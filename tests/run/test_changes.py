@@ -60,8 +60,8 @@ class World:
     @property
     def scores(self) -> dict[str, Any]:
         """The value of each score in the store, by its key."""
-        records = self.run.parent.glob(".scores/*/score.json")
-        return {path.parent.name: json.loads(path.read_text())["score"] for path in records}
+        records = self.run.parent.glob(".scores/*/*/score.json")
+        return {path.parts[-3:-1]: json.loads(path.read_text())["score"] for path in records}
 
 
 @pytest.fixture

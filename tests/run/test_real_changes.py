@@ -71,8 +71,8 @@ def _tree(run: Path) -> dict[str, Any]:
 
 def _scores(run: Path) -> dict[str, Any]:
     """Return the value of each score in the store beside a run, by key."""
-    records = run.parent.glob(".scores/*/score.json")
-    return {path.parent.name: json.loads(path.read_text())["score"] for path in records}
+    records = run.parent.glob(".scores/*/*/score.json")
+    return {path.parts[-3:-1]: json.loads(path.read_text())["score"] for path in records}
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -238,7 +238,7 @@ def test_only_new_tasks_are_scored(tmp_path: Path, drivers: Drivers, family: Pat
     scored = _scored(tmp_path / "more")
     assert all(scored[name] == ["gamma"] for name in "ABC")
     folders = {path.name for path in (tmp_path / "more" / "evals" / "A").iterdir()}
-    assert folders == {"alpha", "beta", "gamma"}
+    assert folders == {"alpha", "beta", "gamma", "items.parquet"}
     edit(lambda raw: raw["evaluation"].update(tasks=[{"task": "beta", "weight": 3}]))
     tally = tmp_path / "tally"
     assert drivers(tmp_path / "fewer", family, EVOLVE_FAKE_TALLY=tally).code == 0

@@ -14,7 +14,7 @@ from evolve.engines.protocols import EvaluateResult, TaskScore
 from evolve.run.ranges import impossible
 from evolve.run.store import ScoreRecord, ScoreStore
 
-KEY = "k" * 64
+KEY = f"{'k' * 64}/all"
 ALPHA = TaskConfig(task="alpha")
 
 
@@ -51,7 +51,7 @@ def test_a_kept_score_is_fetched_with_all_files(store: ScoreStore, scored: Path,
     assert record == ScoreRecord.read(target, KEY, ALPHA)
     assert (original.batch_size, original.seconds, original.reused) == (4, 1.5, False)
     assert (target / "samples_alpha.jsonl").exists()
-    assert [path.name for path in store.root.iterdir()] == [KEY]
+    assert [path.relative_to(store.root) for path in store.root.glob("*/*")] == [Path(KEY)]
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"key": "another"}'])
@@ -143,6 +143,7 @@ def test_a_file_that_disappears_while_it_is_copied_is_ignored(store: ScoreStore,
 def test_only_own_leftovers_are_deleted(store: ScoreStore, tmp_path: Path) -> None:
     other = ScoreStore(store.root, tmp_path / "other")
     for one in (store, other):
-        (store.root / f"{one._prefix}{KEY}").mkdir(parents=True)
+        (store.root / f"{one._prefix}key").mkdir(parents=True)
+    (store.root / "key" / ".all.77.gone").mkdir(parents=True)
     store.tidy()
-    assert {path.name for path in store.root.iterdir()} == {f"{other._prefix}{KEY}"}
+    assert {str(path.relative_to(store.root)) for path in store.root.rglob("*")} == {f"{other._prefix}key", "key"}

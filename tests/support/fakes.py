@@ -1,7 +1,8 @@
 """Fast, deterministic engines for tests of the run.
 
-Models are folders with safetensors files of a few numbers. A merge is the mean of the parents, a score comes from the
-hash of the weights, and a kinship is computed. All functions are module-level, so that a worker can import them.
+Models are folders with safetensors files of a few numbers. A merge is the mean of the parents, a score is the share of
+items that a model solves, which comes from the hash of the weights, and a kinship is computed. All functions are
+module-level, so that a worker can import them.
 """
 
 from __future__ import annotations
@@ -16,15 +17,19 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import yaml
+from pyarrow import parquet
 from safetensors.numpy import load_file, save_file
 
 from evolve.engines.checkpoints import hash_file
 from evolve.engines.protocols import (
+    ANSWERS_FILE,
+    ITEMS_FILE,
     Engines,
     EvaluateJob,
     EvaluateResult,
@@ -42,11 +47,13 @@ from evolve.engines.protocols import (
     Report,
     TaskFacts,
     TaskScore,
+    TaskSpec,
     task_folder,
 )
 from evolve.errors import EvaluationError, MergeError, RehearsalError, TaskError
 
 SIZE = 24
+ITEMS = 256  # of each task
 _PLACES = {"alpha": 0, "beta": 1}  # position of a task's score in the hash of the weights
 
 
@@ -233,22 +240,52 @@ def evaluate(job: EvaluateJob, report: Report, device: str = "auto") -> Evaluate
     name = job.output.name.removeprefix("evaluate-")
     _count("evaluate", name)
     report("scoring", 0, 1)
-    for spec in job.tasks:
-        (job.output / task_folder(spec.task)).mkdir()
-        (job.output / task_folder(spec.task) / "results.json").write_text("{}")
-        (job.output / task_folder(spec.task) / f"samples_{task_folder(spec.task)}.jsonl").write_text("{}\n")
+    values = {spec.task: _values(job.checkpoint, spec) for spec in job.tasks}
+    for task, found in values.items():
+        folder = job.output / task_folder(task)
+        folder.mkdir()
+        (folder / "results.json").write_text("{}")
+        (folder / f"samples_{task_folder(task)}.jsonl").write_text("{}\n")
+        _write_items(folder, task, found)
     _inject("evaluate", name)
     wishes = {"nan": float("nan"), "huge": 1.7e308}
     offset = next((wishes[wish] for wish in _faults("score", name)), 0.0)
     scores = {}
     digest = hashlib.sha256(_weights(job.checkpoint).tobytes()).digest()
     for spec in job.tasks:
-        place = _PLACES.get(spec.task, 2)
-        value, error = digest[place] / 256, 0.01 + digest[place + 8] / 10000
-        scores[spec.task] = TaskScore(spec.metric, offset + value, error, 100)
+        found = values[spec.task]
+        error = 0.01 + digest[_PLACES.get(spec.task, 2) + 8] / 10000
+        scores[spec.task] = TaskScore(spec.metric, offset + sum(found.values()) / len(found), error, len(found))
     report("scoring", 1, 1)
     seconds = dict.fromkeys(scores, 0.2)
     return EvaluateResult(scores=scores, seconds=0.5, batch_size=job.batch_size, task_seconds=seconds)
+
+
+def _values(checkpoint: Path, spec: TaskSpec) -> dict[int, float]:
+    """Return 1.0 for each asked item that a model solves, else 0.0.
+
+    How many of all items it solves is a byte of the hash of its weights. Which these are depends on the difficulty of
+    the items, which all models share, and on the model.
+    """
+    digest = hashlib.sha256(_weights(checkpoint).tobytes()).digest()
+    common, own = np.random.default_rng([*spec.task.encode()]), np.random.default_rng([*digest])
+    hardest_last = np.argsort(common.random(ITEMS) + 0.3 * own.random(ITEMS), kind="stable")
+    solved = set(hardest_last[: digest[_PLACES.get(spec.task, 2)]].tolist())
+    asked: Sequence[int] = range(ITEMS if spec.limit is None else min(spec.limit, ITEMS))
+    return {item: float(item in solved) for item in (asked if spec.items is None else spec.items[spec.task])}
+
+
+def _write_items(folder: Path, task: str, values: Mapping[int, float]) -> None:
+    """Write the values of items as the engine does, and the items that were answered as the file of answers."""
+    hashes = [hashlib.sha256(f"{task} {item}".encode()).hexdigest() for item in values]
+    columns = {
+        "task": pa.array([task] * len(values)),
+        "item": pa.array(list(values), pa.int64()),
+        "value": pa.array(list(values.values()), pa.float64()),
+        "doc_hash": pa.array(hashes),
+    }
+    parquet.write_table(pa.table(columns), folder / ITEMS_FILE)
+    parquet.write_table(pa.table({"request": hashes}), folder / ANSWERS_FILE)
 
 
 def measure(job: KinshipJob, report: Report, device: str = "auto") -> KinshipResult:
@@ -299,7 +336,12 @@ def rehearse_evaluation(job: RehearseEvaluationJob, report: Report, device: str 
 
 def inspect_tasks(job: InspectTasksJob, report: Report) -> dict[str, TaskFacts]:
     _inject("inspect", "*")
-    return {spec.task: TaskFacts(100, "multiple_choice", True, False) for spec in job.tasks}
+    return {spec.task: _facts(spec) for spec in job.tasks}
+
+
+def _facts(spec: TaskSpec) -> TaskFacts:
+    count = ITEMS if spec.limit is None else min(spec.limit, ITEMS)
+    return TaskFacts(count, "multiple_choice", True, False, members={spec.task: count})
 
 
 FAKE = Engines(

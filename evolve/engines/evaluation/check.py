@@ -63,10 +63,8 @@ def inspect_tasks(job: InspectTasksJob, report: Report) -> dict[str, TaskFacts]:
         for done, plan in enumerate(plans if job.render else ()):
             report(f"checking {plan.spec.task}", done, len(plans))
             with recorded(reads[plan.spec.task]):
-                documents = _render(plan, job, facts[plan.spec.task], report)
-            facts[plan.spec.task] = _with_reads(
-                replace(facts[plan.spec.task], documents=documents), plan, reads[plan.spec.task]
-            )
+                rendered = _render(plan, job, facts[plan.spec.task], report)
+            facts[plan.spec.task] = _with_reads(rendered, plan, reads[plan.spec.task])
     return facts
 
 
@@ -107,6 +105,7 @@ def _facts(plan: PlannedTask) -> TaskFacts:
         if plan.definition.is_group
         else _direction(plan.spec, configs[0]),
         needs_hub=any(_needs_hub(config) for config in leaves) or not leaves,
+        weighted_by_size=all(entry.get("weight_by_size", True) for entry in _aggregates(plan.spec, configs[0])),
     )
 
 
@@ -184,14 +183,11 @@ def _direction(spec: TaskSpec, config: Mapping[str, Any]) -> bool:
 
 
 def _group_direction(spec: TaskSpec, group: Mapping[str, Any], leaves: Sequence[Mapping[str, Any]]) -> bool:
-    listed = group.get("aggregate_metric_list") or []
-    aggregates = [listed] if isinstance(listed, dict) else listed
-    name, _, kind = spec.metric.partition(",")
-    fitting = [entry for entry in aggregates if entry["metric"] == name]
+    kind, fitting = spec.metric.partition(",")[2], _aggregates(spec, group)
     known = [_metrics(leaf) for leaf in leaves]
     filters = {kind for entry in fitting for kind in _filters(entry, known)}
     if not fitting or (filters and kind not in filters):
-        has = sorted(f"{entry['metric']},{kind}" for entry in aggregates for kind in _filters(entry, known))
+        has = sorted(f"{entry['metric']},{kind}" for entry in _listed(group) for kind in _filters(entry, known))
         raise TaskError(
             f"evaluation: the group '{spec.task}' has no aggregate '{spec.metric}'; it has "
             f"{', '.join(has) or 'none: list its tasks instead'}"
@@ -203,6 +199,17 @@ def _group_direction(spec: TaskSpec, group: Mapping[str, Any], leaves: Sequence[
             f"evaluation: the tasks of '{spec.task}' do not agree whether more of '{spec.metric}' is better"
         )
     return direction
+
+
+def _listed(group: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the aggregates of a group; a task has none."""
+    listed = group.get("aggregate_metric_list") or []
+    return [listed] if isinstance(listed, dict) else list(listed)
+
+
+def _aggregates(spec: TaskSpec, group: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the aggregates of the configured metric."""
+    return [entry for entry in _listed(group) if entry["metric"] == spec.metric.partition(",")[0]]
 
 
 def _filters(entry: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -220,9 +227,10 @@ def _needs_hub(config: Mapping[str, Any]) -> bool:
     return path is None or not Path(path).is_dir()
 
 
-def _render(plan: PlannedTask, job: InspectTasksJob, facts: TaskFacts, report: Report) -> int | None:
-    """Build a task and render its documents; return their number, or None if its data are not on this machine."""
+def _render(plan: PlannedTask, job: InspectTasksJob, facts: TaskFacts, report: Report) -> TaskFacts:
+    """Build a task and render its documents; add what they show to its facts if its data are on this machine."""
     from evolve.engines.evaluation.data import validate_files
+    from evolve.engines.evaluation.items import not_a_mean
     from evolve.engines.evaluation.rendering import render_documents, try_results
     from evolve.engines.evaluation.tasks import TaskLoader
 
@@ -234,11 +242,13 @@ def _render(plan: PlannedTask, job: InspectTasksJob, facts: TaskFacts, report: R
             tasks = TaskLoader(Path(folder) / "task", plan, {}).build()
         except TaskError:
             if local_only:
-                return None
+                return facts
             raise
         if plan.sources.code:
-            try_results(tasks)
-        return render_documents(tasks, plan.spec, job.seed, report)
+            try_results(tasks.values())
+        members = render_documents(tasks, plan.spec, job.seed, report)
+        problem = not_a_mean(tasks, plan.spec.metric)
+    return replace(facts, documents=sum(members.values()), members=members, not_a_mean=problem)
 
 
 @contextmanager

@@ -14,11 +14,21 @@ from typing import TYPE_CHECKING, Any
 from evolve.engines.devices import device_name
 from evolve.engines.evaluation.reads import GENERATED
 from evolve.engines.evaluation.results import score_of
-from evolve.engines.protocols import EvaluateJob, EvaluateResult, Report, TaskScore, TaskSpec, task_folder
+from evolve.engines.protocols import (
+    ANSWERS_FILE,
+    ITEMS_FILE,
+    EvaluateJob,
+    EvaluateResult,
+    Report,
+    TaskScore,
+    TaskSpec,
+    task_folder,
+)
 from evolve.errors import EvaluationError
 
 if TYPE_CHECKING:
-    from evolve.engines.evaluation.interception import Progress
+    from evolve.engines.evaluation.interception import Interception
+    from evolve.engines.evaluation.request_cache import RequestCache
     from evolve.engines.evaluation.tasks import TaskLoader
 
 __all__ = ["Hooks", "evaluate", "score_all"]
@@ -51,8 +61,9 @@ def evaluate(job: EvaluateJob, report: Report, device: str = "auto") -> Evaluate
     """Score a checkpoint on all tasks of a job, with one model object and one call of lm-eval per task.
 
     Scores, samples and standard errors of means equal those of `lm_eval run --tasks <task>` with the same task file,
-    `--batch_size` and `--seed <job.seed>`, which sets all four of lm-eval's seeds. So they do not depend on the other
-    tasks or on their order. Bootstrapped standard errors use 1,000 draws. The global random generators are preserved.
+    `--limit`, `--batch_size` and `--seed <job.seed>`, which sets all four of lm-eval's seeds. So they do not depend on
+    the other tasks or on their order. Where items are chosen, their prompts are those of a run on all items.
+    Bootstrapped standard errors use 1,000 draws. The global random generators are preserved.
 
     Args:
         job: What to evaluate.
@@ -89,9 +100,8 @@ def score_all(
     Returns:
         The scores and the wall times of the tasks.
     """
-    from evolve.engines.evaluation.interception import Progress
+    from evolve.engines.evaluation.interception import Interception, Progress
     from evolve.engines.evaluation.models import load_model
-    from evolve.engines.evaluation.results import write_results
     from evolve.engines.generators import Generators, seed_generators
 
     scores: dict[str, TaskScore] = {}
@@ -119,12 +129,12 @@ def score_all(
             begun = time.monotonic()
             progress.start(task)
             loader.start_from(state)
-            with hooks.scoring(loader.spec):
-                results = _score(job, model[0], loader, progress, device)
-                scores[task] = hooks.score(results, loader.spec)
-            target = job.output / task_folder(task)
-            target.mkdir()
-            write_results(results, target)
+            with closing(_request_cache(job, task)) as cache:
+                requests = Interception(task, progress, cache, loader.instances)
+                with hooks.scoring(loader.spec):
+                    results = _score(job, model[0], loader, requests, device)
+                    scores[task] = hooks.score(results, loader.spec)
+                _write(job.output / task_folder(task), results, loader, cache)
             progress.finish(task)
             seconds[task] += time.monotonic() - begun
     return scores, seconds
@@ -142,22 +152,37 @@ def _loaders(job: EvaluateJob, folder: Path) -> dict[str, TaskLoader]:
     return {plan.spec.task: TaskLoader(folder / task_folder(plan.spec.task), plan, metadata) for plan in plans}
 
 
-def _score(job: EvaluateJob, lm: Any, loader: TaskLoader, progress: Progress, device: str) -> Mapping[str, Any]:
-    """Call lm-eval for one task and return its results."""
-    from evolve.engines.evaluation.interception import Interception
+def _request_cache(job: EvaluateJob, task: str) -> RequestCache:
+    """Open the request cache of a task, in memory if it has no file, and add the answers of earlier evaluations."""
+    from evolve.engines.evaluation.answers import read_answers
     from evolve.engines.evaluation.request_cache import RequestCache
 
-    spec = loader.spec
+    stem = job.request_caches.get(task)
+    # The name that lm-eval itself makes of a stem.
+    cache = RequestCache(None if stem is None else stem.with_name(stem.name + "_rank0.db"))
+    cache.learn(read_answers(job.answers.get(task, ())))
+    return cache
+
+
+def _write(target: Path, results: Mapping[str, Any], loader: TaskLoader, cache: RequestCache) -> None:
+    """Write all files of a scored task."""
+    from evolve.engines.evaluation.answers import write_answers
+    from evolve.engines.evaluation.items import write_items
+    from evolve.engines.evaluation.results import write_results
+
+    target.mkdir()
+    write_results(results, target)
+    write_items(target / ITEMS_FILE, results, loader.tasks(), loader.spec)
+    write_answers(target / ANSWERS_FILE, loader.instances(), cache)
+
+
+def _score(job: EvaluateJob, lm: Any, loader: TaskLoader, requests: Interception, device: str) -> Mapping[str, Any]:
+    """Call lm-eval for one task and return its results."""
     if hasattr(lm, "batch_sizes"):
         # HFLM keeps the sizes that batch size `auto` found for the task before.
         lm.batch_sizes = {}
-    stem = job.request_caches.get(spec.task)
-    # The name that lm-eval itself makes of a stem.
-    cache = None if stem is None else RequestCache(stem.with_name(stem.name + "_rank0.db"))
-    with nullcontext() if cache is None else closing(cache):
-        interception = Interception(spec.task, progress, cache, loader.instances)
-        with interception.attached(lm):
-            return _call(job, spec, lm, loader.manager, device)
+    with loader.selecting(), requests.attached(lm):
+        return _call(job, loader.spec, lm, loader.manager, device)
 
 
 def _call(job: EvaluateJob, spec: TaskSpec, lm: Any, manager: Any, device: str) -> Mapping[str, Any]:

@@ -48,7 +48,7 @@ def rehearse_evaluation(job: RehearseEvaluationJob, report: Report, device: str 
 
     tasks = tuple(spec.shortened(_DOCUMENTS) for spec in job.evaluation.tasks)
     with quiet(evaluating=True), preserved_generators(), tempfile.TemporaryDirectory(prefix="evolve-first-") as output:
-        evaluation = replace(job.evaluation, tasks=tasks, output=Path(output), request_caches={})
+        evaluation = replace(job.evaluation, tasks=tasks, output=Path(output), request_caches={}, answers={})
         with _undefined_averages():
             return score_all(evaluation, report, device_name(device), _Explained(job))[0]
 

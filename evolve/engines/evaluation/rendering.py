@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evolve.engines.evaluation.tasks import count_documents, load_errors, root_cause
+from evolve.engines.evaluation.tasks import document_counts, load_errors, root_cause
 from evolve.engines.protocols import Report, TaskSpec
 from evolve.errors import TaskError
 
@@ -16,11 +16,11 @@ __all__ = ["render_documents", "try_results"]
 _EVERY = 100  # documents between two reports of progress
 
 
-def render_documents(tasks: Sequence[Any], spec: TaskSpec, seed: int, report: Report) -> int:
-    """Render each document that will be scored as lm-eval will, and return their number.
+def render_documents(tasks: Mapping[str, Any], spec: TaskSpec, seed: int, report: Report) -> dict[str, int]:
+    """Render each document that will be scored as lm-eval will, and return their numbers by task.
 
     Args:
-        tasks: The built task, or the tasks of a group.
+        tasks: The built task, or the tasks of a group, by name.
         spec: The task of the job.
         seed: Seed of the few-shot sampler.
         report: Called with the number of rendered documents.
@@ -28,8 +28,9 @@ def render_documents(tasks: Sequence[Any], spec: TaskSpec, seed: int, report: Re
     Raises:
         TaskError: A document or one of its few-shot examples cannot be rendered.
     """
-    done, total = 0, count_documents(tasks, spec.limit)
-    for task in tasks:
+    counts = document_counts(tasks, spec.limit)
+    done, total = 0, sum(counts.values())
+    for task in tasks.values():
         task.set_fewshot_seed(seed)
         for number, doc in task.doc_iterator(limit=spec.limit):
             if done % _EVERY == 0:
@@ -39,10 +40,10 @@ def render_documents(tasks: Sequence[Any], spec: TaskSpec, seed: int, report: Re
             except load_errors() as error:
                 raise TaskError(_message(task, spec.task, number, doc, error)) from error
             done += 1
-    return total
+    return counts
 
 
-def try_results(tasks: Sequence[Any]) -> None:
+def try_results(tasks: Iterable[Any]) -> None:
     """Score an invented answer to the first document of each task, so that files that are read only then are recorded.
 
     A function that cannot handle the answer is left alone.

@@ -7,6 +7,7 @@ import logging
 import sqlite3
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,11 @@ class RequestCache:
     logged once.
     """
 
-    def __init__(self, path: Path, interval: float = 1.0) -> None:
+    def __init__(self, path: Path | None, interval: float = 1.0) -> None:
         """Open or create the file; roll back what a killed process left; replace a damaged file.
 
         Args:
-            path: The file.
+            path: The file; None keeps the answers in memory only.
             interval: Least number of seconds between two commits.
 
         Raises:
@@ -62,18 +63,20 @@ class RequestCache:
         self._asked: Counter[str] = Counter()
         self._connection: sqlite3.Connection | None = None
         self._answers: dict[str, tuple[Any, int]] = {}
+        if path is None:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._open()
+            self._open(path)
         except sqlite3.OperationalError as error:
-            self._disable(error)
+            self._disable(error, path)
         except (sqlite3.DatabaseError, ValueError) as error:
             _log.warning("the request cache %s is damaged (%s); starting a new one", path, error)
             path.unlink()
-            self._open()
+            self._open(path)
 
-    def _open(self) -> None:
-        connection = sqlite3.connect(self.path, isolation_level=None)
+    def _open(self, path: Path) -> None:
+        connection = sqlite3.connect(path, isolation_level=None)
         try:
             connection.execute("CREATE TABLE IF NOT EXISTS answers (request TEXT PRIMARY KEY, answer TEXT, times INT)")
             rows = connection.execute("SELECT request, answer, times FROM answers").fetchall()
@@ -83,19 +86,32 @@ class RequestCache:
             raise
         self._connection = connection
 
-    def _disable(self, error: sqlite3.OperationalError) -> None:
+    def _disable(self, error: sqlite3.OperationalError, path: Path) -> None:
         """Continue without the file if the file system is the cause of an error, else raise the error."""
         if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in _UNUSABLE:
             raise error
         self.close()
         self._connection = None
-        if self.path.parent not in _warned:
-            _warned.add(self.path.parent)
+        if path.parent not in _warned:
+            _warned.add(path.parent)
             _log.warning(
-                "no request cache in %s (%s): an interrupted evaluation will start its task again",
-                self.path.parent,
-                error,
+                "no request cache in %s (%s): an interrupted evaluation will start its task again", path.parent, error
             )
+
+    def learn(self, known: Mapping[str, tuple[Any, int]]) -> None:
+        """Take answers of earlier evaluations by request, each with how often it may be returned.
+
+        They are committed at once. A cache that an interrupted evaluation left takes none: it has those with which that
+        evaluation began, and with others the remaining items would form other batches.
+        """
+        if not self._answers:
+            self._answers = dict(known)
+            self._pending = dict.fromkeys(known)
+            self.commit()
+
+    def answer(self, request: str) -> tuple[Any, int]:
+        """Return the answer to a request, with how often it was computed; None and 0 if it was not."""
+        return self._answers.get(request, (None, 0))
 
     def start_list(self) -> None:
         """Prepare for the look-up of a new list of requests."""
@@ -114,7 +130,7 @@ class RequestCache:
 
     def __contains__(self, request: str) -> bool:
         self._asked[request] += 1
-        return self._answers.get(request, (None, 0))[1] >= self._asked[request]
+        return self.answer(request)[1] >= self._asked[request]
 
     def __getitem__(self, request: str) -> Any:
         self.hits += 1
@@ -126,7 +142,7 @@ class RequestCache:
             self._put(request, answer)
 
     def _put(self, request: str, answer: Any) -> None:
-        self._answers[request] = (answer, self._answers.get(request, (None, 0))[1] + 1)
+        self._answers[request] = (answer, self.answer(request)[1] + 1)
         self._pending[request] = None
 
     def commit(self) -> None:
@@ -135,7 +151,7 @@ class RequestCache:
         Raises:
             sqlite3.OperationalError: The disk is full.
         """
-        if self._pending and self._connection is not None:
+        if self._pending and self._connection is not None and self.path is not None:
             rows = [
                 (request, json.dumps(self._answers[request][0]), self._answers[request][1]) for request in self._pending
             ]
@@ -144,7 +160,7 @@ class RequestCache:
                 self._connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
                 self._connection.execute("COMMIT")
             except sqlite3.OperationalError as error:
-                self._disable(error)
+                self._disable(error, self.path)
         self._pending.clear()
         self._committed = time.monotonic()
 

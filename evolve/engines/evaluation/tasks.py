@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from evolve.engines.evaluation.reads import Reads, recorded
+from evolve.engines.evaluation.selection import only, refuse_unknown_items
 from evolve.engines.evaluation.taskfiles import PlannedTask
 from evolve.engines.generators import Generators, preserved_generators
 from evolve.engines.protocols import TaskSpec
 from evolve.errors import TaskError
 
-__all__ = ["TaskLoader", "count_documents", "forget_all_but", "load_errors", "root_cause"]
+__all__ = ["TaskLoader", "document_counts", "forget_all_but", "load_errors", "root_cause"]
 
 _kept: dict[tuple[object, ...], tuple[Any, int]] = {}
 """Built tasks and groups of this process by the key of their plan, with the number of task ids drawn for them."""
@@ -55,10 +57,14 @@ def forget_all_but(plans: Iterable[PlannedTask]) -> None:
         del _kept[key]
 
 
-def count_documents(tasks: Sequence[Any], limit: int | None) -> int:
-    """Return the number of documents that an evaluation of these task objects scores."""
-    counts = (len(docs) if isinstance(docs := task.eval_docs, Sized) else sum(1 for _ in docs) for task in tasks)
-    return sum(count if limit is None else min(count, limit) for count in counts)
+def document_counts(tasks: Mapping[str, Any], limit: int | None) -> dict[str, int]:
+    """Return the number of documents by task, at most `limit` of each."""
+    counts = {name: _length(task.eval_docs) for name, task in tasks.items()}
+    return {name: count if limit is None else min(count, limit) for name, count in counts.items()}
+
+
+def _length(docs: Any) -> int:
+    return len(docs) if isinstance(docs, Sized) else sum(1 for _ in docs)
 
 
 class TaskLoader:
@@ -80,7 +86,8 @@ class TaskLoader:
         self._plan = plan
         self._metadata = dict(metadata)
         self._state: Generators | None = None
-        self._built: list[Any] = []
+        self._built: dict[str, Any] = {}
+        self._selection = ExitStack()
         folder.mkdir()
         plan.write(folder)
         self.manager = self._manager(folder)
@@ -94,18 +101,45 @@ class TaskLoader:
         """Let the manager build the task in this state of the global generators."""
         self._state = state
 
-    def build(self) -> list[Any]:
-        """Build the task or reuse the cached one; return it, or its tasks if it is a group."""
-        return list(_leaves(self._item()))
+    def build(self) -> dict[str, Any]:
+        """Build the task or reuse the cached one; return it, or its tasks if it is a group, by name."""
+        return {task.task_name: task for task in _leaves(self._item())}
 
     def count_documents(self) -> int:
-        """Build the task and return the number of documents that will be scored; preserve the generators."""
+        """Build the task and return the number of documents that will be scored; preserve the generators.
+
+        Raises:
+            TaskError: The task cannot be built, or does not have the items of the specification.
+        """
         with preserved_generators():
-            return count_documents(self.build(), self.spec.limit)
+            counts = document_counts(self.build(), self.spec.limit)
+        refuse_unknown_items(self.spec, counts)
+        return sum(counts.values()) if self.spec.items is None else sum(map(len, self.spec.items.values()))
+
+    @contextmanager
+    def selecting(self) -> Iterator[None]:
+        """Restrict the tasks that the manager gives to lm-eval in this block to the items of the specification."""
+        with ExitStack() as self._selection:
+            yield
+
+    def tasks(self) -> Mapping[str, Any]:
+        """Return the tasks that the manager has given to lm-eval, by name."""
+        return self._built
 
     def instances(self) -> list[Any]:
         """Return all requests of the tasks that the manager has given to lm-eval."""
-        return [instance for task in self._built for instance in task.instances]
+        return [instance for task in self._built.values() for instance in task.instances]
+
+    def _select(self, tasks: dict[str, Any]) -> None:
+        """Remove the tasks without an item of the specification, and restrict the others to theirs."""
+        if self.spec.items is None:
+            return
+        for name in list(tasks):
+            ids = self.spec.items.get(name)
+            if ids:
+                self._selection.enter_context(only(tasks[name], ids))
+            else:
+                del tasks[name]
 
     def _manager(self, folder: Path) -> Any:
         from lm_eval.tasks import TaskManager
@@ -119,7 +153,8 @@ class TaskLoader:
                 if loader._state is not None:
                     loader._state.restore()
                 loaded = super().load([loader._item()])
-                loader._built = list(loaded["tasks"].values())
+                loader._select(loaded["tasks"])
+                loader._built = loaded["tasks"]
                 return loaded
 
             def build(self, name: str) -> Any:

@@ -17,6 +17,7 @@ from evolve.errors import EvaluationError
 from evolve.lineage import EvaluateStep, Event, FamilyTree, Model, ModelEvaluated
 from evolve.run.durable import publish
 from evolve.run.executors import Call
+from evolve.run.items import join_items
 from evolve.run.ranges import impossible
 from evolve.run.steps.base import Begun, RunContext, StepInFlight
 from evolve.run.steps.repair import find_repair
@@ -36,7 +37,7 @@ def begin_evaluation(context: RunContext, step: EvaluateStep) -> Begun:
         return work.finished(records)
     known = work.collect_known()
     if len(known) == len(work.keys):
-        publish(work.known, work.final)
+        work.publish(work.known)
         return work.finished(known)
     repair = find_repair(context, (work.model.name,))
     if repair is not None:
@@ -120,9 +121,22 @@ class _Evaluation:
             output=context.folder.staged(self._purpose),
             batch_size=batch_size(context.tree),
             request_caches={spec.task: context.folder.request_cache(self.keys[spec.task]) for spec in tasks},
+            answers={spec.task: self.answers(spec.task) for spec in tasks},
             reads={name: context.folder.locate(path) for name, path in context.tree.reads.items()},
         )
         return Call(f"evaluate {self.model.name}", context.engines.evaluate, job, gpus=1)
+
+    def answers(self, task: str) -> tuple[Path, ...]:
+        """Return the files with this model's answers to other items of a task, in the same settings."""
+        key, configured = self.keys[task], self.tasks[task]
+        own = ScoreRecord.answers(self.final / task_folder(task), key, configured)
+        shared = () if task in self.context.tree.origin.unshared else self.store.answers(key, configured)
+        return shared if own is None else (own, *shared)
+
+    def publish(self, staged: Path) -> None:
+        """Move the complete scores of all tasks into place, with the values of their items in one file."""
+        join_items(staged, self.tasks)
+        publish(staged, self.final)
 
     def finish(self, result: EvaluateResult) -> tuple[Event, ...]:
         """Publish the new and the cached scores, and add the new ones to the store."""
@@ -139,7 +153,7 @@ class _Evaluation:
             record.write(place)
         for task in records.keys() - new.keys():
             (self.known / task_folder(task)).rename(staged / task_folder(task))
-        publish(staged, self.final)
+        self.publish(staged)
         self.known.rmdir()
         for task in new:
             self._keep(task)

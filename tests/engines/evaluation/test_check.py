@@ -18,7 +18,7 @@ def test_facts_of_local_tasks(data):
     facts = _world.inspect(*_world.three_tasks(data))
     kinds = {"winogrande": "multiple_choice", "gsm8k": "generate_until", "truthfulqa_mc2": "multiple_choice"}
     assert facts == {
-        task: TaskFacts(12, kind, higher_is_better=True, needs_hub=False, reads=facts[task].reads)
+        task: TaskFacts(12, kind, higher_is_better=True, needs_hub=False, reads=facts[task].reads, members={task: 12})
         for task, kind in kinds.items()
     }
     assert _world.inspect(*_world.three_tasks(data, limit=5))["gsm8k"].documents == 5

@@ -196,9 +196,9 @@ def test_scores_differ_by_model_and_have_standard_errors_and_times(scored, other
 def test_each_task_has_a_folder_of_its_own(scored):
     _, output, _ = scored
     assert sorted(str(file.relative_to(output)) for file in output.rglob("*") if file.is_file()) == [
-        *("gsm8k/results.json", "gsm8k/samples_gsm8k.jsonl"),
-        *("truthfulqa_mc2/results.json", "truthfulqa_mc2/samples_truthfulqa_mc2.jsonl"),
-        *("winogrande/results.json", "winogrande/samples_winogrande.jsonl"),
+        f"{task}/{file}"
+        for task in ("gsm8k", "truthfulqa_mc2", "winogrande")
+        for file in ("answers.parquet", "items.parquet", "results.json", f"samples_{task}.jsonl")
     ]
 
 

@@ -22,7 +22,7 @@ from . import _world
 def build(folder: Path, spec: TaskSpec, task_dirs: tuple[Path, ...] = ()):
     (plan,) = plan_tasks([spec], Catalog(task_dirs))
     tasks.forget_all_but([plan])
-    return TaskLoader(folder, plan, {}).build()[0]
+    return next(iter(TaskLoader(folder, plan, {}).build().values()))
 
 
 @pytest.mark.parametrize("folder", ["winogrande", "gsm8k", "truthfulqa", "arc", "mmlu", "leaderboard", "glue"])

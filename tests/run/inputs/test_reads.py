@@ -374,7 +374,7 @@ def test_bad_records_in_the_store_and_in_the_run_are_scored_again(config: Path, 
     runs = tmp_path / "runs"
     begin(config, runs / "one")
     expected = events(runs / "one", "model_evaluated")
-    for number, record in enumerate(sorted((runs / ".scores").glob("*/score.json"))):
+    for number, record in enumerate(sorted((runs / ".scores").glob("*/*/score.json"))):
         spoiled = record.read_text().replace('"acc,none"', '"f1,none"')
         record.write_text(['{"scores": {}}', spoiled][number % 2])
     begin(config, runs / "two")

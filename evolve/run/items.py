@@ -1,0 +1,75 @@
+"""The values of items: one file for all tasks of a model, which pandas reads in one line."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from evolve.engines.protocols import ITEMS_FILE, task_folder
+from evolve.errors import RunFolderError
+
+__all__ = ["join_items", "read_items"]
+
+_LOG = logging.getLogger("evolve.run")
+
+
+def join_items(folder: Path, tasks: Iterable[str]) -> None:
+    """Write the values of items of all tasks of a model into one file, in the folder of its scores.
+
+    A task whose metric is not a mean over items has no values. If no task has any, there is no file. A file that cannot
+    be read, as one from a damaged score store, is left out with a warning.
+
+    Args:
+        folder: The staging folder with a folder for each task.
+        tasks: The tasks, in the order of the file.
+    """
+    paths = [folder / task_folder(task) / ITEMS_FILE for task in tasks]
+    tables = []
+    for path in paths:
+        if path.is_file():
+            try:
+                tables.append(_table(path))
+            except (OSError, ValueError) as error:
+                _LOG.warning("%s: its values of items are left out (%s)", path, error)
+    if tables:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        text = pa.BufferOutputStream()
+        parquet.write_table(pa.concat_tables(tables), text, compression="zstd")
+        (folder / ITEMS_FILE).write_bytes(text.getvalue())
+
+
+def read_items(path: Path) -> Mapping[str, Mapping[int, float]]:
+    """Return the values of items by lm-eval task and item id.
+
+    Args:
+        path: A file `items.parquet` of a model or of a task.
+
+    Raises:
+        RunFolderError: There is no such file, or it is damaged.
+    """
+    found: dict[str, dict[int, float]] = {}
+    try:
+        columns = [_table(path)[name].to_pylist() for name in ("task", "item", "value")]
+    except (OSError, ValueError) as error:
+        raise RunFolderError(
+            f"{path}: the values of items cannot be read ({error}); delete the folder {path.parent}, and the model is "
+            "scored again"
+        ) from error
+    for task, item, value in zip(*columns, strict=True):
+        found.setdefault(task, {})[item] = value
+    return found
+
+
+def _table(path: Path) -> Any:
+    """Return the table in a file; raise OSError or ValueError if it has not all columns in full."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    types = {"task": pa.string(), "item": pa.int64(), "value": pa.float64(), "doc_hash": pa.string()}
+    schema = pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()])
+    return parquet.read_table(io.BytesIO(path.read_bytes()), use_threads=False).cast(schema)
