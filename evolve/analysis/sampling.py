@@ -83,9 +83,7 @@ class ItemSample:
         self._range = high - low
         self._cells = _rated(
             [
-                _Cell(
-                    tuple(sorted(group, key=lambda item: _order(key, item))), _disagreement(group, parents, high - low)
-                )
+                _Cell(_shuffled(group, key), _disagreement(group, parents, high - low))
                 for _, group in sorted(groups.items())
             ]
         )

@@ -113,7 +113,7 @@ class Model:
             raise ValueError(f"{self.name}: a model has scores if it is evaluated, and only then")
         if (self.status in {"evaluated", "estimated"}) != (self.average is not None):
             raise ValueError(f"{self.name}: a model has an average if it is evaluated or estimated, and only then")
-        if self.status in {"racing", "estimated", "dropped"} and (self.race is None or self.kind == "foundation"):
+        if self.is_estimated and (self.race is None or self.kind == "foundation"):
             raise ValueError(f"{self.name}: a model is {self.status} only after a rung of its race")
         if self.average is None and self.average_stderr is not None:
             raise ValueError(f"{self.name}: it has a standard error and no average")
@@ -126,6 +126,11 @@ class Model:
     def known_average(self) -> float | None:
         """The average, or for a dropped model its estimate; None for a model that can be no parent."""
         return self.race.average if self.status == "dropped" and self.race is not None else self.average
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether its average is known from a part of the items only."""
+        return self.status in {"racing", "estimated", "dropped"}
 
     @property
     def rungs(self) -> int:

@@ -145,6 +145,8 @@ def _next_drop(tree: FamilyTree) -> ModelDropped | None:
     living = _living(tree, tree.generation)
     if not living or len({model.rungs for model in living}) > 1 or living[0].rungs == 0:
         return None
+    if any(model.race is not None and model.average is not None for model in tree.children_of(tree.generation)):
+        return None  # one has finished the last rung, so the drops of the rung before are made
     intervals = {model.name: _interval(model) for model in [*tree.ranking, *living]}
     least = threshold(intervals.values(), tree.config.strategy.top_k)
     for model in living:

@@ -66,6 +66,8 @@ class FamilyTree(TreeState):
                 names, status = [event.model], "merged"
             case ModelEvaluated():
                 names, status = [event.model], "evaluated"
+            case RungScored():
+                names, status = [event.model], self.model(event.model).status
             case ModelDropped():
                 names, status = [event.model], "dropped"
             case ModelFailed():
@@ -241,6 +243,7 @@ class FamilyTree(TreeState):
                 status="estimated" if is_last else "racing",
                 average=average if is_last else None,
                 race=standing,
+                attempts={step: count for step, count in model.attempts.items() if step != "evaluate"},
                 batch_size=event.batch_size,
                 seconds=_with_evaluation(model, event.seconds),
             )
