@@ -6,6 +6,7 @@ Pure functions: no disk, no clock, no torch. Scores and differences are in 0..1,
 from evolve.analysis.comparability import differing_settings
 from evolve.analysis.differences import Difference, Lead, better_parent_difference, gain_of, lead
 from evolve.analysis.effort import Effort, Estimate, effort, remaining
+from evolve.analysis.sampling import ItemEstimate, ItemSample
 from evolve.analysis.standing import STATES, State, best_by_generation, by_state, generations, state_of, top_kinship
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "Difference",
     "Effort",
     "Estimate",
+    "ItemEstimate",
+    "ItemSample",
     "Lead",
     "State",
     "best_by_generation",

@@ -18,7 +18,7 @@ class Effort:
 
     Attributes:
         merges: Children that were merged.
-        evaluations: Models that this run scored itself, on at least one task.
+        evaluations: Models that this run scored itself, on at least one task, or on a part of the items.
         reused: Models whose scores all come from the score store.
         merge_seconds: Total wall time of the successful merges.
         evaluate_seconds: Total wall time of the successful evaluations.
@@ -48,7 +48,7 @@ class Estimate:
 def effort(tree: FamilyTree) -> Effort:
     """Return the work of a run so far."""
     models = tree.models
-    scored = [model for model in models if model.status == "evaluated"]
+    scored = [model for model in models if model.status == "evaluated" or model.race is not None]
     return Effort(
         merges=sum(model.kind != "foundation" and model.identity is not None for model in models),
         evaluations=sum(not model.reused for model in scored),
@@ -61,7 +61,8 @@ def effort(tree: FamilyTree) -> Effort:
 def remaining(tree: FamilyTree) -> Estimate | None:
     """Return an estimate of the time left, from the mean times of this run's merges and evaluations.
 
-    Kinships are not timed and count as nothing, as does a merge before the first one was timed. An evaluation for which
+    Kinships are not timed and count as nothing, as does a merge before the first one was timed. A child that races
+    counts as one scored in full, so the estimate is too high. An evaluation for which
     the score store had some of the tasks counts only where there is no other.
 
     Returns:
@@ -73,7 +74,8 @@ def remaining(tree: FamilyTree) -> Estimate | None:
         return None
     merge = _mean(tree.models, "merge") or 0.0
     statuses = [model.status for model in generations(tree)[tree.generation]]
-    current = statuses.count("planned") * (merge + evaluate) + statuses.count("merged") * evaluate
+    current = statuses.count("planned") * (merge + evaluate)
+    current += (statuses.count("merged") + statuses.count("racing")) * evaluate
     later = range(tree.generation + 1, tree.config.strategy.max_generations + 1)
     children = sum(most_children(tree.config, generation) for generation in later)
     return Estimate(current, current + children * (merge + evaluate))

@@ -10,10 +10,18 @@ from evolve.lineage import FamilyTree, Model, Status
 
 __all__ = ["STATES", "State", "best_by_generation", "by_state", "generations", "state_of", "top_kinship"]
 
-State = Literal["scored", "to score", "to merge", "failed"]
+State = Literal["scored", "estimated", "racing", "to score", "to merge", "dropped", "failed"]
 
 STATES: Mapping[Status, State] = MappingProxyType(
-    {"evaluated": "scored", "merged": "to score", "planned": "to merge", "failed": "failed"}
+    {
+        "evaluated": "scored",
+        "estimated": "estimated",
+        "racing": "racing",
+        "merged": "to score",
+        "planned": "to merge",
+        "dropped": "dropped",
+        "failed": "failed",
+    }
 )
 """Names of the states in all views, by the status in the tree."""
 

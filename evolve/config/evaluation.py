@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,7 +10,7 @@ from pydantic import Field, model_validator
 
 from evolve.config.values import Arguments, Section, TaskName, error_at
 
-__all__ = ["EvaluationConfig", "TaskConfig"]
+__all__ = ["EvaluationConfig", "RacingConfig", "TaskConfig"]
 
 BatchSize = Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"]
 
@@ -71,6 +72,33 @@ class TaskConfig(Section):
     def signed_weight(self) -> float:
         """The factor of the score in the average: negative where lower is better."""
         return -self.weight if self.higher_is_better is False else self.weight
+
+
+class RacingConfig(Section):
+    """The settings of racing: children are scored on growing shares of the items, and the hopeless are dropped."""
+
+    rungs: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (0.05, 0.1, 0.2, 0.4, 0.7, 1.0),
+        min_length=1,
+        max_length=100,
+        title="The shares of the items on which children are scored, one after another. If the last is below 1, the "
+        "survivors keep their estimates, and only the models that are the best at the end are scored in full.",
+        description="a list of shares above 0 and up to 1, each larger than the one before",
+    )
+    confidence: float = Field(
+        0.99,
+        gt=0,
+        lt=1,
+        title="The probability that no child of a generation is dropped by mistake.",
+        description="a probability between 0 and 1, both excluded",
+    )
+
+    @model_validator(mode="after")
+    def _check_rungs(self) -> RacingConfig:
+        if any(after <= before for before, after in pairwise(self.rungs)):
+            reason = "the shares do not rise; give each share once, the smallest first"
+            raise error_at("rungs", list(self.rungs), reason)
+        return self
 
 
 def _default_tasks() -> tuple[TaskConfig, ...]:
@@ -145,6 +173,11 @@ class EvaluationConfig(Section):
         le=10**9,
         title="Score only the first so many documents of each task.",
         description="a whole number of documents of each task from 1 to 1000000000, or null for all",
+    )
+    racing: RacingConfig | None = Field(
+        None,
+        title="Score children on a part of the items first, and drop those that cannot be among the best.",
+        description="a mapping with rungs and confidence, or null to score every model in full",
     )
     apply_chat_template: bool = Field(
         default=False, title="Put each prompt into the chat template of the model.", description="true or false"

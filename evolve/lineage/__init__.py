@@ -3,6 +3,7 @@
 from evolve.lineage.events import (
     SCHEMA,
     CheckpointRemade,
+    Estimate,
     Event,
     FoundationEntry,
     GenerationPlanned,
@@ -10,12 +11,14 @@ from evolve.lineage.events import (
     Kinship,
     KinshipMeasured,
     LeftOut,
+    ModelDropped,
     ModelEvaluated,
     ModelFailed,
     ModelMerged,
     PlannedMerge,
     Prepared,
     RunContinued,
+    RungScored,
     RunStarted,
     RunStopped,
     Score,
@@ -23,27 +26,31 @@ from evolve.lineage.events import (
     StepRetried,
     event_adapter,
 )
-from evolve.lineage.model import Model, Pair, Status, pair
+from evolve.lineage.model import Model, Pair, RaceStanding, Status, pair
 from evolve.lineage.node_link import to_graph, to_node_link
 from evolve.lineage.plan import EvaluateStep, MeasureStep, MergeStep, Plan, Step, Work, most_children, plan
+from evolve.lineage.racing import Interval, interval, threshold
 from evolve.lineage.state import Recorded
 from evolve.lineage.tree import FamilyTree
 
 __all__ = [
     "SCHEMA",
     "CheckpointRemade",
+    "Estimate",
     "EvaluateStep",
     "Event",
     "FamilyTree",
     "FoundationEntry",
     "GenerationPlanned",
     "InputsMoved",
+    "Interval",
     "Kinship",
     "KinshipMeasured",
     "LeftOut",
     "MeasureStep",
     "MergeStep",
     "Model",
+    "ModelDropped",
     "ModelEvaluated",
     "ModelFailed",
     "ModelMerged",
@@ -51,10 +58,12 @@ __all__ = [
     "Plan",
     "PlannedMerge",
     "Prepared",
+    "RaceStanding",
     "Recorded",
     "RunContinued",
     "RunStarted",
     "RunStopped",
+    "RungScored",
     "Score",
     "SettingsChanged",
     "Status",
@@ -62,9 +71,11 @@ __all__ = [
     "StepRetried",
     "Work",
     "event_adapter",
+    "interval",
     "most_children",
     "pair",
     "plan",
+    "threshold",
     "to_graph",
     "to_node_link",
 ]

@@ -1,7 +1,7 @@
 """Events of a run: the records that the journal stores, and from which the family tree is built.
 
 Journals are kept for years: a field is never renamed or removed without a new `SCHEMA` and a reader for the old one.
-Schema 2 only adds optional fields and kinds of events to schema 1.
+Schema 2 only adds optional fields and kinds of events to schema 1; a run without racing has no events of a race.
 
 A journal may come from anyone, and the names in it become paths. So a name in an event follows the rules of a name in a
 configuration, the paths of a child follow from its name, and numbers are within the limits of a real run.
@@ -20,6 +20,7 @@ __all__ = [
     "SCHEMA",
     "BatchSize",
     "CheckpointRemade",
+    "Estimate",
     "Event",
     "FoundationEntry",
     "GenerationPlanned",
@@ -27,6 +28,7 @@ __all__ = [
     "Kinship",
     "KinshipMeasured",
     "LeftOut",
+    "ModelDropped",
     "ModelEvaluated",
     "ModelFailed",
     "ModelMerged",
@@ -35,6 +37,7 @@ __all__ = [
     "RunContinued",
     "RunStarted",
     "RunStopped",
+    "RungScored",
     "Score",
     "SettingsChanged",
     "StepRetried",
@@ -86,6 +89,22 @@ class Score(_Record):
     metric: str
     value: float = Field(ge=-1e100, le=1e100)  # the sums and squares of the averages must not overflow
     stderr: float | None = Field(ge=0, le=1e100)
+
+
+class Estimate(_Record):
+    """The estimated value of one task's metric, from a part of its items.
+
+    Attributes:
+        stderr: Standard error of the sampling: how far the estimate lies from the score on all items.
+        answered: Number of items of which it is an estimate.
+        items: Number of all items.
+    """
+
+    metric: str
+    value: float = Field(ge=-1e100, le=1e100)
+    stderr: float = Field(ge=0, le=1e100)
+    answered: Count
+    items: Count
 
 
 class LeftOut(_Record):
@@ -258,6 +277,41 @@ class ModelEvaluated(_Record):
     reused_tasks: tuple[str, ...] = ()
 
 
+class RungScored(_Record):
+    """A child was scored on the items of one rung of its race, those of the rungs before included.
+
+    Attributes:
+        rung: Number of the rung, from 1.
+        share: Its share of all items.
+        estimates: The estimated score of each task.
+        seconds: Wall time of this rung alone.
+    """
+
+    type: Literal["rung_scored"] = "rung_scored"
+    model: ChildName
+    rung: int = Field(ge=1, le=1000)
+    share: float = Field(gt=0, lt=1)
+    estimates: dict[str, Estimate] = Field(min_length=1)
+    seconds: Seconds
+    batch_size: BatchSize
+
+
+class ModelDropped(_Record):
+    """A child cannot be among the best models, by its estimate on a part of the items; it is scored no further.
+
+    Attributes:
+        rung: Its last rung.
+        high: Upper bound of its average.
+        least: Lower bound of the k-th best model, which is above `high`.
+    """
+
+    type: Literal["model_dropped"] = "model_dropped"
+    model: ChildName
+    rung: int = Field(ge=1, le=1000)
+    high: float = Field(ge=-1e101, le=1e101)
+    least: float = Field(ge=-1e101, le=1e101)
+
+
 class ModelFailed(_Record):
     """A child could not be merged or scored, and takes no further part in the run."""
 
@@ -341,6 +395,8 @@ Event = (
     | KinshipMeasured
     | ModelMerged
     | ModelEvaluated
+    | RungScored
+    | ModelDropped
     | ModelFailed
     | StepRetried
     | CheckpointRemade

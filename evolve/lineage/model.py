@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from evolve.lineage.events import BatchSize, PlannedMerge, Score, TokenizerChoice
+from evolve.lineage.events import BatchSize, Estimate, PlannedMerge, Score, TokenizerChoice
+from evolve.lineage.racing import Interval
 
-__all__ = ["Age", "Model", "Pair", "Status", "pair", "planned_child", "weighted_average"]
+__all__ = ["Age", "Model", "Pair", "RaceStanding", "Status", "pair", "planned_child", "weighted_average"]
 
-Status = Literal["planned", "merged", "evaluated", "failed"]
+Status = Literal["planned", "merged", "racing", "estimated", "evaluated", "dropped", "failed"]
 Pair = tuple[str, str]
 Age = tuple[int, tuple[str | int, ...], str]
 
@@ -32,6 +34,27 @@ def _natural(name: str) -> tuple[str | int, ...]:
 
 
 @dataclass(frozen=True)
+class RaceStanding:
+    """What is known of a child after the last rung of its race.
+
+    Attributes:
+        rung: Number of the rung, from 1.
+        share: Its share of all items (0..1).
+        estimates: The estimated score of each task.
+        average: Weighted mean of the estimates (0..1).
+        stderr: Standard error of the sampling of the average.
+        interval: The bounds of the average, by the confidence of the configuration.
+    """
+
+    rung: int
+    share: float
+    estimates: dict[str, Estimate]
+    average: float
+    stderr: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
 class Model:
     """One node of the tree.
 
@@ -39,8 +62,10 @@ class Model:
     child.
 
     Attributes:
-        average: Weighted mean of the scores (0..1); None before it is evaluated.
-        average_stderr: Standard error of the average, with the tasks taken as independent; None if a task has none.
+        average: Weighted mean of the scores (0..1), or of the estimates of an estimated model; else None.
+        average_stderr: Standard error of the average, with the tasks taken as independent; None if a task has none, and
+            for an estimate, whose error is in `race`.
+        race: What its race has shown; None before the first rung, and for a model that does not race.
         tokenizer: Where a child's tokenizer comes from; None before it is merged and in journals of schema 1.
         seconds: Wall time of the steps `merge` and `evaluate`.
         times: When it was `planned`, `merged`, `evaluated` or `failed`, as UTC times in ISO format, where known.
@@ -72,6 +97,7 @@ class Model:
     reused_tasks: tuple[str, ...] = ()
     average: float | None = None
     average_stderr: float | None = None
+    race: RaceStanding | None = None
     reason: str | None = None
     failed_step: Literal["merge", "evaluate"] | None = None
     retries: tuple[str, ...] = ()
@@ -83,14 +109,33 @@ class Model:
             raise ValueError(f"{self.name}: a foundation has no parents, a child has two different ones")
         if (self.kind == "foundation") != (self.generation == 0):
             raise ValueError(f"{self.name}: generation 0 is that of the foundations, and only theirs")
-        if (self.status == "evaluated") != bool(self.scores) or bool(self.scores) != (self.average is not None):
+        if (self.status == "evaluated") != bool(self.scores):
             raise ValueError(f"{self.name}: a model has scores if it is evaluated, and only then")
+        if (self.status in {"evaluated", "estimated"}) != (self.average is not None):
+            raise ValueError(f"{self.name}: a model has an average if it is evaluated or estimated, and only then")
+        if self.is_estimated and (self.race is None or self.kind == "foundation"):
+            raise ValueError(f"{self.name}: a model is {self.status} only after a rung of its race")
         if self.average is None and self.average_stderr is not None:
             raise ValueError(f"{self.name}: it has a standard error and no average")
         if not all(math.isfinite(number or 0.0) for number in (self.average, self.average_stderr)):
             raise ValueError(f"{self.name}: its average is not finite")
         if len({self.status == "failed", self.reason is not None, self.failed_step is not None}) > 1:
             raise ValueError(f"{self.name}: a model has a reason and a failed step if it failed, and only then")
+
+    @property
+    def known_average(self) -> float | None:
+        """The average, or for a dropped model its estimate; None for a model that can be no parent."""
+        return self.race.average if self.status == "dropped" and self.race is not None else self.average
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether its average is known from a part of the items only."""
+        return self.status in {"racing", "estimated", "dropped"}
+
+    @property
+    def rungs(self) -> int:
+        """Number of finished rungs of its race."""
+        return self.race.rung if self.race is not None else 0
 
     @property
     def age(self) -> Age:
@@ -110,7 +155,9 @@ def planned_child(generation: int, merge: PlannedMerge) -> Model:
     )
 
 
-def weighted_average(scores: dict[str, Score], weights: dict[str, float]) -> tuple[float, float | None]:
+def weighted_average(
+    scores: Mapping[str, Score | Estimate], weights: Mapping[str, float]
+) -> tuple[float, float | None]:
     """Return the weighted mean of the scores and its standard error.
 
     A task where lower is better has a negative weight. The sum is divided by the sum of the absolute weights. The tasks

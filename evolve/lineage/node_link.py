@@ -7,7 +7,7 @@ from typing import Any, get_args
 import networkx as nx
 
 from evolve.lineage.events import SCHEMA
-from evolve.lineage.model import Model, Status
+from evolve.lineage.model import Model, RaceStanding, Status
 from evolve.lineage.tree import FamilyTree
 
 __all__ = ["to_graph", "to_node_link"]
@@ -56,6 +56,7 @@ def _node(tree: FamilyTree, model: Model) -> dict[str, Any]:
         "scores": {task: score.model_dump() for task, score in model.scores.items()},
         "average": model.average,
         "average_stderr": model.average_stderr,
+        "race": _race(model.race),
         "gain": tree.gain(model.name),
         "gain_over_better_parent": tree.gain_over_better_parent(model.name),
         "kinship": kinship.model_dump() if kinship else None,
@@ -73,4 +74,18 @@ def _node(tree: FamilyTree, model: Model) -> dict[str, Any]:
         "reason": model.reason,
         "retries": list(model.retries),
         "remade": list(model.remade),
+    }
+
+
+def _race(race: RaceStanding | None) -> dict[str, Any] | None:
+    if race is None:
+        return None
+    return {
+        "rung": race.rung,
+        "share": race.share,
+        "estimates": {task: estimate.model_dump() for task, estimate in race.estimates.items()},
+        "average": race.average,
+        "stderr": race.stderr,
+        "low": race.interval.low,
+        "high": race.interval.high,
     }

@@ -11,8 +11,9 @@ from itertools import combinations
 from math import comb
 
 from evolve.config import METRICS, Config, StrategyConfig
-from evolve.lineage.events import GenerationPlanned, PlannedMerge, RunStopped
-from evolve.lineage.model import Pair, pair
+from evolve.lineage.events import GenerationPlanned, ModelDropped, PlannedMerge, RunStopped
+from evolve.lineage.model import Model, Pair, pair
+from evolve.lineage.racing import Interval, threshold
 from evolve.lineage.selection import Couple, exploration_candidates, fresh_pairs, least_similar
 from evolve.lineage.tree import FamilyTree
 
@@ -28,9 +29,14 @@ class MergeStep:
 
 @dataclass(frozen=True)
 class EvaluateStep:
-    """The step that scores a model."""
+    """The step that scores a model.
+
+    Attributes:
+        rung: The rung of its race, from 1, of which the items are scored; None to score it in full.
+    """
 
     model: str
+    rung: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Work:
     steps: tuple[Step, ...]
 
 
-Plan = Work | GenerationPlanned | RunStopped
+Plan = Work | GenerationPlanned | ModelDropped | RunStopped
 
 
 def plan(tree: FamilyTree) -> Plan:
@@ -60,17 +66,25 @@ def plan(tree: FamilyTree) -> Plan:
         tree: A tree with its foundations; the settings are those of its configuration.
 
     Returns:
-        `Work` with at least one step; or the next generation; or the end of the run, which is `tree.stop` if the run
-        has stopped.
+        `Work` with at least one step; or the next generation; or a child to drop; or the end of the run, which is
+        `tree.stop` if the run has stopped.
     """
     if tree.stop is not None:
         return tree.stop
+    dropped = _next_drop(tree)
+    if dropped is not None:
+        return dropped
     steps = _open_steps(tree)
     if steps:
         return Work(steps)
     strategy = tree.config.strategy
-    stop = _stop_before_planning(tree, strategy)
-    return stop if stop is not None else _next_generation(tree, strategy)
+    decision = _stop_before_planning(tree, strategy) or _next_generation(tree, strategy)
+    if isinstance(decision, RunStopped) and decision.reason != "failed":
+        # With full scores the best models may be others, and the run may go on.
+        estimated = [name for name in tree.top(strategy.top_k) if tree.model(name).status == "estimated"]
+        if estimated:
+            return Work(tuple(EvaluateStep(name) for name in estimated))
+    return decision
 
 
 def most_children(config: Config, generation: int) -> int:
@@ -97,9 +111,57 @@ def _open_steps(tree: FamilyTree) -> tuple[Step, ...]:
     for model in tree.models:
         if model.status == "planned":
             steps.append(MergeStep(model.name))
-        elif model.status == "merged":
-            steps.append(EvaluateStep(model.name))
+        elif model.status in {"merged", "racing"} and _may_go_on(tree, model):
+            steps.append(EvaluateStep(model.name, _next_rung(tree, model)))
     return tuple(steps)
+
+
+def _next_rung(tree: FamilyTree, model: Model) -> int | None:
+    """Return the next rung of a child; None if it is to be scored in full."""
+    racing = tree.config.evaluation.racing
+    if racing is None or model.kind == "foundation" or racing.rungs[model.rungs] == 1:
+        return None
+    return model.rungs + 1
+
+
+def _living(tree: FamilyTree, generation: int) -> list[Model]:
+    """Return the children of a generation whose evaluation is not complete."""
+    return [model for model in tree.children_of(generation) if model.status in {"planned", "merged", "racing"}]
+
+
+def _may_go_on(tree: FamilyTree, model: Model) -> bool:
+    """Return whether all living children of the generation have finished the rungs that this one has.
+
+    They wait for each other so that a drop does not depend on the order of the outcomes.
+    """
+    return all(other.rungs >= model.rungs for other in _living(tree, model.generation))
+
+
+def _next_drop(tree: FamilyTree) -> ModelDropped | None:
+    """Return the oldest child that cannot be among the k best, once all living children have finished a rung.
+
+    Its upper bound is below the k-th best lower bound, so to drop it does not change that bound for the others.
+    """
+    living = _living(tree, tree.generation)
+    if not living or len({model.rungs for model in living}) > 1 or living[0].rungs == 0:
+        return None
+    if any(model.race is not None and model.average is not None for model in tree.children_of(tree.generation)):
+        return None  # one has finished the last rung, so the drops of the rung before are made
+    intervals = {model.name: _interval(model) for model in [*tree.ranking, *living]}
+    least = threshold(intervals.values(), tree.config.strategy.top_k)
+    for model in living:
+        high = intervals[model.name].high
+        if least is not None and high < least:
+            return ModelDropped(model=model.name, rung=model.rungs, high=high, least=least)
+    return None
+
+
+def _interval(model: Model) -> Interval:
+    """Return the bounds of a model's average; a full score has none beside itself."""
+    if model.status != "evaluated" and model.race is not None:
+        return model.race.interval
+    average = model.average or 0.0
+    return Interval(average, average)
 
 
 def _unmeasured(tree: FamilyTree, pairs: Sequence[Pair]) -> tuple[Pair, ...]:
@@ -161,7 +223,7 @@ def _next_generation(tree: FamilyTree, strategy: StrategyConfig) -> Plan:
     if unmeasured:
         return Work((MeasureStep(unmeasured),))
     partner, value = least_similar(tree, top[0], candidates, strategy.metric)
-    first, second = sorted((tree.model(top[0]), partner), key=lambda m: (-(m.average or 0.0), m.age))
+    first, second = sorted((tree.model(top[0]), partner), key=lambda m: (-(m.known_average or 0.0), m.age))
     decision = (
         f"exploration: of {len(candidates)} candidates, {partner.name} is the least similar to the best model, "
         f"{top[0]} ({strategy.metric} {value:.4f})"

@@ -46,13 +46,17 @@ def fresh_pairs(tree: FamilyTree, names: Sequence[str]) -> list[Couple]:
 def exploration_candidates(tree: FamilyTree, best: str, planned: Iterable[Couple]) -> list[Model]:
     """Return the possible exploration partners of the best model.
 
-    These are all scored models except the best itself and those it was merged with or is planned to be merged with.
+    These are all scored and all dropped models, because only their weights count, except the best itself and those it
+    was merged with or is planned to be merged with.
     """
     taken = {couple.pair for couple in planned}
     return [
         model
-        for model in tree.ranking
-        if model.name != best and not tree.was_merged(best, model.name) and pair(best, model.name) not in taken
+        for model in tree.models
+        if model.known_average is not None
+        and model.name != best
+        and not tree.was_merged(best, model.name)
+        and pair(best, model.name) not in taken
     ]
 
 

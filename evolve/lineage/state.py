@@ -102,7 +102,7 @@ class TreeState:
 
     @property
     def ranking(self) -> list[Model]:
-        """All evaluated models, best first; ties go to the older model (`Model.age`)."""
+        """All models with an average, estimates included, best first; ties go to the older model (`Model.age`)."""
         scored = [model for model in self.models if model.average is not None]
         return sorted(scored, key=lambda m: (-(m.average or 0.0), m.age))
 
@@ -144,8 +144,8 @@ class TreeState:
         return averages[0] - max(averages[1:]) if averages else None
 
     def _averages(self, name: str) -> list[float]:
-        """Return the averages of a child and its two parents; an empty list if one is missing."""
+        """Return the averages of a child and its two parents, or their estimates; an empty list if one is missing."""
         child = self.model(name)
         family = [child, *(self.model(parent) for parent in child.parents)]
-        found = [model.average for model in family if model.average is not None]
+        found = [model.known_average for model in family if model.known_average is not None]
         return found if len(found) == 3 else []

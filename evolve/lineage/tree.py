@@ -6,6 +6,7 @@ changing the tree.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from evolve.config import Config
@@ -15,16 +16,19 @@ from evolve.lineage.events import (
     GenerationPlanned,
     InputsMoved,
     KinshipMeasured,
+    ModelDropped,
     ModelEvaluated,
     ModelFailed,
     ModelMerged,
     RunContinued,
+    RungScored,
     RunStarted,
     RunStopped,
     SettingsChanged,
     StepRetried,
 )
-from evolve.lineage.model import Model, Status, pair, planned_child, weighted_average
+from evolve.lineage.model import Model, RaceStanding, Status, pair, planned_child, weighted_average
+from evolve.lineage.racing import interval
 from evolve.lineage.state import Recorded, TreeState
 
 __all__ = ["FamilyTree"]
@@ -62,6 +66,10 @@ class FamilyTree(TreeState):
                 names, status = [event.model], "merged"
             case ModelEvaluated():
                 names, status = [event.model], "evaluated"
+            case RungScored():
+                names, status = [event.model], self.model(event.model).status
+            case ModelDropped():
+                names, status = [event.model], "dropped"
             case ModelFailed():
                 names, status = [event.model], "failed"
             case _:
@@ -105,8 +113,10 @@ class FamilyTree(TreeState):
         for name in names:
             if name in self.graph or names.count(name) > 1:
                 raise ValueError(f"{name} is planned twice")
-        for name in {*event.top, *(parent for merge in event.merges for parent in merge.parents)}:
-            if self._known(name).average is None:
+        parents = {parent for merge in event.merges for parent in merge.parents}
+        for name in {*event.top, *parents}:
+            model = self._known(name)
+            if (model.average if name in event.top else model.known_average) is None:
                 raise ValueError(f"generation {event.generation} needs {name}, which has no scores")
         for merge in event.merges:
             if merge.recipe not in self.config.merge.recipes:
@@ -151,6 +161,7 @@ class FamilyTree(TreeState):
             retried = replace(
                 model,
                 status="planned" if model.identity is None else "merged",
+                race=None,
                 reason=None,
                 failed_step=None,
                 attempts={},
@@ -187,11 +198,8 @@ class FamilyTree(TreeState):
         )
 
     def _apply_model_evaluated(self, event: ModelEvaluated) -> None:
-        model = self._with_status(event.model, "merged")
-        weights = {task.task: task.signed_weight for task in self.config.evaluation.tasks}
-        if set(event.scores) != set(weights):
-            raise ValueError(f"{model.name}: has scores of {', '.join(event.scores)} instead of {', '.join(weights)}")
-        average, stderr = weighted_average(event.scores, weights)
+        model = self._with_status(event.model, "merged", "racing", "estimated")
+        average, stderr = weighted_average(event.scores, self._weights(event.model, event.scores))
         self._put(
             replace(
                 model,
@@ -202,16 +210,58 @@ class FamilyTree(TreeState):
                 batch_size=event.batch_size,
                 reused=event.reused,
                 reused_tasks=event.reused_tasks,
-                seconds={**model.seconds, "evaluate": event.seconds},
+                seconds=_with_evaluation(model, event.seconds),
             )
         )
 
+    def _apply_rung_scored(self, event: RungScored) -> None:
+        model, racing = self._with_status(event.model, "merged", "racing"), self.config.evaluation.racing
+        if racing is None or model.kind == "foundation":
+            raise ValueError(f"{model.name} does not race")
+        if event.rung != model.rungs + 1 or racing.rungs[event.rung - 1 : event.rung] != (event.share,):
+            raise ValueError(f"{model.name}: rung {event.rung} with the share {event.share:g} is not its next one")
+        average, stderr = weighted_average(event.estimates, self._weights(event.model, event.estimates))
+        is_last = event.rung == len(racing.rungs)
+        standing = RaceStanding(
+            rung=event.rung,
+            share=event.share,
+            estimates=dict(event.estimates),
+            average=average,
+            stderr=stderr or 0.0,
+            interval=interval(
+                average,
+                stderr or 0.0,
+                rungs=racing.rungs,
+                rung=event.rung,
+                children=len(self.children_of(model.generation)),
+                confidence=racing.confidence,
+            ),
+        )
+        self._put(
+            replace(
+                model,
+                status="estimated" if is_last else "racing",
+                average=average if is_last else None,
+                race=standing,
+                attempts={step: count for step, count in model.attempts.items() if step != "evaluate"},
+                batch_size=event.batch_size,
+                seconds=_with_evaluation(model, event.seconds),
+            )
+        )
+
+    def _apply_model_dropped(self, event: ModelDropped) -> None:
+        model = self._with_status(event.model, "racing")
+        if event.rung != model.rungs:
+            raise ValueError(f"{model.name} has finished rung {model.rungs} and not rung {event.rung}")
+        self._put(replace(model, status="dropped"))
+
     def _apply_model_failed(self, event: ModelFailed) -> None:
         # A merged child fails in the merge step if its checkpoint was lost and could not be merged again.
-        model = self._with_status(event.model, "merged", *(("planned",) if event.step == "merge" else ()))
+        scoring: tuple[Status, ...] = ("merged", "racing", "estimated")
+        model = self._with_status(event.model, *scoring, *(("planned",) if event.step == "merge" else ()))
         if model.kind == "foundation":
             raise ValueError(f"{model.name} is a foundation; the run needs its scores")
-        self._put(replace(model, status="failed", reason=event.reason, failed_step=event.step))
+        self._put(replace(model, status="failed", average=None, reason=event.reason, failed_step=event.step))
 
     def _apply_step_retried(self, event: StepRetried) -> None:
         model = self._known(event.model)
@@ -235,6 +285,13 @@ class FamilyTree(TreeState):
         if self.stop is not None:
             raise ValueError(f"{event.type}: the run has finished ({self.stop.reason})")
 
+    def _weights(self, name: str, scores: Collection[str]) -> dict[str, float]:
+        """Return the weights of the tasks; refuse scores of other tasks."""
+        weights = {task.task: task.signed_weight for task in self.config.evaluation.tasks}
+        if set(scores) != set(weights):
+            raise ValueError(f"{name}: has scores of {', '.join(scores)} instead of {', '.join(weights)}")
+        return weights
+
     def _known(self, name: str) -> Model:
         if name not in self.graph:
             raise ValueError(f"there is no model {name}")
@@ -249,6 +306,12 @@ class FamilyTree(TreeState):
 
     def _put(self, model: Model) -> None:
         self.graph.add_node(model.name, model=model)
+
+
+def _with_evaluation(model: Model, seconds: float) -> dict[str, float]:
+    """Return a model's times with that of an evaluation; those of the rungs of a race add up."""
+    before = model.seconds.get("evaluate", 0.0) if model.race is not None else 0.0
+    return {**model.seconds, "evaluate": before + seconds}
 
 
 def _fixed(config: Config) -> tuple[set[str], set[str], tuple[str, ...]]:

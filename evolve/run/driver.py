@@ -171,7 +171,7 @@ class Driver:
         if smaller is not None or (attempt < attempts and failure.cause != "error"):
             retried = {"model": model.name, "step": step.step, "reason": failure.reason, "attempt": attempt}
             self.record(StepRetried.model_validate({**retried, "batch_size": smaller}))
-        elif model.kind == "foundation" or model.status == "evaluated":
+        elif model.kind == "foundation" or model.status in {"evaluated", "dropped"}:
             raise self._error(step, failure)
         else:
             self.record(

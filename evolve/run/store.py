@@ -59,14 +59,17 @@ class ScoreRecord(BaseModel):
 
     @classmethod
     def read(cls, folder: Path, key: str, task: TaskConfig) -> ScoreRecord | None:
-        """Return the record in a folder; None if there is none or, with a warning, if it cannot be used.
+        """Return the record in a folder; None if there is none, or it is of other items.
+
+        One that cannot be used is ignored with a warning.
 
         Args:
             folder: The folder of the score.
             key: The expected key.
             task: The task as configured.
         """
-        return cls._read(folder, task, lambda found: found == key)
+        record = cls._read(folder, task, lambda found: _settings(found) == _settings(key))
+        return record if record is not None and record.key == key else None
 
     @classmethod
     def answers(cls, folder: Path, key: str, task: TaskConfig) -> Path | None:

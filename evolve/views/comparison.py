@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from rich.console import RenderableType
 from rich.text import Text
 
-from evolve.analysis import best_by_generation, by_state, differing_settings, effort, lead, top_kinship
+from evolve.analysis import State, best_by_generation, by_state, differing_settings, effort, lead, top_kinship
 from evolve.lineage import FamilyTree
-from evolve.views.numbers import UNKNOWN, duration, kinship_number, measured, points, signed_measured
+from evolve.views.numbers import UNKNOWN, duration, kinship_number, model_average, points, signed_measured
 from evolve.views.text import BEST, Table, View, difference_style, wrap_words
 
 __all__ = ["compare_view"]
@@ -83,7 +83,7 @@ def _facts(tree: FamilyTree, last: int) -> dict[str, Text]:
         "time merging": duration(done.merge_seconds),
         "time scoring": duration(done.evaluate_seconds),
         "best model": best.name if best else UNKNOWN,
-        "best average": measured(best.average, best.average_stderr) if best else UNKNOWN,
+        "best average": model_average(best) if best else UNKNOWN,
     }
     column = {label: Text(value) for label, value in facts.items()}
     column["over best foundation"] = _lead(tree)
@@ -97,8 +97,8 @@ def _facts(tree: FamilyTree, last: int) -> dict[str, Text]:
 
 def _models(tree: FamilyTree) -> str:
     found = by_state(tree.models)
-    failed = len(found["failed"])
-    return f"{len(found['scored'])} scored" + (f", {failed} failed" if failed else "")
+    others: tuple[State, ...] = ("estimated", "dropped", "failed")
+    return f"{len(found['scored'])} scored" + "".join(f", {len(found[s])} {s}" for s in others if found[s])
 
 
 def _lead(tree: FamilyTree) -> Text:

@@ -85,6 +85,7 @@ def _model(model: Model) -> dict[str, Any]:
         "name": model.name,
         "average": model.average,
         "average_stderr": model.average_stderr,
+        "is_estimate": model.status == "estimated",
         "checkpoint": model.checkpoint,
     }
 

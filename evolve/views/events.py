@@ -9,16 +9,18 @@ from evolve.lineage import (
     GenerationPlanned,
     InputsMoved,
     KinshipMeasured,
+    ModelDropped,
     ModelEvaluated,
     ModelFailed,
     ModelMerged,
     RunContinued,
+    RungScored,
     RunStarted,
     RunStopped,
     SettingsChanged,
     StepRetried,
 )
-from evolve.views.numbers import duration, measured, signed, size
+from evolve.views.numbers import duration, model_average, points, signed, size
 
 __all__ = ["describe_event"]
 
@@ -41,6 +43,8 @@ def describe_event(event: Event, tree: FamilyTree) -> str:
             return f"kinship of {event.a} and {event.b}: {metric} {event.kinship.value(metric):.3f}"
         case ModelEvaluated():
             return _evaluated(event, tree)
+        case RungScored() | ModelDropped():
+            return _of_a_race(event, tree)
         case _:
             return _of_a_step(event)
 
@@ -80,10 +84,23 @@ def _of_a_step(event: ModelMerged | ModelFailed | StepRetried | CheckpointRemade
             return f"{event.model}: merged again in {duration(event.seconds)} ({event.reason})"
 
 
+def _of_a_race(event: RungScored | ModelDropped, tree: FamilyTree) -> str:
+    if isinstance(event, ModelDropped):
+        return (
+            f"{event.model}: dropped after rung {event.rung}: at most {points(event.high)}, and the best "
+            f"{tree.config.strategy.top_k} have at least {points(event.least)}"
+        )
+    answered = sum(estimate.answered for estimate in event.estimates.values())
+    items = sum(estimate.items for estimate in event.estimates.values())
+    tasks = ", ".join(f"{task} {100 * estimate.value:.1f}" for task, estimate in event.estimates.items())
+    about = f"rung {event.rung}, {answered} of {items} items in {duration(event.seconds)}"
+    return f"{event.model}: estimate {model_average(tree.model(event.model))} ({tasks}; {about})"
+
+
 def _evaluated(event: ModelEvaluated, tree: FamilyTree) -> str:
     model, gain, over = tree.model(event.model), tree.gain(event.model), tree.gain_over_better_parent(event.model)
     tasks = ", ".join(f"{task} {100 * score.value:.1f}" for task, score in event.scores.items())
     gained = f", gain {signed(gain)}, {signed(over)} vs the better parent" if gain is not None else ""
     cached = f"{', '.join(event.reused_tasks)} cached, " if event.reused_tasks else ""
     source = "cached" if event.reused else f"{cached}in {duration(event.seconds)}"
-    return f"{event.model}: {measured(model.average, model.average_stderr)}{gained} ({tasks}; {source})"
+    return f"{event.model}: {model_average(model)}{gained} ({tasks}; {source})"

@@ -9,12 +9,13 @@ from rich.text import Text
 
 from evolve.analysis import better_parent_difference, gain_of, state_of
 from evolve.config import METRICS
-from evolve.lineage import FamilyTree, Model, pair
+from evolve.lineage import FamilyTree, Model, RaceStanding, pair
 from evolve.views.numbers import (
     UNKNOWN,
     duration,
     kinship_number,
     measured,
+    model_average,
     moment,
     points,
     signed,
@@ -32,6 +33,9 @@ _LEGEND = (
 )
 
 
+_SAMPLING = "The errors are those of the sampling: how far an estimate may lie from the score on all items."
+
+
 def model_view(tree: FamilyTree, name: str) -> RenderableType:
     """Return the scores, parents, children and history of one model.
 
@@ -40,6 +44,8 @@ def model_view(tree: FamilyTree, name: str) -> RenderableType:
     """
     model = tree.model(name)
     parts: list[Part] = [_title(tree, model), Text()]
+    if model.race is not None and model.is_estimated:
+        parts += [_estimates(model, model.race), Text(_SAMPLING, style="dim"), Text()]
     if model.scores:
         legend = [Text(line, style="dim") for line in _LEGEND] if model.parents else []
         parts += [_scores(tree, model), *legend, Text()]
@@ -53,7 +59,8 @@ def _title(tree: FamilyTree, model: Model) -> Text:
     kind = "exploration merge" if model.kind == "exploration" else model.kind
     title = Text().append(model.name, "bold").append(f": {kind} of generation {model.generation}, ")
     if model.name not in ranking:
-        return title.append(state_of(model), "red" if model.status == "failed" else "yellow")
+        state = f"{state_of(model)} after rung {model.rungs}" if model.race is not None else state_of(model)
+        return title.append(state, "red" if model.status == "failed" else "yellow")
     rank = ranking.index(model.name) + 1
     title.append(f"rank {rank} of {len(ranking)}")
     if rank == 1:
@@ -78,6 +85,16 @@ def _scores(tree: FamilyTree, model: Model) -> Table:
     return Table([Text(heading) for heading in headings], rows, footer=footer, right=(2, 3, 4))
 
 
+def _estimates(model: Model, race: RaceStanding) -> Table:
+    """Return a table of the estimates after the last rung, with one row a task."""
+    headings = [Text(heading) for heading in ("task", "estimate", "items answered")]
+    rows = [
+        [Text(task), Text(measured(found.value, found.stderr)), Text(f"{found.answered} of {found.items}")]
+        for task, found in race.estimates.items()
+    ]
+    return Table(headings, rows, footer=[Text("average"), Text(model_average(model)), Text()], right=(2,))
+
+
 def _compared(tree: FamilyTree, model: Model, task: str | None, sign: int) -> list[Text]:
     """Return the cells that compare a child with its parents; `sign` is -1 for a task where lower is better."""
     gain, over = gain_of(tree, model.name, task), better_parent_difference(tree, model.name, task)
@@ -92,7 +109,7 @@ def _family(tree: FamilyTree, model: Model) -> Iterable[tuple[str, str | Text]]:
     """Yield the parents with their kinship, and the children."""
     for number, name in enumerate(model.parents, start=1):
         parent = tree.model(name)
-        yield f"parent {number}", f"{name}  {measured(parent.average, parent.average_stderr)}"
+        yield f"parent {number}", f"{name}  {model_average(parent)}"
     kinship = tree.kinship(*model.parents) if model.parents else None
     if model.parents and kinship is None:
         yield "parents' kinship", "not measured"
@@ -107,7 +124,7 @@ def _family(tree: FamilyTree, model: Model) -> Iterable[tuple[str, str | Text]]:
 
 def _outcome(tree: FamilyTree, child: Model) -> str:
     if child.average is None:
-        return state_of(child)
+        return f"{state_of(child)}  {model_average(child)}" if child.is_estimated else state_of(child)
     over = signed(tree.gain_over_better_parent(child.name))
     return f"{points(child.average)}  gain {signed(tree.gain(child.name))}  vs better {over}"
 
@@ -135,6 +152,9 @@ def _history(model: Model) -> Iterable[tuple[str, str | Text]]:
     """Yield its times and its errors."""
     for status, at in model.times.items():
         yield status, moment(at)
+    if model.race is not None:
+        bounds = f"{points(model.race.interval.low)} to {points(model.race.interval.high)}"
+        yield "race", f"rung {model.race.rung}, {model.race.share:.0%} of the items: average from {bounds}"
     if model.kind != "foundation":
         yield "time to merge", duration(model.seconds.get("merge"))
     batch = f", batch size {model.batch_size}" if model.batch_size is not None else ""

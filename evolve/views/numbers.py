@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from evolve.lineage import Model
+
 __all__ = [
     "UNKNOWN",
     "duration",
     "kinship_number",
     "measured",
+    "model_average",
     "moment",
     "points",
     "signed",
@@ -30,6 +33,16 @@ def points(value: float | None) -> str:
 def measured(value: float | None, stderr: float | None) -> str:
     """Return a score in points with its standard error, if it has one: `68.72 ±0.42`."""
     return _with_error(points(value), None if value is None else stderr)
+
+
+def model_average(model: Model) -> str:
+    """Return a model's average in points: `68.72 ±0.42`; an estimate with its share of the items: `68.72 ±0.80 (40%)`.
+
+    The error of an estimate is that of the sampling.
+    """
+    if model.race is not None and model.is_estimated:
+        return f"{measured(model.race.average, model.race.stderr)} ({model.race.share:.0%})"
+    return measured(model.average, model.average_stderr)
 
 
 def signed(value: float | None) -> str:

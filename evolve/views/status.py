@@ -10,11 +10,21 @@ from pathlib import PurePath
 from rich.console import RenderableType
 from rich.text import Text
 
-from evolve.analysis import Lead, by_state, effort, generations, lead, remaining, top_kinship
+from evolve.analysis import Lead, State, by_state, effort, generations, lead, remaining, top_kinship
 from evolve.config import METRICS
-from evolve.lineage import EvaluateStep, FamilyTree, GenerationPlanned, MergeStep, Model, RunStopped, Step, plan
+from evolve.lineage import (
+    EvaluateStep,
+    FamilyTree,
+    GenerationPlanned,
+    MergeStep,
+    Model,
+    ModelDropped,
+    RunStopped,
+    Step,
+    plan,
+)
 from evolve.views.events import describe_event
-from evolve.views.numbers import duration, kinship_number, measured, moment, points, signed_measured
+from evolve.views.numbers import duration, kinship_number, model_average, moment, points, signed_measured
 from evolve.views.text import BEST, Facts, Part, View, command, difference_style, one_line, plain, stop_text
 
 __all__ = ["Progress", "resume_line", "status_view", "summary_view", "time_left"]
@@ -101,8 +111,9 @@ def resume_line(tree: FamilyTree) -> str:
         return f"the run has finished: {stop}"
     newest = by_state(generations(tree)[tree.generation])
     total = sum(map(len, newest.values()))
-    failed = f", {len(newest['failed'])} failed" if newest["failed"] else ""
-    scored = f"{len(newest['scored'])} of {total} models scored{failed}"
+    others: tuple[State, ...] = ("estimated", "racing", "dropped", "failed")
+    rest = "".join(f", {len(newest[state])} {state}" for state in others if newest[state])
+    scored = f"{len(newest['scored'])} of {total} models scored{rest}"
     return f"resuming in generation {tree.generation}: {scored}, next: {_next_step(tree)}"
 
 
@@ -113,6 +124,8 @@ def _next_step(tree: FamilyTree) -> str:
             return f"stop ({decision.reason})"
         case GenerationPlanned():
             return f"plan generation {decision.generation}"
+        case ModelDropped():
+            return f"drop {decision.model}"
         case _:
             return _step_in_words(decision.steps[0])
 
@@ -121,8 +134,8 @@ def _step_in_words(step: Step) -> str:
     match step:
         case MergeStep(model):
             return f"merge {model}"
-        case EvaluateStep(model):
-            return f"evaluate {model}"
+        case EvaluateStep(model, rung):
+            return f"evaluate {model}" + ("" if rung is None else f" (rung {rung})")
         case _:
             count = len(step.pairs)
             return f"measure the kinship of {count} {'pair' if count == 1 else 'pairs'}"
@@ -198,6 +211,8 @@ def _open(tree: FamilyTree) -> Iterable[tuple[str, str]]:
         yield "to merge", ", ".join(model.name for model in found["to merge"])
     if found["to score"]:
         yield "to score", ", ".join(model.name for model in found["to score"])
+    if found["racing"]:
+        yield "racing", ", ".join(f"{model.name} {model_average(model)}" for model in found["racing"])
 
 
 def _failed(tree: FamilyTree) -> Iterable[tuple[str, str]]:
@@ -210,10 +225,10 @@ def _best(tree: FamilyTree) -> Iterable[tuple[str, str | Text]]:
     found = lead(tree)
     if found is None:
         best = tree.ranking[:1]
-        text = f"{best[0].name}  {measured(best[0].average, best[0].average_stderr)}" if best else "no scores yet"
+        text = f"{best[0].name}  {model_average(best[0])}" if best else "no scores yet"
         yield "best", text
         return
-    yield "best", f"{BEST} {found.best.name}  {measured(found.best.average, found.best.average_stderr)}"
+    yield "best", f"{BEST} {found.best.name}  {model_average(found.best)}"
     yield "best foundation", f"{found.foundation.name}  {points(found.foundation.average)}"
     if found.best.name != found.foundation.name:
         value, stderr = found.difference.value, found.difference.stderr
@@ -244,19 +259,19 @@ def _result(tree: FamilyTree, found: Lead) -> list[Part]:
     """Return the best model, and how sure its difference to the best foundation is."""
     best, foundation, difference = found.best, found.foundation, found.difference
     title = Text(f"{BEST} ").append(best.name, "bold")
-    title.append(f" is the best model: {measured(best.average, best.average_stderr)} points")
+    title.append(f" is the best model: {model_average(best)} points")
     if best.name == foundation.name:
         return [title, Text("It is a foundation: no merge is better.", style="yellow")]
     line = Text("Difference to the best foundation, ")
-    line.append(f"{foundation.name} ({measured(foundation.average, foundation.average_stderr)}): ")
+    line.append(f"{foundation.name} ({model_average(foundation)}): ")
     line.append(signed_measured(difference.value, difference.stderr), difference_style(difference.value))
     words = {
         True: "It is larger than two standard errors (errors taken as independent).",
         False: "It is not larger than two standard errors (errors taken as independent): it may be chance.",
         None: "Its standard error is not known, because a task has none.",
     }
-    scored = len(tree.ranking)
-    chosen = f"The best of {scored} models was chosen on these items: expect a smaller difference on others."
+    tried = sum(model.known_average is not None for model in tree.models)
+    chosen = f"The best of {tried} models was chosen on these items: expect a smaller difference on others."
     return [title, line, Text(words[difference.is_clear]), Text(chosen, style="dim")]
 
 

@@ -22,6 +22,7 @@ from evolve.lineage import FamilyTree, Model
 
 __all__ = [
     "BEST",
+    "DROPPED",
     "EXPLORATION",
     "FAILED",
     "IN_TOP",
@@ -42,7 +43,7 @@ __all__ = [
     "wrap_words",
 ]
 
-BEST, IN_TOP, EXPLORATION, FAILED = "★", "●", "◇", "✗"
+BEST, IN_TOP, EXPLORATION, DROPPED, FAILED = "★", "●", "◇", "▽", "✗"
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 _ASCII = str.maketrans(
@@ -50,6 +51,7 @@ _ASCII = str.maketrans(
         BEST: "*",
         IN_TOP: "o",
         EXPLORATION: "^",
+        DROPPED: "v",
         FAILED: "!",
         "±": "~",
         TIMES: "x",
@@ -238,7 +240,9 @@ def difference_style(value: float | None) -> str:
 
 
 def standing_mark(model: Model, top: Sequence[str]) -> str:
-    """Return one sign for a model: the best, among the best k, failed, or a blank."""
+    """Return one sign for a model: the best, among the best k, dropped, failed, or a blank."""
+    if model.status == "dropped":
+        return DROPPED
     if model.status == "failed":
         return FAILED
     if model.name in top:

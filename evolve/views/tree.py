@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from evolve.analysis import generations, state_of, top_kinship
-from evolve.lineage import FamilyTree, Model
+from evolve.lineage import Estimate, FamilyTree, Model, Score
 from evolve.views.layout import Layout, Row
-from evolve.views.numbers import kinship_number, measured, points, signed
+from evolve.views.numbers import kinship_number, model_average, points, signed
 from evolve.views.text import (
     BEST,
+    DROPPED,
     EXPLORATION,
     FAILED,
     IN_TOP,
@@ -74,7 +75,11 @@ class _Family:
             signs.append(f"{EXPLORATION} exploration")
         if any(model.status == "failed" for model in models):
             signs.append(f"{FAILED} failed")
+        if any(model.status == "dropped" for model in models):
+            signs.append(f"{DROPPED} dropped")
         yield Text("   ".join([*signs, "scores in points"]), style="dim")
+        if any(model.is_estimated for model in models):
+            yield Text("(40%): an estimate from so many of the items, with the error of the sampling", style="dim")
         if any(model.parents for model in models):
             yield Text("gain: average minus the mean of the parents' averages", style="dim")
             yield Text("vs better: average minus that of the better parent", style="dim")
@@ -110,7 +115,7 @@ class _Family:
                 Text(kinship_number(value) if model.parents else ""),
             ),
             parents=self._parents(model),
-            tasks=tuple(Text(f"{task} {points(score.value)}", style="dim") for task, score in model.scores.items()),
+            tasks=tuple(Text(f"{task} {points(score.value)}", style="dim") for task, score in _scores(model).items()),
             reason=Text(one_line(model.reason or ""), style="red"),
         )
 
@@ -132,7 +137,7 @@ class _Family:
             yield Text().append("Stopped", "bold").append(f": {stop}")
             return
         newest = generations(tree)[tree.generation]
-        done = sum(model.status == "evaluated" for model in newest)
+        done = sum(model.status in {"evaluated", "estimated", "dropped"} for model in newest)
         yield Text(f"Not finished: {done} of {len(newest)} models of generation {tree.generation} are scored")
 
 
@@ -146,9 +151,14 @@ def _branch(lines: list[Text], *, is_last: bool) -> Iterable[Text]:
 
 
 def _average(model: Model) -> Text:
-    if model.status == "evaluated":
-        return Text(measured(model.average, model.average_stderr))
+    if model.status == "evaluated" or model.is_estimated:
+        return Text(model_average(model), style="yellow" if model.status == "racing" else "")
     return Text(state_of(model), style="red" if model.status == "failed" else "yellow")
+
+
+def _scores(model: Model) -> Mapping[str, Score | Estimate]:
+    """Return the scores of a model, or its estimates."""
+    return model.race.estimates if model.is_estimated and model.race is not None else model.scores
 
 
 def _setting(value: Any) -> str:

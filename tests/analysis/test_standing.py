@@ -16,8 +16,11 @@ def test_models_are_grouped_by_state(family):
     found = by_state(tree.models)
     assert {state: [model.name for model in models] for state, models in found.items()} == {
         "scored": ["Instruct", "MetaMath", "Open-chat"],
+        "estimated": [],
+        "racing": [],
         "to score": ["model-1-1"],
         "to merge": ["model-1-3"],
+        "dropped": [],
         "failed": ["model-1-2"],
     }
     assert state_of(tree.model("model-1-1")) == "to score"

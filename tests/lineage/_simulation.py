@@ -12,6 +12,7 @@ from typing import Any
 
 from evolve.config import Config
 from evolve.lineage import (
+    Estimate,
     EvaluateStep,
     Event,
     FamilyTree,
@@ -25,6 +26,7 @@ from evolve.lineage import (
     ModelEvaluated,
     ModelFailed,
     ModelMerged,
+    RungScored,
     RunStarted,
     RunStopped,
     Score,
@@ -37,7 +39,13 @@ TASK = "task"
 METRIC = "acc,none"
 
 
-def make_config(foundations: tuple[str, ...], *, recipes: tuple[str, ...] = ("slerp",), **strategy: Any) -> Config:
+def make_config(
+    foundations: tuple[str, ...],
+    *,
+    recipes: tuple[str, ...] = ("slerp",),
+    racing: dict[str, Any] | None = None,
+    **strategy: Any,
+) -> Config:
     """Return a configuration with models that are never read, and one task, so that the average is its score."""
     return Config.model_validate(
         {
@@ -45,7 +53,7 @@ def make_config(foundations: tuple[str, ...], *, recipes: tuple[str, ...] = ("sl
             "foundation_models": {name: f"org/{name}" for name in foundations},
             "strategy": strategy,
             "merge": {"recipe": list(recipes)},
-            "evaluation": {"tasks": [{"task": TASK, "metric": METRIC}]},
+            "evaluation": {"tasks": [{"task": TASK, "metric": METRIC}], "racing": racing},
         }
     )
 
@@ -85,6 +93,11 @@ def evaluated(model: str, value: float, stderr: float | None = 0.01) -> ModelEva
     return ModelEvaluated(model=model, scores={TASK: score}, seconds=2.5, batch_size=4)
 
 
+def rung_scored(model: str, rung: int, share: float, value: float, stderr: float = 0.01) -> RungScored:
+    estimate = Estimate(metric=METRIC, value=value, stderr=stderr, answered=round(1000 * share), items=1000)
+    return RungScored(model=model, rung=rung, share=share, estimates={TASK: estimate}, seconds=0.5, batch_size=4)
+
+
 def failed(model: str, step: str, reason: str = "it broke") -> ModelFailed:
     return ModelFailed.model_validate({"model": model, "step": step, "reason": reason, "attempts": 2})
 
@@ -100,10 +113,12 @@ class World:
     Attributes:
         score: Average of a model (0..1).
         kinship: All three metrics of an unordered pair.
-        failure: The step at which a child fails for good, or None.
+        failure: The step at which a child fails for good, or None; `rung <n>` is one of its race.
+        estimate: The estimated average of a model after a rung, and its standard error; None: its score.
     """
 
     score: Callable[[Model], float]
+    estimate: Callable[[Model, int], tuple[float, float]] | None = None
     kinship: Callable[[frozenset[str]], Kinship] = lambda _: Kinship(pcc=0.5, cs=0.5, ed=1.0)
     failure: Callable[[str], str | None] = lambda _: None
 
@@ -111,12 +126,20 @@ class World:
         match step:
             case MergeStep(name):
                 return [failed(name, "merge")] if self.failure(name) == "merge" else [merged(name)]
-            case EvaluateStep(name):
-                if self.failure(name) == "evaluate":
+            case EvaluateStep(name, rung):
+                if self.failure(name) in {"evaluate", f"rung {rung}"}:
                     return [failed(name, "evaluate")]
+                if rung is not None:
+                    return [self.rung(tree, tree.model(name), rung)]
                 return [evaluated(name, self.score(tree.model(name)))]
             case MeasureStep(pairs):
                 return [KinshipMeasured(a=a, b=b, kinship=self.kinship(frozenset((a, b)))) for a, b in pairs]
+
+    def rung(self, tree: FamilyTree, model: Model, rung: int) -> RungScored:
+        racing = tree.config.evaluation.racing
+        assert racing is not None
+        value, stderr = (self.score(model), 0.01) if self.estimate is None else self.estimate(model, rung)
+        return rung_scored(model.name, rung, racing.rungs[rung - 1], value, stderr)
 
 
 @dataclass
@@ -176,6 +199,8 @@ class Tables:
 
     Attributes:
         growth: Added to the scores by each generation; above 0 a run lasts longer.
+        noise: Differences of estimates from the scores.
+        errors: Standard errors of the estimates.
     """
 
     scores: tuple[float, ...]
@@ -184,13 +209,23 @@ class Tables:
     eds: tuple[float, ...]
     failures: tuple[str | None, ...] = (None,)
     growth: float = 0.0
+    noise: tuple[float, ...] = (0.0,)
+    errors: tuple[float, ...] = (0.01,)
 
     def world(self) -> World:
         return World(
-            score=lambda model: pick(self.scores, model.name) + self.growth * model.generation,
+            score=self._score,
+            estimate=self._estimate,
             kinship=self._kinship,
             failure=lambda name: pick(self.failures, f"failure of {name}") if name.startswith("model-") else None,
         )
+
+    def _score(self, model: Model) -> float:
+        return float(pick(self.scores, model.name)) + self.growth * model.generation
+
+    def _estimate(self, model: Model, rung: int) -> tuple[float, float]:
+        key = f"{model.name} at rung {rung}"
+        return self._score(model) + pick(self.noise, key), pick(self.errors, f"error of {key}")
 
     def _kinship(self, names: frozenset[str]) -> Kinship:
         key = " and ".join(sorted(names))

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from evolve.lineage import (
     CheckpointRemade,
+    Estimate,
     Event,
     FoundationEntry,
     GenerationPlanned,
@@ -17,12 +18,14 @@ from evolve.lineage import (
     Kinship,
     KinshipMeasured,
     LeftOut,
+    ModelDropped,
     ModelEvaluated,
     ModelFailed,
     ModelMerged,
     PlannedMerge,
     Prepared,
     RunContinued,
+    RungScored,
     RunStarted,
     RunStopped,
     Score,
@@ -79,6 +82,15 @@ EVENTS: list[Event] = [
         tokenizer="union",
     ),
     ModelEvaluated(model="Modell", scores=SCORES, seconds=12.5, batch_size="auto", reused_tasks=("gsm8k",)),
+    RungScored(
+        model="model-1-1",
+        rung=1,
+        share=0.05,
+        estimates={"gsm8k": Estimate(metric="acc,none", value=0.1, stderr=0.02, answered=5, items=100)},
+        seconds=0.5,
+        batch_size=8,
+    ),
+    ModelDropped(model="model-1-1", rung=1, high=0.2, least=0.25),
     ModelFailed(model="m", step="merge", reason="two\nlines", attempts=2),
     StepRetried(model="m", step="evaluate", reason="out of memory", attempt=1, batch_size=8),
     CheckpointRemade(model="m", reason="missing", identity="x", bytes=3, seconds=0.1),
@@ -151,7 +163,7 @@ def test_a_number_that_is_not_finite_is_refused_in_every_field(event, path, numb
 def test_the_examples_have_every_number_field_of_the_events():
     names = {path[-1] for _, path in PLACES}
 
-    assert names == {"pcc", "cs", "ed", "share", "seconds", "value", "stderr"}
+    assert names == {"pcc", "cs", "ed", "share", "seconds", "value", "stderr", "high", "least"}
 
 
 @pytest.mark.parametrize(
@@ -243,7 +255,7 @@ NAMES = [
     (EVENTS[2], ("a",)),
     (EVENTS[2], ("b",)),
     *((event, ("model",)) for event in EVENTS if "model" in type(event).model_fields),
-    (EVENTS[11], ("retried", 0)),
+    (EVENTS[-1], ("retried", 0)),
 ]
 
 

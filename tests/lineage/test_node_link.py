@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import networkx as nx
 from family_trees import fold
@@ -10,6 +11,7 @@ from family_trees import fold
 from evolve.lineage import (
     FamilyTree,
     KinshipMeasured,
+    Status,
     to_node_link,
 )
 
@@ -25,7 +27,7 @@ from ._simulation import failed, make_config, measured, started
 NODE = {
     *("generation", "kind", "parents", "identity", "status", "scores", "average", "average_stderr", "gain", "kinship"),
     *("recipe", "recipe_name", "checkpoint", "seconds", "bytes", "batch_size", "reused", "reused_tasks"),
-    *("gain_over_better_parent", "times", "tokenizer"),
+    *("gain_over_better_parent", "times", "tokenizer", "race"),
     *("decision", "reason", "retries", "remade"),
 }
 GRAPH = {"schema", "run", "strategy", "metric", "top", "best", "stop", "kinships", "left_out", "differing_settings"}
@@ -60,7 +62,10 @@ def test_a_node_has_all_attributes_of_its_model():
     assert to_node_link(stamped)["nodes"][3]["times"] == {
         "planned": "at generation_planned",
         "merged": "at model_merged",
+        "racing": None,
+        "estimated": None,
         "evaluated": "at model_evaluated",
+        "dropped": None,
         "failed": None,
     }
     assert to_node_link(stamped)["graph"]["differing_settings"] == differing
@@ -78,6 +83,7 @@ def test_a_node_has_all_attributes_of_its_model():
         "scores": {"task": {"metric": "acc,none", "value": 0.875, "stderr": 0.01}},
         "average": 0.875,
         "average_stderr": 0.01,
+        "race": None,
         "gain": 0.25,
         "gain_over_better_parent": 0.125,
         "kinship": {"pcc": 0.5, "cs": 0.25, "ed": 3.0},
@@ -86,7 +92,7 @@ def test_a_node_has_all_attributes_of_its_model():
         "tokenizer": "union",
         "checkpoint": "models/model-1-1",
         "seconds": {"merge": 1.5, "evaluate": 2.5},
-        "times": {"planned": None, "merged": None, "evaluated": None, "failed": None},
+        "times": dict.fromkeys(get_args(Status)),
         "bytes": 2,
         "batch_size": 4,
         "reused": False,

@@ -13,6 +13,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import pytest
@@ -31,9 +32,11 @@ from evolve.lineage import (
     KinshipMeasured,
     MeasureStep,
     MergeStep,
+    ModelDropped,
     ModelEvaluated,
     ModelFailed,
     ModelMerged,
+    RungScored,
     RunStarted,
     RunStopped,
     StepRetried,
@@ -62,8 +65,18 @@ TABLES = st.builds(
     pccs=table(SIGNED),
     css=table(SIGNED),
     eds=table(DISTANCES),
-    failures=st.just((None,)) | table(st.sampled_from([None, None, "merge", "evaluate"])),
+    failures=st.just((None,)) | table(st.sampled_from([None, None, None, "merge", "evaluate", "rung 2"])),
+    noise=st.just((0.0,)) | table(st.integers(-4, 4).map(lambda n: n / 32)),
+    errors=table(st.integers(0, 4).map(lambda n: n / 64)),
     growth=st.sampled_from([0.5, 0.125, 0.0]),
+)
+
+
+RACES = st.none() | st.fixed_dictionaries(
+    {
+        "rungs": st.sampled_from([[0.25, 1], [0.05, 0.2, 0.5, 1], [0.25], [0.1, 0.5]]),
+        "confidence": st.sampled_from([0.99, 0.9, 0.5]),
+    }
 )
 
 
@@ -75,6 +88,7 @@ def configs(draw: st.DrawFn, generations: int = 4, most: int = 5) -> Config:
     return make_config(
         tuple(names),
         recipes=draw(st.sampled_from([("slerp",), ("slerp",), ("slerp", "linear")])),
+        racing=draw(RACES),
         name=draw(st.sampled_from(["kinship", "kinship", "greedy"])),
         metric=metric,
         top_k=draw(st.integers(2, most)),
@@ -96,6 +110,10 @@ class Oracle:
         self.born: dict[str, int] = {}
         self.average: dict[str, Fraction] = {}
         self.failed: set[str] = set()
+        self.racing = config.evaluation.racing
+        self.race: dict[str, tuple[int, Fraction, float]] = {}  # rung, estimate, standard error
+        self.in_full: set[str] = set()
+        self.dropped: set[str] = set()
         self.kinship: dict[frozenset[str], Kinship] = {}
         self.used: list[frozenset[str]] = []
         self.last: GenerationPlanned | None = None
@@ -108,14 +126,62 @@ class Oracle:
                 self.kinship[frozenset((event.a, event.b))] = event.kinship
             elif isinstance(event, ModelEvaluated):
                 self.average[event.model] = Fraction(event.scores[TASK].value)
+                self.in_full.add(event.model)
+                self.race.pop(event.model, None)
             elif isinstance(event, ModelFailed):
                 self.failed.add(event.model)
+                self.average.pop(event.model, None)
+            elif isinstance(event, RungScored):
+                self.check_rung(event)
+            elif isinstance(event, ModelDropped):
+                assert event.model in self.due()
+                self.dropped.add(event.model)
             elif isinstance(event, GenerationPlanned):
                 assert self.reason_to_stop() is None
                 self.check_generation(event)
             elif isinstance(event, RunStopped):
                 assert event.reason == self.reason_to_stop()
+                assert event.reason == "failed" or set(self.top()) <= self.in_full
                 assert event.generation == self.generation
+
+    def check_rung(self, event: RungScored) -> None:
+        """A child goes on only when nobody has to be dropped and all others have come as far."""
+        before = self.race[event.model][0] if event.model in self.race else 0
+        assert event.rung == before + 1
+        assert all(self.race[name][0] if name in self.race else before <= 0 for name in self.living())
+        assert event.rung == 1 or not self.due()
+        estimate = event.estimates[TASK]
+        self.race[event.model] = (event.rung, Fraction(estimate.value), estimate.stderr)
+        if event.rung == len(self.racing.rungs):
+            self.average[event.model] = Fraction(estimate.value)
+
+    def living(self) -> list[str]:
+        children = [merge.name for merge in self.last.merges]
+        return [n for n in children if n not in self.failed | self.dropped and n not in self.average]
+
+    def due(self) -> set[str]:
+        """Return the children that cannot be among the k best; none until all living ones have come as far."""
+        living = self.living()
+        rungs = {self.race[name][0] if name in self.race else 0 for name in living}
+        if len(rungs) != 1 or rungs == {0}:
+            return set()
+        bounds = {name: self.bounds(name) for name in [*self.average, *living]}
+        lows = sorted((low for low, _ in bounds.values()), reverse=True)
+        k = self.strategy.top_k
+        return {name for name in living if len(lows) >= k and bounds[name][1] < lows[k - 1]}
+
+    def bounds(self, name: str) -> tuple[float, float]:
+        if name not in self.race:
+            return (float(self.average[name]),) * 2
+        rung, value, stderr = self.race[name]
+        siblings = sum(born == self.born[name] for born in self.born.values())
+        shares = self.racing.rungs
+        miss = (1 - self.racing.confidence) * shares[rung - 1] / sum(s for s in shares if s < 1) / siblings
+        half = NormalDist().inv_cdf(1 - miss / 2) * stderr
+        return float(value) - half, float(value) + half
+
+    def known(self, name: str) -> Fraction:
+        return self.average[name] if name in self.average else self.race[name][1]
 
     @property
     def generation(self) -> int:
@@ -137,8 +203,8 @@ class Oracle:
         return Fraction(getattr(self.kinship[frozenset((a, b))], self.strategy.metric))
 
     def parents(self, a: str, b: str) -> tuple[str, str]:
-        if self.average[a] != self.average[b]:
-            return (a, b) if self.average[a] > self.average[b] else (b, a)
+        if self.known(a) != self.known(b):
+            return (a, b) if self.known(a) > self.known(b) else (b, a)
         return (a, b) if self.age(a) < self.age(b) else (b, a)
 
     def pairs(self) -> list[tuple[str, str]]:
@@ -153,7 +219,9 @@ class Oracle:
             return []
         best = self.top()[0]
         taken = [*self.used, *(frozenset(p) for p in planned)]
-        return [name for name in self.average if name != best and frozenset((best, name)) not in taken]
+        return [
+            name for name in [*self.average, *self.dropped] if name != best and frozenset((best, name)) not in taken
+        ]
 
     def reason_to_stop(self) -> str | None:
         if self.last is None:
@@ -233,7 +301,7 @@ def shuffle_outcomes(events: list[Event], random: Any) -> list[Event]:
     done: list[Event] = []
     waiting: dict[str, list[Event]] = {}
     for event in [*events, None]:
-        if isinstance(event, KinshipMeasured | ModelMerged | ModelEvaluated | ModelFailed | StepRetried):
+        if isinstance(event, KinshipMeasured | ModelMerged | RungScored | ModelEvaluated | ModelFailed | StepRetried):
             waiting.setdefault(lane(event), []).append(event)
             continue
         while waiting:
@@ -250,7 +318,9 @@ def shuffle_outcomes(events: list[Event], random: Any) -> list[Event]:
 @FEWER
 def test_the_order_of_the_outcomes_does_not_matter(tables, config, random, data):
     events = simulate(config, tables.world()).events
-    decisions = [n for n, event in enumerate(events) if isinstance(event, GenerationPlanned | RunStopped)]
+    decisions = [
+        n for n, event in enumerate(events) if isinstance(event, GenerationPlanned | ModelDropped | RunStopped)
+    ]
     cut = events[: data.draw(st.sampled_from(decisions))]  # just before a decision, after all outcomes
 
     permuted = shuffle_outcomes(cut, random)
@@ -311,7 +381,7 @@ def test_plan_requests_each_step_once_and_no_finished_step(tables, config, choic
                 case MergeStep(name):
                     assert tree.model(name).status == "planned"
                 case EvaluateStep(name):
-                    assert tree.model(name).status == "merged"
+                    assert tree.model(name).status in {"merged", "racing", "estimated"}
                 case MeasureStep(pairs):
                     assert pairs
                     assert len({frozenset(pair) for pair in pairs}) == len(pairs)

@@ -45,8 +45,11 @@ def test_models_are_listed_by_state(family):
     data = status_data(run.merged("model-1-1").failed("model-1-2", "no").tree)
     assert data["models"] == {
         "scored": ["MetaMath", "Instruct", "Open-chat"],
+        "estimated": [],
+        "racing": [],
         "to_score": ["model-1-1"],
         "to_merge": ["model-1-3"],
+        "dropped": [],
         "failed": ["model-1-2"],
     }
     assert data["best_by_generation"][1] == {"generation": 1, "name": None}

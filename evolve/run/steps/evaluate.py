@@ -1,25 +1,27 @@
 """The evaluation step: scores of a checkpoint, with lm-eval's results beside them.
 
-Scores are cached per model and task, and only tasks without a cached score are evaluated.
+Scores are cached per model and task, and only tasks without a cached score are evaluated. A rung of a race is an
+evaluation of some items; its results replace those of the rung before, whose items it includes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from evolve.config import TaskConfig
 from evolve.engines.protocols import BatchSize, EvaluateResult, task_folder
 from evolve.errors import EvaluationError
-from evolve.lineage import EvaluateStep, Event, FamilyTree, Model, ModelEvaluated
+from evolve.lineage import EvaluateStep, Event, FamilyTree, Model, ModelEvaluated, RungScored
 from evolve.run.durable import publish
 from evolve.run.executors import Call
 from evolve.run.items import join_items
 from evolve.run.ranges import impossible
 from evolve.run.steps.base import Begun, RunContext, StepInFlight
+from evolve.run.steps.race import Race, find_race
 from evolve.run.steps.repair import find_repair
 from evolve.run.store import ScoreRecord, ScoreStore
 from evolve.run.tasks import evaluate_job, prompts_key, score_key, task_specs
@@ -31,7 +33,9 @@ Records = Mapping[str, ScoreRecord]
 
 def begin_evaluation(context: RunContext, step: EvaluateStep) -> Begun:
     """Score a model on the tasks that have no cached score."""
-    work = _Evaluation(context, context.tree.model(step.model))
+    model = context.tree.model(step.model)
+    race = None if step.rung is None else find_race(context, model, step.rung)
+    work = _Evaluation(context, model, race)
     records = work.read(work.final)
     if len(records) == len(work.keys):
         return work.finished(records)
@@ -55,10 +59,15 @@ def batch_size(tree: FamilyTree) -> BatchSize:
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """The scores of one model, from the score store and lm-eval to the run folder."""
+    """The scores of one model, from the score store and lm-eval to the run folder.
+
+    Attributes:
+        race: The rung of its race of which the items are scored; None to score it in full.
+    """
 
     context: RunContext
     model: Model
+    race: Race | None
 
     @cached_property
     def keys(self) -> dict[str, str]:
@@ -66,9 +75,21 @@ class _Evaluation:
         tree = self.context.tree
         versions, identity = tree.origin.versions, self.model.identity or ""
         return {
-            task.task: score_key(identity, tree.config, task, versions=versions, data=tree.origin.data)
+            task.task: score_key(
+                identity,
+                tree.config,
+                task,
+                versions=versions,
+                data=tree.origin.data,
+                items=self.items.get(task.task),
+            )
             for task in tree.config.evaluation.tasks
         }
+
+    @cached_property
+    def items(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Ids of the items of the rung by task, as in `TaskSpec`; none if all are scored."""
+        return {} if self.race is None else {task: self.race.items(task) for task in self.tasks}
 
     @cached_property
     def tasks(self) -> dict[str, TaskConfig]:
@@ -113,7 +134,8 @@ class _Evaluation:
         context = self.context
         config = context.folder.located_config(context.tree.config)
         origin = context.tree.origin
-        tasks = [spec for spec in task_specs(config, origin.data) if spec.task not in known]
+        asked = [spec for spec in task_specs(config, origin.data) if spec.task not in known]
+        tasks = [replace(s, limit=None, items=self.items[s.task]) if s.task in self.items else s for s in asked]
         job = evaluate_job(
             config,
             checkpoint=context.folder.checkpoint_of(self.model),
@@ -125,7 +147,8 @@ class _Evaluation:
             prompts={spec.task: self.prompts(spec.task) for spec in tasks if spec.task not in origin.unshared},
             reads={name: context.folder.locate(path) for name, path in context.tree.reads.items()},
         )
-        return Call(f"evaluate {self.model.name}", context.engines.evaluate, job, gpus=1)
+        rung = "" if self.race is None else f" on {self.race.share:.0%} of the items"
+        return Call(f"evaluate {self.model.name}{rung}", context.engines.evaluate, job, gpus=1)
 
     def prompts(self, task: str) -> Path:
         """Return the folder that keeps the prompts of a task."""
@@ -198,7 +221,19 @@ class _Evaluation:
             if problem is not None:
                 raise EvaluationError(f"{self.model.name}: the score on {name} is impossible: {problem}")
 
-    def _event(self, records: Records, seconds: float, size: BatchSize) -> ModelEvaluated:
+    def _event(self, records: Records, seconds: float, size: BatchSize) -> ModelEvaluated | RungScored:
+        if self.race is not None:
+            return RungScored(
+                model=self.model.name,
+                rung=self.race.rung,
+                share=self.race.share,
+                estimates={
+                    name: self.race.estimate(name, task.metric, self.final / task_folder(name))
+                    for name, task in self.tasks.items()
+                },
+                seconds=0.0 if all(record.reused for record in records.values()) else seconds,
+                batch_size=size,
+            )
         return ModelEvaluated(
             model=self.model.name,
             scores={task: records[task].score for task in self.keys},

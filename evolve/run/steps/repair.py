@@ -10,7 +10,16 @@ from dataclasses import dataclass
 
 from evolve.engines.protocols import MergeResult
 from evolve.errors import RunError
-from evolve.lineage import CheckpointRemade, Event, KinshipMeasured, Model, ModelEvaluated, ModelFailed, ModelMerged
+from evolve.lineage import (
+    CheckpointRemade,
+    Event,
+    KinshipMeasured,
+    Model,
+    ModelEvaluated,
+    ModelFailed,
+    ModelMerged,
+    RungScored,
+)
 from evolve.run.steps.base import Begun, RunContext, StepInFlight
 from evolve.run.steps.checkpoint import CheckpointWork
 
@@ -60,7 +69,7 @@ class Repair:
         """Return the failure of a child that has no scores yet; raise RunError for one that has."""
         times = "once" if tried == 1 else f"{tried} times"
         reason = f"its checkpoint was merged again {times} and is damaged again before it is used ({self.damage})"
-        if self.model.status == "merged":
+        if self.model.status in {"merged", "racing"}:
             return (ModelFailed(model=self.model.name, step="merge", reason=reason, attempts=tried),)
         root = context.folder.root
         raise RunError(
@@ -98,7 +107,7 @@ def _tried_in_vain(context: RunContext, name: str) -> int:
         match recorded.event:
             case CheckpointRemade(model=model) if model == name:
                 tried += 1
-            case ModelEvaluated(model=model) if model == name:
+            case ModelEvaluated(model=model) | RungScored(model=model) if model == name:
                 tried = 0
             case KinshipMeasured(a=a, b=b) if name in {a, b}:
                 tried = 0
