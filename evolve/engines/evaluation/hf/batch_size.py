@@ -34,7 +34,7 @@ def find_batch_size(lm: Any, *, all_logits: bool) -> int:
         torch.cuda.OutOfMemoryError: The device does not hold one row.
     """
     if torch.device(lm.device).type == "cpu":
-        return min(_ON_HOST, lm.max_batch_size)
+        return min(_ON_HOST, int(lm.max_batch_size))
     length = min(_ROW, lm.max_length)
     shape = sum(weight.numel() for weight in lm.model.parameters()), lm.model.dtype
     key = (str(lm.device), *shape, length, lm.max_batch_size, all_logits)

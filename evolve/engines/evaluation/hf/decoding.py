@@ -27,7 +27,7 @@ class _Row:
 
 def decode(
     start: Callable[[Sequence[int]], GeneratingRows],
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[list[int]],
     *,
     rows: int,
     most: int,

@@ -106,7 +106,7 @@ def answer_window(lm: Any, window: GreedyWindow, plain: Plain) -> list[str]:
     found: list[str] = []
     for batch, known in zip(batches, texts, strict=True):
         complete = [text for _, text in sorted(known.items()) if text is not None]
-        found += complete if len(complete) == len(batch) else plain(batch, disable_tqdm=True)
+        found += complete if len(complete) == len(batch) else plain(batch)
     return found
 
 
