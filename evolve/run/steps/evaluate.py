@@ -152,7 +152,7 @@ class _Evaluation:
     def answers(self, task: str) -> tuple[Path, ...]:
         """Return the files with this model's answers to other items of a task, in the same settings."""
         key, configured = self.keys[task], self.tasks[task]
-        own = ScoreRecord.answers(self.final / task_folder(task), key, configured)
+        own = None if self.final.is_symlink() else ScoreRecord.answers(self.final / task_folder(task), key, configured)
         shared = () if task in self.context.tree.origin.unshared else self.store.answers(key, configured)
         return shared if own is None else (own, *shared)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lm_eval.api.metrics import aggregate_subtask_metrics, mean, mean_stderr
 from pyarrow import parquet
 
 from evolve.engines.evaluation.answers import read_answers
+from evolve.engines.evaluation.request_cache import RequestCache
 from evolve.engines.protocols import TaskSpec
 from evolve.errors import TaskError
 
@@ -283,20 +285,45 @@ def test_sampled_answers_are_not_known(model, data, tmp_path, computed):
     assert len(computed["generate_until"]) == 6
 
 
-def test_an_interrupted_evaluation_goes_on_with_the_answers_with_which_it_began(model, data, tmp_path, computed):
+@pytest.mark.parametrize(("task", "stop"), [("winogrande", 7), ("gsm8k", 5), ("truthfulqa_mc2", 23)])
+def test_an_interrupted_evaluation_goes_on_with_the_answers_with_which_it_began(
+    model, data, tmp_path, monkeypatch, *, task, stop
+):
     """More answers have become known in between; with them the remaining items would form other batches."""
-    from evolve.engines.evaluation.request_cache import RequestCache
-
-    spec = _world.three_tasks(data)[0]
+    specs = tuple(spec for spec in _world.three_tasks(data) if spec.task == task)
     for limit in (2, 7):
-        _world.score(model, (replace(spec, limit=limit),), tmp_path / str(limit))
-    options = {"request_caches": _world.request_caches(tmp_path / "caches", (spec,))}
-    cache = RequestCache(_world.database(tmp_path / "caches", "winogrande"))
-    cache.learn(read_answers([tmp_path / "2" / "winogrande" / "answers.parquet"]))
-    cache.close()
-    computed["_loglikelihood_tokens"].clear()
-    _world.score(model, (spec,), tmp_path / "resumed", answers=known(tmp_path / "7"), **options)
-    assert len(computed["_loglikelihood_tokens"]) == 10 * 2
+        _world.score(model, (replace(specs[0], limit=limit),), tmp_path / str(limit))
+    uncut = _world.score(model, specs, tmp_path / "uncut", answers=known(tmp_path / "2"))
+
+    answers, add = 0, RequestCache.add
+
+    def cut(self, request, answer):
+        nonlocal answers
+        answers += 1
+        if answers == stop:
+            raise KeyboardInterrupt
+        add(self, request, answer)
+
+    monkeypatch.setattr(RequestCache.__init__, "__defaults__", (0.0,))
+    monkeypatch.setattr(RequestCache, "add", cut)
+    options = {"request_caches": _world.request_caches(tmp_path / "caches", specs)}
+    with pytest.raises(KeyboardInterrupt):
+        _world.score(model, specs, tmp_path / "cut", answers=known(tmp_path / "2"), **options)
+    assert answers == stop
+    again = _world.score(model, specs, tmp_path / "again", answers=known(tmp_path / "2", tmp_path / "7"), **options)
+    requests = {"winogrande": 2, "gsm8k": 1, "truthfulqa_mc2": 5}[task]
+    assert answers > 10 * requests  # the first two items were known, and of the others nothing but what was computed
+    assert again.scores == uncut.scores
+    assert _world.samples_of(tmp_path / "again") == _world.samples_of(tmp_path / "uncut")
+
+
+def test_a_cache_with_answers_takes_no_others(tmp_path):
+    with closing(RequestCache(tmp_path / "a.db")) as cache:
+        cache.learn({"x": ("first", 1)})
+    with closing(RequestCache(tmp_path / "a.db")) as cache:
+        cache.learn({"x": ("second", 2), "y": (-1.0, 1)})
+        assert cache.answer("x") == ("first", 1)
+        assert cache.answer("y") == (None, 0)
 
 
 def _truncated(file: Path) -> None:
