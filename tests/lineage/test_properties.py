@@ -112,6 +112,7 @@ class Oracle:
         self.failed: set[str] = set()
         self.racing = config.evaluation.racing
         self.race: dict[str, tuple[int, Fraction, float]] = {}  # rung, estimate, standard error
+        self.raced: set[str] = set()
         self.in_full: set[str] = set()
         self.dropped: set[str] = set()
         self.kinship: dict[frozenset[str], Kinship] = {}
@@ -151,6 +152,7 @@ class Oracle:
         assert all(self.race[name][0] if name in self.race else before <= 0 for name in self.living())
         assert event.rung == 1 or not self.due()
         estimate = event.estimates[TASK]
+        self.raced.add(event.model)
         self.race[event.model] = (event.rung, Fraction(estimate.value), estimate.stderr)
         if event.rung == len(self.racing.rungs):
             self.average[event.model] = Fraction(estimate.value)
@@ -163,7 +165,8 @@ class Oracle:
         """Return the children that cannot be among the k best; none until all living ones have come as far."""
         living = self.living()
         rungs = {self.race[name][0] if name in self.race else 0 for name in living}
-        if len(rungs) != 1 or rungs == {0}:
+        went_on = any(merge.name in self.average and merge.name in self.raced for merge in self.last.merges)
+        if len(rungs) != 1 or rungs == {0} or went_on:
             return set()
         bounds = {name: self.bounds(name) for name in [*self.average, *living]}
         lows = sorted((low for low, _ in bounds.values()), reverse=True)

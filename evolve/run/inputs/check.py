@@ -146,7 +146,9 @@ def check_inputs(located: Located, engines: Engines, executor: Executor, *, comp
     _check_directions(config, tasks)
     checked = Checked(located, layouts, templates, tasks, None, {}, planned=False)
     checked = check_merges(checked, engines, executor)
-    return replace(checked, tasks=_inspect(config, job, engines, executor))
+    tasks = _inspect(config, job, engines, executor)
+    _refuse_racing(config, tasks)
+    return replace(checked, tasks=tasks)
 
 
 def check_merges(checked: Checked, engines: Engines, executor: Executor) -> Checked:
@@ -274,6 +276,17 @@ def with_task_key(config: Config, error: TaskError) -> TaskError:
             value = f"{{task: {task.task}, metric: '{task.metric}'}}"
             return TaskError(f"evaluation.tasks.{number} = {value}: {words}")
     return TaskError(words if words.startswith("evaluation.") else f"evaluation: {words}")
+
+
+def _refuse_racing(config: Config, facts: Mapping[str, TaskFacts]) -> None:
+    """Reject racing on a metric that is not a mean over items, because a part of the items does not estimate it."""
+    for number, task in enumerate(config.evaluation.tasks):
+        reason = facts[task.task].not_a_mean
+        if config.evaluation.racing is not None and reason is not None:
+            raise TaskError(
+                f"evaluation.tasks.{number}.metric = {task.metric}: evaluation.racing needs means over items, and "
+                f"{reason}; choose another metric, or set evaluation.racing to null"
+            )
 
 
 def _check_directions(config: Config, facts: Mapping[str, TaskFacts]) -> None:
