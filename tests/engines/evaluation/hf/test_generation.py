@@ -250,6 +250,14 @@ def test_a_model_with_wrong_keys_and_values_is_left_to_lm_eval(llama, never_here
     assert generate(ours, prompts(4)) == expected
 
 
+def test_a_model_that_takes_no_cache_of_ours_is_left_to_lm_eval(llama, never_here, monkeypatch):
+    ours = load(SharedPrefixLM, llama)
+    monkeypatch.delattr(rows._SlotLayer, "update")
+    monkeypatch.setattr(rows._SlotLayer, "get_seq_length", lambda self: 3)
+    assert ours.greedy_refusal.startswith("it cannot continue rows of different lengths (RuntimeError: ")
+    assert generate(ours, prompts(4)) == generate(load(HFLM, llama), prompts(4))
+
+
 @pytest.mark.parametrize(
     "setting",
     [
