@@ -374,6 +374,7 @@ def attach(lm, folder: Path, texts: list[str], seen: list | None = None, **argum
 @pytest.mark.parametrize("special", [False, True], ids=["here", "partly-lm-eval"])
 @pytest.mark.parametrize("stop", [1, 9, 10, 12, 13, 20, 26])
 def test_an_interrupted_list_resumes_with_the_same_passes(llama, tmp_path, monkeypatch, stop, special):
+    monkeypatch.setattr(generation, "_WINDOW", 4)
     ours = load(SharedPrefixLM, llama, batch_size=3)
     texts = prompts(26 - 1, shared=True) + prompts(1)
     if special:
