@@ -113,7 +113,9 @@ def test_automatic_batch_size_equals_the_command(model, data, tmp_path):
     text = ",".join(f"{key}={value}" for key, value in ({"pretrained": model} | arguments).items())
     run_commands(model, specs, files, "--limit", "4", "--batch_size", "auto", "--model_args", text)
 
-    result = _world.score(model, specs, tmp_path / "ours", batch_size="auto", model_args=arguments, prefix_sharing=False)
+    result = _world.score(
+        model, specs, tmp_path / "ours", batch_size="auto", model_args=arguments, prefix_sharing=False
+    )
 
     assert result.batch_size == "auto"
     for spec in specs:
