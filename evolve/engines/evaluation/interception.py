@@ -152,7 +152,10 @@ class Interception:
             cache = self._cache
             keys = [] if cache is None else [hash_args(name, request.args) for request in requests]
             known = [cache[key] if cache is not None and key in cache else None for key in keys]
-            return answer(requests, known=known, **options)
+            answers = answer(requests, known=known, **options)
+            if cache is not None:
+                cache.commit()
+            return answers
 
         return run
 

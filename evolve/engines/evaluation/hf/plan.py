@@ -22,6 +22,9 @@ _ROW = 2
 _REPEATED = 8
 """A row is divided if its parts then repeat at most this fraction (1 in 8) of its tokens: short rows pad less."""
 
+_FILLED = 4
+"""A batch with this fraction (1 in 4) of its budget takes no row of which more than this fraction would be padding."""
+
 _COLUMNS = 4
 """Most keys of a batch, those of the prefix counted for each row, in token budgets."""
 
@@ -129,6 +132,12 @@ def _batches(prefix: Prefix | None, rows: Sequence[Row], budget: int) -> Iterato
     start = 0
     while start < len(ordered):
         longest = ordered[start].length
-        count = max(1, min(budget // longest, _COLUMNS * budget // (before + longest)))
+        most = max(1, min(budget // longest, _COLUMNS * budget // (before + longest)))
+        enough = -(-budget // (_FILLED * longest))
+        count = 1
+        while count < min(most, len(ordered) - start) and (
+            count < enough or _FILLED * (longest - ordered[start + count].length) <= longest
+        ):
+            count += 1
         yield Batch(prefix, tuple(ordered[start : start + count]))
         start += count
