@@ -1,8 +1,9 @@
 """Keeps the requests that lm-eval builds of a task's documents, for the next model and for later runs.
 
 The requests of a task are the same for every model, or for every model with the same chat template. They are kept in
-this process for as long as the task object is, and as a table in a folder of the caller. A kept request has everything
-but the document, which is always read anew from the task.
+this process for as long as the task object is, and read from a folder of the caller. New ones are returned as tables,
+because only the caller knows whether the data have changed meanwhile. A kept request has everything but the document,
+which is always read anew from the task.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from unittest import mock
 from weakref import WeakKeyDictionary
 
-from evolve.engines.evaluation.tables import has_table, read_table, write_table
+from evolve.engines.evaluation.tables import has_table, read_table
 from evolve.engines.generators import Generators
 
 __all__ = ["keep_rendered", "kept_prompts"]
@@ -73,7 +74,7 @@ _kept: WeakKeyDictionary[Any, dict[tuple[int, str], _Prompts]] = WeakKeyDictiona
 
 
 @contextmanager
-def kept_prompts(seed: int, folder: Path | None, reusable: Callable[[Any], bool]) -> Iterator[None]:
+def kept_prompts(seed: int, folder: Path | None, reusable: Callable[[Any], bool]) -> Iterator[dict[str, Any]]:
     """Let lm-eval's tasks take their requests from those that are kept, and keep those that they build.
 
     Only requests are kept of which the building draws nothing from the global random generators, and which are equal
@@ -84,36 +85,43 @@ def kept_prompts(seed: int, folder: Path | None, reusable: Callable[[Any], bool]
         seed: Seed of the few-shot examples.
         folder: Folder of kept requests of exactly this task and these settings; None: only this process keeps them.
         reusable: Returns whether two evaluations may use the same object of a task.
+
+    Yields:
+        The tables that the folder lacks, by the stem of the file's name; filled in the block.
     """
     from lm_eval.api.task import ConfigurableTask
 
     build = ConfigurableTask.build_all_requests
+    lacking: dict[str, Any] = {}
 
     def built(task: Any, **options: Any) -> None:
         variant = _variant(options) if reusable(task) else None
         if variant is None:
             build(task, **options)
         else:
-            _Keeper(task, seed, variant, folder).fill(options.get("limit") or None, lambda: build(task, **options))
+            _Keeper(task, seed, variant, folder, lacking).fill(
+                options.get("limit") or None, lambda: build(task, **options)
+            )
 
     with mock.patch.object(ConfigurableTask, "build_all_requests", built):
-        yield
+        yield lacking
 
 
 def keep_rendered(task: Any, seed: int, limit: int | None, instances: Sequence[Any]) -> None:
     """Keep requests without a chat template that were built outside an evaluation, by the calls that lm-eval makes."""
-    _Keeper(task, seed, _PLAIN, None).keep(limit, instances)
+    _Keeper(task, seed, _PLAIN, None, {}).keep(limit, instances)
 
 
 class _Keeper:
     """The kept requests of one task object in one variant."""
 
-    def __init__(self, task: Any, seed: int, variant: str, folder: Path | None) -> None:
+    def __init__(self, task: Any, seed: int, variant: str, folder: Path | None, lacking: dict[str, Any]) -> None:
         import jinja2
 
         self._task = task
         self._key = (seed, variant)
         self._folder = folder
+        self._lacking = lacking
         identity = json.dumps([str(task.config.task), variant, jinja2.__version__])
         self._stem = f"prompts-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
@@ -143,7 +151,7 @@ class _Keeper:
     def _remember(self, prompts: _Prompts, *, write: bool) -> None:
         _kept.setdefault(self._task, {})[self._key] = prompts
         if write and self._folder is not None:
-            write_table(self._folder, self._stem, _table(prompts))
+            self._lacking[self._stem] = _table(prompts)
 
     def _remembered(self) -> _Prompts | None:
         return _kept.get(self._task, {}).get(self._key)

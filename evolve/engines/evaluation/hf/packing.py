@@ -75,7 +75,9 @@ def pack(batch: Batch, requests: Sequence[TokenRequest]) -> PackedBatch:
         here.close(path)
         here.pad(width)
         packed.append(here)
-    return PackedBatch([row.tokens for row in packed], [row.positions for row in packed], [row.ends for row in packed], slots)
+    return PackedBatch(
+        [row.tokens for row in packed], [row.positions for row in packed], [row.ends for row in packed], slots
+    )
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

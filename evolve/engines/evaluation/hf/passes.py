@@ -57,9 +57,7 @@ class PackedPasses:
         self._softmax_dtype = softmax_dtype or torch.float32
         self._caches: dict[Prefix, Any] = {}
 
-    def answer(
-        self, packed: PackedBatch, prefix: Prefix | None, requests: Sequence[TokenRequest]
-    ) -> dict[int, Answer]:
+    def answer(self, packed: PackedBatch, prefix: Prefix | None, requests: Sequence[TokenRequest]) -> dict[int, Answer]:
         """Return the log-likelihood of each request's targets, and whether each of them is the likeliest token.
 
         Args:
@@ -149,8 +147,13 @@ class PackedPasses:
             lambda _, inputs: (inputs[0].flatten(0, 1)[index.to(inputs[0].device)][None], *inputs[1:])
         )
         try:
-            with torch.no_grad(), torch.autocast(
-                device_type=torch.device(self._device).type, dtype=self._autocast, enabled=self._autocast is not None
+            with (
+                torch.no_grad(),
+                torch.autocast(
+                    device_type=torch.device(self._device).type,
+                    dtype=self._autocast,
+                    enabled=self._autocast is not None,
+                ),
             ):
                 output = self._model(
                     input_ids=tokens,

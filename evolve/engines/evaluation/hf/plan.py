@@ -77,9 +77,7 @@ def plan_batches(requests: Sequence[TokenRequest], batch_size: int) -> list[Batc
     return [batch for prefix, found in rows.items() for batch in _batches(prefix, found, budget)]
 
 
-def _rows(
-    requests: Sequence[TokenRequest], most: int, least_saving: int
-) -> Iterator[tuple[Prefix | None, Row]]:
+def _rows(requests: Sequence[TokenRequest], most: int, least_saving: int) -> Iterator[tuple[Prefix | None, Row]]:
     """Cut the trie into rows of at most `most` tokens, each with its prefix.
 
     A common beginning becomes a prefix where this saves `least_saving` tokens. Otherwise the rows repeat it: a pass for
