@@ -14,7 +14,7 @@ import pytest
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 
-from evolve.engines.evaluation import prompts, tasks, tokens
+from evolve.engines.evaluation import encoding, promptfiles, prompts, tasks, tokens
 from evolve.engines.evaluation.catalog import Catalog
 from evolve.engines.evaluation.prompts import kept_prompts
 from evolve.engines.evaluation.tables import write_table
@@ -300,7 +300,7 @@ def test_a_second_process_neither_builds_nor_encodes_and_has_the_same_samples(
     monkeypatch.setattr(
         HFLM, "tok_encode", lambda lm, string, *a, **k: (encoded.append(string), encode(lm, string, *a, **k))[1]
     )
-    monkeypatch.setattr(tokens._Encoder, "_batch", lambda _, strings: refuse() if strings else [])
+    monkeypatch.setattr(encoding.Encoder, "_batch", lambda _, strings: refuse() if strings else [])
     kept = _world.score(other_model, three, tmp_path / "second", prompts=folders)
 
     assert not encoded
@@ -320,15 +320,15 @@ def test_chosen_items_have_the_kept_prompts_of_a_full_run(model, data, tmp_path,
     assert chosen == [full[1], full[5]]
 
 
-def test_tables_of_impossible_requests_are_refused(tmp_path):
-    request = prompts._Request("generate_until", 0, ("a",), json.dumps({"until": []}))
+def test_tables_of_impossible_requests_are_refused():
+    def table(request):
+        return promptfiles.prompts_table(promptfiles.Prompts({0: (request,)}, complete=True))
+
+    request = promptfiles.Request("generate_until", 0, ("a",), json.dumps({"until": []}))
     for wrong in ({"kind": "delete"}, {"options": "[]"}, {"options": "{"}):
-        table = prompts._table(prompts._Prompts({0: (dataclasses.replace(request, **wrong),)}, complete=True))
         with pytest.raises(ValueError, match=r"another form|Expecting|property name"):
-            prompts._of_table(table)
-    assert prompts._of_table(prompts._table(prompts._Prompts({0: (request,)}, complete=True))).documents == {
-        0: (request,)
-    }
+            promptfiles.prompts_of(table(dataclasses.replace(request, **wrong)))
+    assert promptfiles.prompts_of(table(request)).documents == {0: (request,)}
 
 
 def test_requests_with_other_arguments_than_text_are_not_kept():
