@@ -11,7 +11,7 @@ from evolve.lineage import FamilyTree
 __all__ = ["differing_settings"]
 
 _MISSING = object()
-_OF_THE_TASK = frozenset({"metric", "num_fewshot", "limit", "generation_kwargs"})
+_OF_THE_TASK = frozenset({"metric", "num_fewshot", "fewshot", "limit", "generation_kwargs"})
 _OF_THE_RUN = frozenset({"seed", "lm_eval"})
 
 
@@ -48,7 +48,7 @@ def _settings(tree: FamilyTree, shared: set[str], limited: set[str]) -> dict[str
 
 def _settings_of_task(tree: FamilyTree, task: TaskConfig, limited: set[str]) -> dict[str, Any]:
     start = tree.origin
-    found = scoring_settings(tree.config, task, lm_eval=start.versions.get("lm_eval"), data=start.data)
+    found = scoring_settings(tree.config, task, versions=start.versions, data=start.data)
     found["limit"] = item_limit(tree.config, task)
     data = found.pop("data")
     prefix = f"evaluation.tasks.{task.task}"

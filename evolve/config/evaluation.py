@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -34,6 +34,12 @@ class TaskConfig(Section):
         le=1000,
         title="How many solved examples a prompt has.",
         description="a whole number of examples from 0 to 1000, or null for the task's own",
+    )
+    fewshot: Literal["sampled", "first_n"] = Field(
+        "sampled",
+        title="Which examples: `sampled` as the task does it, by default others for each item; `first_n` always the "
+        "first ones, other prompts than leaderboards use, which are computed once for all items.",
+        description="sampled or first_n",
     )
     weight: float = Field(
         1.0,
@@ -75,6 +81,9 @@ def _default_tasks() -> tuple[TaskConfig, ...]:
         TaskConfig(task="truthfulqa_mc2", metric="acc,none", num_fewshot=0),
     )
 
+
+_SHARING_CLASSES = ("hf", "hf-auto", "huggingface")
+"""Names that lm-eval has for the model class that can share prefixes."""
 
 _RESERVED_ARGUMENTS = {
     "pretrained": "evolve sets it for each model; remove it",
@@ -124,6 +133,12 @@ class EvaluationConfig(Section):
         title="How many requests a batch has; `auto` leaves it to the model class, where that can choose.",
         description="a whole number of requests in a batch from 1 to 100000, or auto",
     )
+    prefix_sharing: Literal["auto", "off"] = Field(
+        "auto",
+        title="`auto`: the model class `hf` computes what requests have in common once, for models that can do so. "
+        "`off`: lm-eval's own class answers.",
+        description="auto or off",
+    )
     limit: int | None = Field(
         None,
         ge=1,
@@ -139,6 +154,19 @@ class EvaluationConfig(Section):
         title="With a chat template: give each solved example as a turn of the conversation.",
         description="true or false",
     )
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether models that can do so compute what requests have in common once."""
+        return self.prefix_sharing == "auto" and self.model in _SHARING_CLASSES
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_off(cls, values: Any) -> Any:
+        """Take `off` as the word that it is; YAML reads it as false."""
+        if isinstance(values, dict) and values.get("prefix_sharing") is False:
+            return {**values, "prefix_sharing": "off"}
+        return values
 
     @model_validator(mode="after")
     def _check_tasks(self) -> EvaluationConfig:

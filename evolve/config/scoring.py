@@ -18,8 +18,12 @@ _OF_ANSWERS = {"metric", "model", "model_args", "prefix_sharing"}
 """Scoring settings that do not change a prompt."""
 
 
+_SHARING = 1
+"""Version of the way in which prefixes are shared; a new one where answers may differ by more than rounding."""
+
+
 def scoring_settings(
-    config: Config, task: TaskConfig, *, lm_eval: str | None, data: Mapping[str, str]
+    config: Config, task: TaskConfig, *, versions: Mapping[str, str], data: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return everything that can change a model's answer to an item of one task, and its value, as JSON values.
 
@@ -31,14 +35,14 @@ def scoring_settings(
     Args:
         config: The configuration of a run.
         task: One of its tasks.
-        lm_eval: The version of lm-eval; None if a journal does not have it.
+        versions: Versions of lm-eval and transformers as the journal has them.
         data: SHA-256 of each local file that evaluations read, by `<task>/<file>`, `<task>/reads/<path>`,
             `task_dirs.<n>/<file>` or `model_args.<key>/<file>`; and by `<task>/revision` the commit of data from the
             Hub.
     """
     evaluation = config.evaluation
     files = _files_of_arguments(data)
-    return {
+    settings = {
         "task": task.task,
         "metric": task.metric,
         "num_fewshot": task.num_fewshot,
@@ -50,9 +54,15 @@ def scoring_settings(
         "apply_chat_template": evaluation.apply_chat_template,
         "fewshot_as_multiturn": evaluation.fewshot_as_multiturn,
         "seed": config.seed,
-        "lm_eval": lm_eval,
+        "lm_eval": versions.get("lm_eval"),
         "data": _data_of_task(data, task.task),
     }
+    # Settings of later versions of evolve are left out where they change nothing, so that older scores keep their key.
+    if task.fewshot != "sampled":
+        settings["fewshot"] = task.fewshot
+    if evaluation.shares_prefixes:
+        settings["prefix_sharing"] = {"version": _SHARING, "transformers": versions.get("transformers")}
+    return settings
 
 
 def prompt_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

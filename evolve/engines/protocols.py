@@ -149,6 +149,7 @@ class TaskSpec:
         task: Name of an lm-eval task or group.
         metric: lm-eval's metric key with its filter, for example `exact_match,strict-match`.
         num_fewshot: Number of examples in the prompt; None: the task's default.
+        first_shots: Whether the examples are always the first ones, instead of those that the task's sampler draws.
         limit: Number of first items to answer; None: all.
         items: Ids of the items to answer, ascending, by the name of the lm-eval task: one entry for a plain task, one
             per member for a group. A member without an entry is left out. An id is lm-eval's `doc_id`, counted from 0.
@@ -167,6 +168,7 @@ class TaskSpec:
     dataset: Path | None = None
     revision: str | None = None
     items: Mapping[str, tuple[int, ...]] | None = None
+    first_shots: bool = False
 
     def __post_init__(self) -> None:
         """Refuse item ids that are not ascending, and ids together with a limit."""

@@ -61,6 +61,14 @@ def _encodable(value: Any) -> Any:
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
+def _before_prefix_sharing(config: Any) -> Any:
+    """State in a configuration of before evolve shared prefixes that the run does not."""
+    if not isinstance(config, dict) or not isinstance(config.get("evaluation", {}), dict):
+        return config
+    return {**config, "evaluation": {"prefix_sharing": "off", **config.get("evaluation", {})}}
+
+
+Settings = Annotated[dict[str, Any], BeforeValidator(_before_prefix_sharing)]
 Words = Annotated[str, BeforeValidator(_encodable)]
 Bytes = Annotated[int, Field(ge=0, lt=2**63)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
@@ -166,7 +174,7 @@ class RunStarted(_Record):
     type: Literal["run_started"] = "run_started"
     schema_version: int = SCHEMA
     run: Name
-    config: dict[str, Any]
+    config: Settings
     versions: dict[str, str]
     recipes: dict[str, str]
     data: dict[str, str]
@@ -287,7 +295,7 @@ class SettingsChanged(_Record):
 
     type: Literal["settings_changed"] = "settings_changed"
     changes: dict[str, tuple[Any, Any]]
-    config: dict[str, Any]
+    config: Settings
 
 
 class InputsMoved(_Record):

@@ -283,7 +283,7 @@ def _settings(tree: FamilyTree, folder: RunFolder, config: Config | None) -> tup
     if config is None:
         settings = folder.located_config(tree.config, tree.root)
     else:
-        settings = inputs.with_recorded_recipes(tree, folder, config)
+        settings = inputs.with_recorded_recipes(tree, folder, inputs.with_recorded_sharing(tree, config))
     return settings, inputs.accepted_changes(tree, folder, settings)
 
 

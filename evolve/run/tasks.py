@@ -23,6 +23,7 @@ def task_specs(config: Config, data: Mapping[str, str] = MappingProxyType({})) -
             task=task.task,
             metric=task.metric,
             num_fewshot=task.num_fewshot,
+            first_shots=task.fewshot == "first_n",
             limit=item_limit(config, task),
             generation_kwargs=task.generation_kwargs,
             dataset=evaluation.datasets.get(task.task),
@@ -73,6 +74,7 @@ def evaluate_job(
         apply_chat_template=evaluation.apply_chat_template,
         fewshot_as_multiturn=evaluation.fewshot_as_multiturn,
         trust_remote_code=config.trust_remote_code,
+        prefix_sharing=evaluation.shares_prefixes,
     )
 
 
@@ -92,7 +94,7 @@ def score_key(
     config: Config,
     task: TaskConfig,
     *,
-    lm_eval: str | None,
+    versions: Mapping[str, str],
     data: Mapping[str, str],
     items: Mapping[str, Sequence[int]] | None = None,
 ) -> str:
@@ -105,11 +107,11 @@ def score_key(
         identity: Identity of the model.
         config: The configuration of the run.
         task: One of its tasks.
-        lm_eval: Version of lm-eval.
+        versions: As for `scoring_settings`.
         data: As for `scoring_settings`.
         items: As in `TaskSpec`; None for those of the configuration.
     """
-    settings = _hash({"identity": identity, "settings": scoring_settings(config, task, lm_eval=lm_eval, data=data)})
+    settings = _hash({"identity": identity, "settings": scoring_settings(config, task, versions=versions, data=data)})
     return f"{settings}/{_selection(item_limit(config, task), items)}"
 
 

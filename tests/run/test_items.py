@@ -122,7 +122,7 @@ def test_a_kill_while_scores_are_published_leaves_no_half_file(tmp_path: Path, d
 
 def _key(config: Config, **options: object) -> tuple[str, str]:
     settings, _, selection = score_key(
-        "identity", config, config.evaluation.tasks[0], lm_eval="1", data={}, **options
+        "identity", config, config.evaluation.tasks[0], versions={"lm_eval": "1"}, data={}, **options
     ).partition("/")
     return settings, selection
 

@@ -18,7 +18,7 @@ from evolve.errors import EvaluationError
 __all__ = ["Interception", "Progress"]
 
 _REQUEST_METHODS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
-_BATCH_METHODS = ("_model_call", "_model_generate", "_answer_batch")
+_BATCH_METHODS = ("_model_call", "_model_generate", "_answer_batch", "_generate_window")
 
 _log = logging.getLogger("evolve.engines.evaluation")
 
@@ -81,6 +81,7 @@ class Interception:
         self._done = 0
         self._total = 0
         self._batches_visible = False
+        self._in_batch = False
 
     @contextmanager
     def attached(self, lm: Any) -> Iterator[None]:
@@ -151,18 +152,29 @@ class Interception:
             cache = self._cache
             keys = [] if cache is None else [hash_args(name, request.args) for request in requests]
             known = [cache[key] if cache is not None and key in cache else None for key in keys]
-            return answer(requests, known=known, **options)
+            answers = answer(requests, known=known, **options)
+            if cache is not None:
+                cache.commit()
+            return answers
 
         return run
 
     def _batch(self, compute: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a method that computes one batch."""
+        """Wrap a method that computes one batch; a batch within another is a part of it."""
 
         def run(*positional: Any, **named: Any) -> Any:
+            if self._in_batch:
+                return compute(*positional, **named)
             if self._cache is not None:
                 # By now all cached answers of the list have been looked up.
                 self._cache.start_batch()
-            return compute(*positional, **named)
+            self._in_batch = True
+            try:
+                return compute(*positional, **named)
+            except FloatingPointError as error:
+                raise self._not_a_number("generates from logits that are not numbers") from error
+            finally:
+                self._in_batch = False
 
         return run
 

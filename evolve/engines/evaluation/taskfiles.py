@@ -37,7 +37,10 @@ class PlannedTask:
     @property
     def key(self) -> tuple[object, ...]:
         """Equal keys make equal tasks."""
-        return self.spec.task, tuple(self.texts.items()), self.stamps
+        spec = self.spec
+        # What is set on the tasks of a group is not in the texts.
+        options = (spec.num_fewshot, spec.first_shots, repr(sorted(spec.generation_kwargs.items())))
+        return spec.task, tuple(self.texts.items()), self.stamps, options
 
     def write(self, folder: Path) -> list[Path]:
         """Write the generated files, that of the task itself first, and return their paths."""
@@ -86,6 +89,7 @@ def _plan(spec: TaskSpec, members: Sequence[Definition]) -> PlannedTask:
             raise TaskError(
                 f"evaluation: task '{member.name}' executes code that the model wrote; evolve does not run such tasks"
             )
+    _refuse_first_shots_without_shots(spec, members)
     entries = [_entries(spec, members[0]), *({"include": str(member.path)} for member in members[1:])]
     for entry, member in zip(entries, members, strict=True):
         if member.kind == "task" and "dataset_kwargs" not in entry:
@@ -109,12 +113,26 @@ def _entries(spec: TaskSpec, definition: Definition) -> dict[str, Any]:
         return entries
     if spec.num_fewshot is not None:
         entries["num_fewshot"] = spec.num_fewshot
+    if spec.first_shots:
+        entries["fewshot_config"] = {**(definition.config.get("fewshot_config") or {}), "sampler": "first_n"}
     if spec.generation_kwargs:
         entries["generation_kwargs"] = _generation(spec, definition.config)
     if spec.dataset is not None:
         shots = spec.num_fewshot if spec.num_fewshot is not None else definition.config.get("num_fewshot")
         entries |= local_dataset(spec.task, definition.config, spec.dataset, shots or 0)
     return entries
+
+
+def _refuse_first_shots_without_shots(spec: TaskSpec, members: Sequence[Definition]) -> None:
+    """Refuse `fewshot: first_n` where no prompt has an example."""
+    if not spec.first_shots:
+        return
+    own = [member.config.get("num_fewshot") for member in members if not member.is_group]
+    if not any(own if spec.num_fewshot is None else [spec.num_fewshot]):
+        raise TaskError(
+            f"evaluation: task '{spec.task}' has no examples in its prompts, so `fewshot: first_n` does not suit it; "
+            "set num_fewshot, or remove fewshot"
+        )
 
 
 def _generation(spec: TaskSpec, config: Mapping[str, Any]) -> dict[str, Any]:

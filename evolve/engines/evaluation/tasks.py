@@ -222,6 +222,8 @@ def is_reusable(task: Any) -> bool:
 
 
 def _override_members(plan: PlannedTask, item: Any) -> None:
+    from lm_eval.api.samplers import get_sampler
+
     if not plan.definition.is_group:
         return
     for task in _leaves(item):
@@ -229,3 +231,6 @@ def _override_members(plan: PlannedTask, item: Any) -> None:
             task.set_config("num_fewshot", plan.spec.num_fewshot)
         if plan.spec.generation_kwargs and task.get_config("output_type") == "generate_until":
             task.set_config("generation_kwargs", dict(plan.spec.generation_kwargs), update=True)
+        if plan.spec.first_shots and hasattr(task, "sampler"):
+            task.fewshot_cfg.sampler = "first_n"
+            task.sampler = get_sampler("first_n")(task.sampler.df)

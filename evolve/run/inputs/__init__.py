@@ -9,7 +9,13 @@ Cheap stages come first: headers and engines are checked before weights are read
 rehearses what needs no preparation. A run that follows hashes no file again.
 """
 
-from evolve.run.inputs.changes import accepted_changes, replaced_templates, settings_changed, with_recorded_recipes
+from evolve.run.inputs.changes import (
+    accepted_changes,
+    replaced_templates,
+    settings_changed,
+    with_recorded_recipes,
+    with_recorded_sharing,
+)
 from evolve.run.inputs.check import Checked, Needs, check_inputs
 from evolve.run.inputs.data import refuse_changed_data
 from evolve.run.inputs.fingerprint import Fingerprinted, fingerprint_inputs
@@ -44,4 +50,5 @@ __all__ = [
     "time_one_batch",
     "verify_models",
     "with_recorded_recipes",
+    "with_recorded_sharing",
 ]

@@ -21,6 +21,7 @@ __all__ = [
     "replaced_templates",
     "settings_changed",
     "with_recorded_recipes",
+    "with_recorded_sharing",
 ]
 
 # Settings that decide where and how fast the work is done, but do not affect results.
@@ -100,6 +101,18 @@ def with_recorded_recipes(tree: FamilyTree, folder: RunFolder, config: Config) -
         return config  # another recipe: refused later as a changed setting
     merge = config.merge.model_copy(update={"recipe": tree.config.merge.recipe})
     return config.model_copy(update={"merge": merge})
+
+
+def with_recorded_sharing(tree: FamilyTree, config: Config) -> Config:
+    """Return a configuration that leaves `prefix_sharing` to its default with the recorded value.
+
+    A run that began before evolve shared prefixes has `off`.
+    """
+    evaluation = config.evaluation
+    if "prefix_sharing" in evaluation.model_fields_set:
+        return config
+    recorded = {"prefix_sharing": tree.config.evaluation.prefix_sharing}
+    return config.model_copy(update={"evaluation": evaluation.model_copy(update=recorded)})
 
 
 def replaced_templates(tree: FamilyTree) -> list[str]:

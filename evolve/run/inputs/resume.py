@@ -27,9 +27,10 @@ __all__ = ["refuse_other_engines", "verify_models"]
 def refuse_other_engines(tree: FamilyTree) -> None:
     """Raise ConfigError if mergekit or lm-eval has another version than when the run began.
 
-    Two versions of an engine may merge or score the same model differently.
+    Two versions of an engine may merge or score the same model differently. transformers is one where prefixes are
+    shared, for its version is then part of the scoring settings.
     """
-    for name in ("mergekit", "lm_eval"):
+    for name in ("mergekit", "lm_eval", *(["transformers"] if tree.config.evaluation.shares_prefixes else [])):
         then, now = tree.origin.versions.get(name), version(name)
         if then is not None and then != now:
             raise ConfigError(

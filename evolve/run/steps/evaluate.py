@@ -67,7 +67,7 @@ class _Evaluation:
         tree = self.context.tree
         versions, identity = tree.origin.versions, self.model.identity or ""
         return {
-            task.task: score_key(identity, tree.config, task, lm_eval=versions.get("lm_eval"), data=tree.origin.data)
+            task.task: score_key(identity, tree.config, task, versions=versions, data=tree.origin.data)
             for task in tree.config.evaluation.tasks
         }
 

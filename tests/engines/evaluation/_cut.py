@@ -12,20 +12,22 @@ import _world
 def main(model: str, data: str, output: str, caches: str, datasets_cache: str) -> None:
     import datasets
     import torch
-    from lm_eval.models.huggingface import HFLM
+
+    from evolve.engines.evaluation.hf.model import SharedPrefixLM
 
     torch.set_num_threads(1)
     datasets.config.HF_DATASETS_CACHE = Path(datasets_cache)
-    for name in ("_model_call", "_model_generate"):
-        call = getattr(HFLM, name)
+    for name in ("_answer_batch", "_generate_window"):
+        call = getattr(SharedPrefixLM, name)
 
         def slow(*args, _call=call, **kwargs):
             time.sleep(0.4)
             return _call(*args, **kwargs)
 
-        setattr(HFLM, name, slow)
+        setattr(SharedPrefixLM, name, slow)
     three = _world.three_tasks(Path(data))
-    _world.score(Path(model), three, Path(output), request_caches=_world.request_caches(Path(caches), three))
+    request_caches = _world.request_caches(Path(caches), three)
+    _world.score(Path(model), three, Path(output), request_caches=request_caches, batch_size=1)
 
 
 if __name__ == "__main__":

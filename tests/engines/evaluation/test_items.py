@@ -67,20 +67,15 @@ def whole(model, data, own_tasks, tmp_path_factory):
 
 @pytest.fixture
 def computed(monkeypatch):
-    """Requests that reach the model, by method."""
-    from lm_eval.models.huggingface import HFLM
+    """Requests that the model has answered, by the kind of the request."""
+    seen = {"loglikelihood": [], "generate_until": []}
+    answered = Interception._answered
 
-    seen = {"_loglikelihood_tokens": [], "generate_until": []}
+    def recorded(self, name, request, answer):
+        seen[name].append(request)
+        answered(self, name, request, answer)
 
-    def recorded(name, call):
-        def run(self, requests, *args, **kwargs):
-            seen[name] += requests
-            return call(self, requests, *args, **kwargs)
-
-        return run
-
-    for name in seen:
-        monkeypatch.setattr(HFLM, name, recorded(name, getattr(HFLM, name)))
+    monkeypatch.setattr(Interception, "_answered", recorded)
     return seen
 
 
@@ -241,7 +236,7 @@ def test_known_answers_are_not_computed_again(whole, model, data, tmp_path, comp
 
     result = _world.score(model, _world.three_tasks(data), tmp_path / "all", answers=known(tmp_path / "five"))
     assert {name: counts[name] + len(requests) for name, requests in computed.items()} == {
-        "_loglikelihood_tokens": 12 * 2 + 12 * 5,
+        "loglikelihood": 12 * 2 + 12 * 5,
         "generate_until": 12,
     }
     for task in TASKS:
@@ -252,7 +247,7 @@ def test_known_answers_are_not_computed_again(whole, model, data, tmp_path, comp
     for requests in computed.values():
         requests.clear()
     again = _world.score(model, _world.three_tasks(data), tmp_path / "again", answers=known(tmp_path / "all"))
-    assert computed == {"_loglikelihood_tokens": [], "generate_until": []}
+    assert computed == {"loglikelihood": [], "generate_until": []}
     assert again.scores == result.scores
     assert _world.samples_of(tmp_path / "again") == _world.samples_of(tmp_path / "all")
 
@@ -294,9 +289,9 @@ def test_an_interrupted_evaluation_goes_on_with_the_answers_with_which_it_began(
     cache = RequestCache(_world.database(tmp_path / "caches", "winogrande"))
     cache.learn(read_answers([tmp_path / "2" / "winogrande" / "answers.parquet"]))
     cache.close()
-    computed["_loglikelihood_tokens"].clear()
+    computed["loglikelihood"].clear()
     _world.score(model, (spec,), tmp_path / "resumed", answers=known(tmp_path / "7"), **options)
-    assert len(computed["_loglikelihood_tokens"]) == 10 * 2
+    assert len(computed["loglikelihood"]) == 10 * 2
 
 
 def _truncated(file: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from evolve.engines.evaluation.interception import Interception
 from evolve.engines.evaluation.request_cache import RequestCache
 
 from . import _world
@@ -60,33 +61,28 @@ def kill_at(arguments: tuple[Path, ...], caches: Path, task: str, count: int) ->
 
 @pytest.fixture
 def computed(monkeypatch):
-    """Number of requests that reach the model, by method."""
-    from lm_eval.models.huggingface import HFLM
+    """Number of requests that the model has answered, by their kind."""
+    counts = {"loglikelihood": 0, "generate_until": 0}
+    answered = Interception._answered
 
-    counts = {"_loglikelihood_tokens": 0, "generate_until": 0}
+    def counted(self, name, request, answer):
+        counts[name] += 1
+        answered(self, name, request, answer)
 
-    def counted(name, call):
-        def run(self, requests, *args, **kwargs):
-            counts[name] += len(requests)
-            return call(self, requests, *args, **kwargs)
-
-        return run
-
-    for name in counts:
-        monkeypatch.setattr(HFLM, name, counted(name, getattr(HFLM, name)))
+    monkeypatch.setattr(Interception, "_answered", counted)
     return counts
 
 
 def test_a_killed_evaluation_resumes_inside_a_task(model, data, tmp_path, computed):
     three, caches = _world.three_tasks(data), tmp_path / "caches"
-    uncut = _world.score(model, three, tmp_path / "uncut")
-    assert computed == {"_loglikelihood_tokens": LOGLIKELIHOODS, "generate_until": GENERATIONS}
+    uncut = _world.score(model, three, tmp_path / "uncut", batch_size=1)
+    assert computed == {"loglikelihood": LOGLIKELIHOODS, "generate_until": GENERATIONS}
 
     kept = kill_at((model, data, tmp_path / "killed"), caches, "truthfulqa_mc2", 8)
     assert 8 <= kept < REQUESTS["truthfulqa_mc2"]
     finished = {task: rows(_world.database(caches, task)) for task in ("winogrande", "gsm8k")}
 
-    computed.update(_loglikelihood_tokens=0, generate_until=0)
+    computed.update(loglikelihood=0, generate_until=0)
     seen = []
     threads = threading.active_count()
     cut = _world.score(
@@ -95,11 +91,12 @@ def test_a_killed_evaluation_resumes_inside_a_task(model, data, tmp_path, comput
         tmp_path / "cut",
         lambda *said: seen.append(said),
         request_caches=_world.request_caches(caches, three),
+        batch_size=1,
     )
     # The last second before the end of a task may not have been committed.
     lost = {task: REQUESTS[task] - count for task, count in finished.items()}
     assert computed == {
-        "_loglikelihood_tokens": REQUESTS["truthfulqa_mc2"] - kept + lost["winogrande"],
+        "loglikelihood": REQUESTS["truthfulqa_mc2"] - kept + lost["winogrande"],
         "generate_until": lost["gsm8k"],
     }
     assert all(count > 0 for count in finished.values())
@@ -111,7 +108,10 @@ def test_a_killed_evaluation_resumes_inside_a_task(model, data, tmp_path, comput
 
 @pytest.mark.parametrize("stop", [5, 8, 9, 10, 30, 66], ids=lambda stop: f"answer-{stop}")
 def test_the_remaining_requests_form_the_same_batches(model, data, tmp_path, monkeypatch, stop):
-    """Interrupted within a batch or at its end, in any task: the resumed run has the uninterrupted run's batches."""
+    """Interrupted within a batch or at its end, in any task: the resumed run has the uninterrupted run's batches.
+
+    These are lm-eval's own batches; those of shared prefixes and of generation are in `hf/`.
+    """
     from lm_eval.models.huggingface import HFLM
 
     batches: list[tuple] = []
@@ -138,18 +138,18 @@ def test_the_remaining_requests_form_the_same_batches(model, data, tmp_path, mon
     monkeypatch.setattr(RequestCache.__init__, "__defaults__", (0.0,))
     three = _world.three_tasks(data)
     caches = _world.request_caches(tmp_path, three)
-    uncut = _world.score(model, three, tmp_path / "uncut")
+    uncut = _world.score(model, three, tmp_path / "uncut", prefix_sharing=False)
     whole, batches[:] = batches[:], []
     # Requests that differ only in their last token are computed once.
     assert len(whole) == 15
     monkeypatch.setattr(RequestCache, "add", cut)
     with pytest.raises(KeyboardInterrupt):
-        _world.score(model, three, tmp_path / "cut", request_caches=caches)
+        _world.score(model, three, tmp_path / "cut", request_caches=caches, prefix_sharing=False)
     monkeypatch.setattr(RequestCache, "add", add)
     finished = len(batches) - 1
     assert finished > 0
     batches.clear()
-    again = _world.score(model, three, tmp_path / "again", request_caches=caches)
+    again = _world.score(model, three, tmp_path / "again", request_caches=caches, prefix_sharing=False)
     assert batches == whole[finished:]
     assert again.scores == uncut.scores
 
@@ -158,9 +158,9 @@ def test_a_complete_cache_answers_everything(model, data, tmp_path, computed):
     three = _world.three_tasks(data, limit=3)
     caches = _world.request_caches(tmp_path, three)
     first = _world.score(model, three, tmp_path / "a", request_caches=caches)
-    computed.update(_loglikelihood_tokens=0, generate_until=0)
+    computed.update(loglikelihood=0, generate_until=0)
     second = _world.score(model, three, tmp_path / "b", request_caches=caches)
-    assert computed == {"_loglikelihood_tokens": 0, "generate_until": 0}
+    assert computed == {"loglikelihood": 0, "generate_until": 0}
     assert second.scores == first.scores
 
 
@@ -197,6 +197,7 @@ def test_a_kill_within_a_transaction_loses_no_committed_answer(tmp_path):
     code = """
 import sys, time
 from pathlib import Path
+from evolve.engines.evaluation.interception import Interception
 from evolve.engines.evaluation.request_cache import RequestCache
 cache = RequestCache(Path(sys.argv[1]))
 cache.start_list()

@@ -96,10 +96,10 @@ def test_settings_that_change_the_key_of_a_score(
     assert (_key(now) != _key(then)) is rescored
 
 
-def _key(config: Config, *, model: str = "id", lm_eval: str = "0.4.13", data: dict[str, str] | None = None) -> str:
+def _key(config: Config, *, model: str = "id", versions: Mapping[str, str] = VERSIONS, data: dict[str, str] | None = None) -> str:
     """Return the key of the score on task alpha, at any position in the list."""
     task = next(task for task in config.evaluation.tasks if task.task == "alpha")
-    return score_key(model, config, task, lm_eval=lm_eval, data=data or {})
+    return score_key(model, config, task, versions=versions, data=data or {})
 
 
 def test_a_moved_file_of_a_model_argument_is_compared_by_content(config: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_model_data_and_version_change_the_key(then: Config) -> None:
     keys = {
         _key(then),
         _key(then, model="other"),
-        _key(then, lm_eval="0.4.14"),
+        _key(then, versions={**VERSIONS, "lm_eval": "0.4.14"}),
         _key(then, data={"alpha/test.jsonl": "0"}),
         _key(then, data={"task_dirs.0/alpha.yaml": "0"}),
         _key(then, data={"alpha/reads//data/x.txt": "0"}),
@@ -134,7 +134,7 @@ def test_model_data_and_version_change_the_key(then: Config) -> None:
 
 def test_each_task_has_its_own_key(then: Config) -> None:
     alpha, beta = then.evaluation.tasks
-    assert score_key("id", then, alpha, lm_eval="1", data={}) != score_key("id", then, beta, lm_eval="1", data={})
+    assert score_key("id", then, alpha, versions={"lm_eval": "1"}, data={}) != score_key("id", then, beta, versions={"lm_eval": "1"}, data={})
 
 
 def test_a_limit_for_all_tasks_equals_the_same_limit_for_each_task(config: Path, tmp_path: Path) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
 
+from evolve.engines.evaluation.hf.batch_size import find_batch_size
+from evolve.engines.evaluation.hf.generation import GreedyWindow, answer_window, generate_until
+from evolve.engines.evaluation.hf.greedy import refusal
 from evolve.engines.evaluation.hf.packing import pack
 from evolve.engines.evaluation.hf.passes import Answer, PackedPasses
 from evolve.engines.evaluation.hf.plan import Batch, TokenRequest, plan_batches
@@ -20,11 +24,11 @@ _log = logging.getLogger("evolve.engines.evaluation")
 
 
 class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
-    """lm-eval's `hf`, which computes what requests of `loglikelihood` have in common once.
+    """lm-eval's `hf`, which computes what requests have in common once, and generates without waiting rows.
 
-    Requests are tokenized and truncated by `HFLM`. Where a model cannot share prefixes, its requests are answered by
-    `HFLM`, and the log states the reason: a probe scores eight requests both ways when the model is loaded, and
-    requests longer than an attention window are known by the configuration.
+    Requests of `loglikelihood` are tokenized and truncated by `HFLM`. Where a model cannot share prefixes, its requests
+    are answered by `HFLM`, and the log states the reason: a probe scores eight requests both ways when the model is
+    loaded, and requests longer than an attention window are known by the configuration.
 
     Attributes:
         not_shared: Why this model cannot share prefixes; None if it can.
@@ -39,8 +43,28 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         if self.not_shared is not None:
             _log.info("prefixes are not shared: %s", self.not_shared)
 
+    @property
+    def batch_size(self) -> int:
+        """The number of rows; batch size `auto` is tried when it is first needed."""
+        if self.batch_size_per_gpu == "auto":
+            self.batch_size_per_gpu = find_batch_size(self, all_logits=True)
+        return int(self.batch_size_per_gpu)
+
+    @cached_property
+    def greedy_refusal(self) -> str | None:
+        """Why lm-eval's own code generates with this model; None if `generation` does."""
+        return refusal(self)
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """Return the generated texts of requests; see `generation`."""
+        return generate_until(self, requests, super().generate_until)
+
+    def _generate_window(self, window: GreedyWindow) -> list[str]:
+        """Answer some requests of a list, as one batch for what caches between batches."""
+        return answer_window(self, window, super().generate_until)
+
     def loglikelihood(
-        self, requests: Sequence[Any], disable_tqdm: bool = False, known: Sequence[Answer | None] = ()
+        self, requests: Sequence[Any], *, disable_tqdm: bool = False, known: Sequence[Answer | None] = ()
     ) -> list[Answer]:
         """Return the answers to all requests.
 
@@ -60,18 +84,20 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         return answers
 
     def _loglikelihood_tokens(
-        self, requests: Sequence[Any], disable_tqdm: bool = False, override_bs: int | None = None
+        self, requests: Sequence[Any], *, disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[Answer]:
         if override_bs is not None:
             # Windows of `loglikelihood_rolling`, which have nothing in common.
-            windows: list[Answer] = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+            windows: list[Answer] = super()._loglikelihood_tokens(
+                requests, disable_tqdm=disable_tqdm, override_bs=override_bs
+            )
             return windows
         answers = dict(enumerate(self._known or [None] * len(requests)))
         unknown = [number for number, answer in answers.items() if answer is None]
         if unknown and self._shares(requests):
             found = self._answer_shared(requests, set(unknown))
         else:
-            plain = super()._loglikelihood_tokens([requests[number] for number in unknown], disable_tqdm)
+            plain = super()._loglikelihood_tokens([requests[number] for number in unknown], disable_tqdm=disable_tqdm)
             found = dict(zip(unknown, plain, strict=True))
         return [found[number] if answer is None else answer for number, answer in answers.items()]
 
@@ -95,7 +121,7 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         if longer:
             _log.warning("%d requests are longer than %d tokens and lose their beginning", longer, self.max_length)
         found: dict[int, Answer] = {}
-        for batch in plan_batches(plain, self._size_of_batches(requests)):
+        for batch in plan_batches(plain, self.batch_size):
             rows = tuple(row for row in batch.rows if not unknown.isdisjoint(row.requests))
             if not rows:
                 continue
@@ -109,13 +135,6 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     def _token_request(self, context: Sequence[int], targets: Sequence[int]) -> TokenRequest:
         """Return a request with the tokens that `HFLM` gives to the model, which loses the beginning of long ones."""
         return TokenRequest(tuple([*context, *targets][-(self.max_length + 1) :][:-1]), tuple(targets))
-
-    def _size_of_batches(self, requests: Sequence[Any]) -> int:
-        if self.batch_size == "auto":
-            longest = max(requests, key=lambda request: len(request[1]) + len(request[2]))
-            self.batch_sizes = {0: self._detect_batch_size([longest])}
-            return int(self.batch_sizes[0])
-        return int(self.batch_size)
 
     def _answer_batch(self, batch: Batch, requests: Sequence[TokenRequest]) -> dict[int, Answer]:
         """Compute one batch. All answers of the batches before have been given to the cache hook."""

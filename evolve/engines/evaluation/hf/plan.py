@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ _ROW = 2
 
 _REPEATED = 8
 """A row is divided if its parts then repeat at most this fraction (1 in 8) of its tokens: short rows pad less."""
+
+_FILLED = 4
+"""A batch with this fraction (1 in 4) of its budget takes no row of which more than this fraction would be padding."""
 
 _COLUMNS = 4
 """Most keys of a batch, those of the prefix counted for each row, in token budgets."""
@@ -102,7 +106,7 @@ def _rows(requests: Sequence[TokenRequest], most: int, least_saving: int) -> Ite
         shared = min(branching, int(reads[start:end].min()))
         if (shared - depth) * (max(len(cuts) - 1, -(-size // most)) - 1) >= least_saving:
             prefix = Prefix(prefix, requests[order[start]].tokens[:shared])
-        stack.extend((*bounds, prefix) for bounds in reversed(list(zip(cuts, cuts[1:], strict=False))))
+        stack.extend((*bounds, prefix) for bounds in reversed(list(pairwise(cuts))))
 
 
 def _sorted(requests: Sequence[TokenRequest]) -> tuple[list[int], Any]:
@@ -113,7 +117,7 @@ def _sorted(requests: Sequence[TokenRequest]) -> tuple[list[int], Any]:
     arrays = [np.array(request.tokens, dtype=">u4") for request in requests]
     order = sorted(range(len(requests)), key=[array.tobytes() for array in arrays].__getitem__)
     common = [0]
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in pairwise(order):
         one, other = arrays[before], arrays[after]
         shorter = min(len(one), len(other))
         differ = np.flatnonzero(one[:shorter] != other[:shorter])
@@ -128,6 +132,12 @@ def _batches(prefix: Prefix | None, rows: Sequence[Row], budget: int) -> Iterato
     start = 0
     while start < len(ordered):
         longest = ordered[start].length
-        count = max(1, min(budget // longest, _COLUMNS * budget // (before + longest)))
+        most = max(1, min(budget // longest, _COLUMNS * budget // (before + longest)))
+        enough = -(-budget // (_FILLED * longest))
+        count = 1
+        while count < min(most, len(ordered) - start) and (
+            count < enough or _FILLED * (longest - ordered[start + count].length) <= longest
+        ):
+            count += 1
         yield Batch(prefix, tuple(ordered[start : start + count]))
         start += count

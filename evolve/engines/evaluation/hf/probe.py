@@ -34,7 +34,7 @@ _FAILURES = (
 
 
 def probe_requests(vocabulary: int) -> list[TokenRequest]:
-    """Return eight requests of the same tokens for each vocabulary size: four contexts after a primer, two choices each.
+    """Return eight requests: four contexts after a primer, with two choices each.
 
     Args:
         vocabulary: Number of token ids of the model.
@@ -48,11 +48,10 @@ def probe_requests(vocabulary: int) -> list[TokenRequest]:
         return tuple((7919 + number * number * 31) % vocabulary for number in range(drawn - count, drawn))
 
     primer = tokens(_PRIMER)
-    requests = []
+    requests: list[TokenRequest] = []
     for length in _CONTEXTS:
         context = primer + tokens(length)
-        for choice in map(tokens, _CHOICES):
-            requests.append(TokenRequest((context + choice)[:-1], choice))
+        requests += [TokenRequest((context + choice)[:-1], choice) for choice in map(tokens, _CHOICES)]
     return requests
 
 
