@@ -139,6 +139,7 @@ def measure(place: Path, shots: int, *, kept: bool, turns: int) -> list[dict[str
     """Return the seconds of some evaluations in this process, and a hash of their samples."""
     from evolve.engines.evaluation import evaluate
     from evolve.engines.protocols import EvaluateJob, TaskSpec
+    from evolve.run.prompts import share_prompts
 
     spec = TaskSpec("hellaswag", "acc_norm,none", num_fewshot=shots, dataset=place / "data")
 
@@ -147,6 +148,8 @@ def measure(place: Path, shots: int, *, kept: bool, turns: int) -> list[dict[str
         with tempfile.TemporaryDirectory(dir=place) as output, timed(times):
             job = EvaluateJob(place / "model", (spec,), Path(output), prompts=prompts, prefix_sharing=False)
             times.of("whole", evaluate)(job, lambda *_: None, "cpu")
+            for task, folder in prompts.items():
+                share_prompts(Path(output) / task, folder)
             samples = next(Path(output).glob("*/samples_*.jsonl")).read_bytes()
         return {**_parts(times), "samples": hash_of(samples)}
 

@@ -217,9 +217,11 @@ class EvaluateJob:
             cache.
         answers: Files `ANSWERS_FILE` of earlier evaluations by task, of exactly this model and the task's settings
             with other items. Their answers are not computed again. A file that cannot be used is ignored.
-        prompts: Folder by task where the built prompts and their token ids are kept for later evaluations with exactly
-            these settings of the task. It may be used by several runs and deleted at any time. A task without a folder
-            has its prompts kept in this process only.
+        prompts: Folder by task where prompts and their token ids are kept for later evaluations with exactly these
+            settings of the task. It may be used by several runs and deleted at any time. Token ids are written there.
+            Prompts that it lacks go to the task's folder in `output` (`prompts-*.parquet`), from where the caller moves
+            them once it knows that no input has changed. A task without a folder has its prompts kept in this process
+            only.
         model: Name of the lm-eval model class.
         model_args: Arguments of that class except `pretrained`.
         seed: Seed of lm-eval's few-shot sampler and generators.

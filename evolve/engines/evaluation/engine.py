@@ -104,6 +104,8 @@ def score_all(
     """
     from evolve.engines.evaluation.interception import Interception, Progress
     from evolve.engines.evaluation.models import load_model
+    from evolve.engines.evaluation.prompts import kept_prompts
+    from evolve.engines.evaluation.tasks import is_reusable
     from evolve.engines.generators import Generators, seed_generators
 
     scores: dict[str, TaskScore] = {}
@@ -131,12 +133,13 @@ def score_all(
             begun = time.monotonic()
             progress.start(task)
             loader.start_from(state)
-            with closing(_request_cache(job, task)) as cache:
+            kept = kept_prompts(job.seed, job.prompts.get(task), is_reusable)
+            with closing(_request_cache(job, task)) as cache, kept as built:
                 requests = Interception(task, progress, cache, loader.instances)
                 with hooks.scoring(loader.spec):
                     results = _score(job, model[0], loader, requests, device)
                     scores[task] = hooks.score(results, loader.spec)
-                _write(job.output / task_folder(task), results, loader, cache)
+                _write(job.output / task_folder(task), results, loader, cache, built)
             progress.finish(task)
             seconds[task] += time.monotonic() - begun
         found: BatchSize = getattr(model[0], "batch_size_per_gpu", job.batch_size)
@@ -169,33 +172,34 @@ def _request_cache(job: EvaluateJob, task: str) -> RequestCache:
     return cache
 
 
-def _write(target: Path, results: Mapping[str, Any], loader: TaskLoader, cache: RequestCache) -> None:
-    """Write all files of a scored task."""
+def _write(
+    target: Path, results: Mapping[str, Any], loader: TaskLoader, cache: RequestCache, built: Mapping[str, Any]
+) -> None:
+    """Write all files of a scored task, with the prompts that its folder of prompts lacks."""
     from evolve.engines.evaluation.answers import write_answers
     from evolve.engines.evaluation.items import write_items
     from evolve.engines.evaluation.results import write_results
+    from evolve.engines.evaluation.tables import write_table
 
     target.mkdir()
     write_results(results, target)
     write_items(target / ITEMS_FILE, results, loader.tasks(), loader.spec)
     write_answers(target / ANSWERS_FILE, loader.instances(), cache)
+    for stem, table in built.items():
+        write_table(target, stem, table)
 
 
 def _score(job: EvaluateJob, lm: Any, loader: TaskLoader, requests: Interception, device: str) -> Mapping[str, Any]:
     """Call lm-eval for one task and return its results."""
-    from evolve.engines.evaluation.prompts import kept_prompts
-    from evolve.engines.evaluation.tasks import is_reusable
     from evolve.engines.evaluation.tokens import kept_tokens
 
     if hasattr(lm, "batch_sizes"):
         # HFLM keeps the sizes that batch size `auto` found for the task before.
         lm.batch_sizes = {}
-    folder = job.prompts.get(loader.spec.task)
     with (
         loader.selecting(),
         requests.attached(lm),
-        kept_prompts(job.seed, folder, is_reusable),
-        kept_tokens(lm, loader.spec.task, folder, loader.instances),
+        kept_tokens(lm, loader.spec.task, job.prompts.get(loader.spec.task), loader.instances),
     ):
         return _call(job, loader.spec, lm, loader.manager, device)
 

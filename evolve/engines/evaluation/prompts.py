@@ -1,8 +1,9 @@
 """Keeps the requests that lm-eval builds of a task's documents, for the next model and for later runs.
 
 The requests of a task are the same for every model, or for every model with the same chat template. They are kept in
-this process for as long as the task object is, and as a table in a folder of the caller. A kept request has everything
-but the document, which is always read anew from the task.
+this process for as long as the task object is, and read from a folder of the caller. New ones are returned as tables,
+because only the caller knows whether the data have changed meanwhile. A kept request has everything but the document,
+which is always read anew from the task.
 """
 
 from __future__ import annotations
@@ -12,68 +13,28 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 from unittest import mock
 from weakref import WeakKeyDictionary
 
-from evolve.engines.evaluation.tables import has_table, read_table, write_table
+from evolve.engines.evaluation.promptfiles import Prompts, Request, prompts_of, prompts_schema, prompts_table
+from evolve.engines.evaluation.tables import has_table, read_table
 from evolve.engines.generators import Generators
 
 __all__ = ["keep_rendered", "kept_prompts"]
 
 _PLAIN = "plain"  # the variant of prompts without a chat template
-_KINDS = {"loglikelihood", "loglikelihood_rolling", "generate_until"}
 _log = logging.getLogger("evolve.engines.evaluation")
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """One request without its document.
-
-    Attributes:
-        kind: lm-eval's type of the request.
-        index: Number of the request among those of its document.
-        texts: The arguments that are text.
-        options: JSON of the last argument if that is a dictionary.
-    """
-
-    kind: str
-    index: int
-    texts: tuple[str, ...]
-    options: str | None
-
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """The arguments for lm-eval; each call makes a new dictionary, as lm-eval does."""
-        return self.texts if self.options is None else (*self.texts, json.loads(self.options))
-
-
-@dataclass(frozen=True)
-class _Prompts:
-    """The requests of the first documents of a task.
-
-    Attributes:
-        documents: Requests by the number of the document.
-        complete: Whether these are all documents.
-    """
-
-    documents: Mapping[int, tuple[_Request, ...]]
-    complete: bool
-
-    def cover(self, limit: int | None) -> bool:
-        """Return whether the requests of the first `limit` documents are here; None: of all."""
-        return self.complete or (limit is not None and limit <= len(self.documents))
-
-
-_kept: WeakKeyDictionary[Any, dict[tuple[int, str], _Prompts]] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[Any, dict[tuple[int, str], Prompts]] = WeakKeyDictionary()
 """Prompts by task object, and by the seed of the few-shot examples and the variant."""
 
 
 @contextmanager
-def kept_prompts(seed: int, folder: Path | None, reusable: Callable[[Any], bool]) -> Iterator[None]:
+def kept_prompts(seed: int, folder: Path | None, reusable: Callable[[Any], bool]) -> Iterator[dict[str, Any]]:
     """Let lm-eval's tasks take their requests from those that are kept, and keep those that they build.
 
     Only requests are kept of which the building draws nothing from the global random generators, and which are equal
@@ -84,36 +45,43 @@ def kept_prompts(seed: int, folder: Path | None, reusable: Callable[[Any], bool]
         seed: Seed of the few-shot examples.
         folder: Folder of kept requests of exactly this task and these settings; None: only this process keeps them.
         reusable: Returns whether two evaluations may use the same object of a task.
+
+    Yields:
+        The tables that the folder lacks, by the stem of the file's name; filled in the block.
     """
     from lm_eval.api.task import ConfigurableTask
 
     build = ConfigurableTask.build_all_requests
+    lacking: dict[str, Any] = {}
 
     def built(task: Any, **options: Any) -> None:
         variant = _variant(options) if reusable(task) else None
         if variant is None:
             build(task, **options)
         else:
-            _Keeper(task, seed, variant, folder).fill(options.get("limit") or None, lambda: build(task, **options))
+            _Keeper(task, seed, variant, folder, lacking).fill(
+                options.get("limit") or None, lambda: build(task, **options)
+            )
 
     with mock.patch.object(ConfigurableTask, "build_all_requests", built):
-        yield
+        yield lacking
 
 
 def keep_rendered(task: Any, seed: int, limit: int | None, instances: Sequence[Any]) -> None:
     """Keep requests without a chat template that were built outside an evaluation, by the calls that lm-eval makes."""
-    _Keeper(task, seed, _PLAIN, None).keep(limit, instances)
+    _Keeper(task, seed, _PLAIN, None, {}).keep(limit, instances)
 
 
 class _Keeper:
     """The kept requests of one task object in one variant."""
 
-    def __init__(self, task: Any, seed: int, variant: str, folder: Path | None) -> None:
+    def __init__(self, task: Any, seed: int, variant: str, folder: Path | None, lacking: dict[str, Any]) -> None:
         import jinja2
 
         self._task = task
         self._key = (seed, variant)
         self._folder = folder
+        self._lacking = lacking
         identity = json.dumps([str(task.config.task), variant, jinja2.__version__])
         self._stem = f"prompts-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
@@ -140,18 +108,18 @@ class _Keeper:
         else:
             self._remember(prompts, write=True)
 
-    def _remember(self, prompts: _Prompts, *, write: bool) -> None:
+    def _remember(self, prompts: Prompts, *, write: bool) -> None:
         _kept.setdefault(self._task, {})[self._key] = prompts
         if write and self._folder is not None:
-            write_table(self._folder, self._stem, _table(prompts))
+            self._lacking[self._stem] = prompts_table(prompts)
 
-    def _remembered(self) -> _Prompts | None:
+    def _remembered(self) -> Prompts | None:
         return _kept.get(self._task, {}).get(self._key)
 
-    def _read(self) -> _Prompts | None:
+    def _read(self) -> Prompts | None:
         if self._folder is None:
             return None
-        return read_table(self._folder, self._stem, _schema(), _of_table)
+        return read_table(self._folder, self._stem, prompts_schema(), prompts_of)
 
 
 def _variant(options: Mapping[str, Any]) -> str | None:
@@ -184,18 +152,18 @@ def _variant(options: Mapping[str, Any]) -> str | None:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _taken(instances: Sequence[Any], *, complete: bool) -> _Prompts | None:
+def _taken(instances: Sequence[Any], *, complete: bool) -> Prompts | None:
     """Return requests without their documents; None if they have more than texts and one dictionary."""
-    documents: dict[int, tuple[_Request, ...]] = {}
+    documents: dict[int, tuple[Request, ...]] = {}
     for number, group in groupby(instances, key=lambda instance: instance.doc_id):
         requests = [_request(instance) for instance in group]
         documents[number] = tuple(request for request in requests if request is not None)
         if len(documents[number]) < len(requests):
             return None
-    return _Prompts(documents, complete)
+    return Prompts(documents, complete)
 
 
-def _request(instance: Any) -> _Request | None:
+def _request(instance: Any) -> Request | None:
     arguments = instance.arguments
     if not isinstance(arguments, tuple) or not arguments:
         return None
@@ -208,10 +176,10 @@ def _request(instance: Any) -> _Request | None:
         dumped = None if options is None else json.dumps(options)
     except (TypeError, ValueError):  # also a lone surrogate
         return None
-    return _Request(instance.request_type, instance.idx, texts, dumped)
+    return Request(instance.request_type, instance.idx, texts, dumped)
 
 
-def _restored(task: Any, prompts: _Prompts, limit: int | None) -> list[Any] | None:
+def _restored(task: Any, prompts: Prompts, limit: int | None) -> list[Any] | None:
     """Return the requests for the first documents of a task as lm-eval builds them; None if they are of other data."""
     from lm_eval.api.instance import Instance
 
@@ -235,75 +203,3 @@ def _equal(restored: Any, built: Sequence[Any]) -> bool:
         return bool(restored == list(built))
     except ValueError:  # arrays in the documents
         return False
-
-
-# -------------------------------------------------------------------------------------------------------------- table
-
-
-def _schema() -> Any:
-    import pyarrow
-
-    text = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
-    return pyarrow.schema(
-        [
-            ("item", pyarrow.int64()),
-            ("index", pyarrow.int32()),
-            ("kind", text),
-            ("context", text),
-            ("continuation", text),
-            ("options", text),
-        ]
-    )
-
-
-def _table(prompts: _Prompts) -> Any:
-    import pyarrow
-
-    rows = [(item, request) for item, requests in prompts.documents.items() for request in requests]
-    schema = _schema()
-    columns: Sequence[list[Any]] = (
-        [item for item, _ in rows],
-        [request.index for _, request in rows],
-        [request.kind for _, request in rows],
-        [request.texts[0] for _, request in rows],
-        [request.texts[1] if len(request.texts) > 1 else None for _, request in rows],
-        [request.options for _, request in rows],
-    )
-    arrays = [
-        pyarrow.array(column, pyarrow.string()).dictionary_encode()
-        if pyarrow.types.is_dictionary(field.type)
-        else pyarrow.array(column, field.type)
-        for column, field in zip(columns, schema, strict=True)
-    ]
-    return pyarrow.table(arrays, schema=schema.with_metadata({"complete": json.dumps(prompts.complete)}))
-
-
-def _of_table(table: Any) -> _Prompts:
-    """Return the prompts of a table; raise ValueError if a value is impossible."""
-    if any(table.column(name).null_count for name in ("item", "index", "kind", "context")):
-        raise ValueError("a value is missing")
-    columns = [_values(table.column(name)) for name in table.column_names]
-    if not _KINDS.issuperset(columns[2]) or any(
-        not isinstance(json.loads(text), dict) for text in {*columns[5]} - {None}
-    ):
-        raise ValueError("a request has another form")
-    documents: dict[int, tuple[_Request, ...]] = {}
-    for item, rows in groupby(zip(*columns, strict=True), key=lambda row: row[0]):
-        documents[item] = tuple(
-            _Request(kind, index, (context,) if continuation is None else (context, continuation), options)
-            for _, index, kind, context, continuation, options in rows
-        )
-    return _Prompts(documents, (table.schema.metadata or {}).get(b"complete") == b"true")
-
-
-def _values(column: Any) -> list[Any]:
-    """Return the values of a column; equal texts are one object."""
-    import pyarrow
-
-    if not pyarrow.types.is_dictionary(column.type):
-        return list(column.to_pylist())
-    found: list[Any] = []
-    for chunk in column.chunks:
-        texts = chunk.dictionary.to_pylist()
-        found.extend(None if index is None else texts[index] for index in chunk.indices.to_pylist())
-    return found

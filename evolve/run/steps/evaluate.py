@@ -19,6 +19,7 @@ from evolve.lineage import EvaluateStep, Event, FamilyTree, Model, ModelEvaluate
 from evolve.run.durable import publish
 from evolve.run.executors import Call
 from evolve.run.items import join_items
+from evolve.run.prompts import share_prompts
 from evolve.run.ranges import impossible
 from evolve.run.steps.base import Begun, RunContext, StepInFlight
 from evolve.run.steps.race import Race, find_race
@@ -181,6 +182,7 @@ class _Evaluation:
             place = staged / task_folder(task)
             place.mkdir(exist_ok=True)
             record.write(place)
+            share_prompts(place, self.prompts(task))
         for task in records.keys() - new.keys():
             (self.known / task_folder(task)).rename(staged / task_folder(task))
         self.publish(staged)

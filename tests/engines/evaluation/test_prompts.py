@@ -14,12 +14,14 @@ import pytest
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 
-from evolve.engines.evaluation import prompts, tasks, tokens
+from evolve.engines.evaluation import encoding, promptfiles, prompts, tasks, tokens
 from evolve.engines.evaluation.catalog import Catalog
 from evolve.engines.evaluation.prompts import kept_prompts
+from evolve.engines.evaluation.tables import write_table
 from evolve.engines.evaluation.taskfiles import plan_tasks
 from evolve.engines.evaluation.tasks import TaskLoader, is_reusable
-from evolve.engines.protocols import TaskSpec
+from evolve.engines.protocols import EvaluateResult, TaskSpec
+from evolve.run.prompts import share_prompts
 
 from . import _world
 
@@ -64,12 +66,23 @@ def build(place: Path, spec: TaskSpec, folder: Path | None, task_dirs=(), **opti
     (plan,) = plan_tasks([spec], Catalog(task_dirs))
     place.mkdir(exist_ok=True)
     made = []
-    with kept_prompts(7, folder, is_reusable):
+    with kept_prompts(7, folder, is_reusable) as built:
         for task in TaskLoader(place / str(len(list(place.iterdir()))), plan, {}).build().values():
             task.set_fewshot_seed(7)
             task.build_all_requests(limit=spec.limit, rank=0, world_size=1, **options)
             made += task.instances
+    assert folder or not built
+    for stem, table in built.items():
+        write_table(folder, stem, table)
     return made
+
+
+def score(checkpoint: Path, specs: tuple[TaskSpec, ...], output: Path, folders: dict[str, Path]) -> EvaluateResult:
+    """Evaluate, and move the built prompts as a run does."""
+    result = _world.score(checkpoint, specs, output, prompts=folders)
+    for task, folder in folders.items():
+        share_prompts(output / task, folder)
+    return result
 
 
 def plainly(place: Path, spec: TaskSpec, task_dirs=(), **options) -> list:
@@ -279,7 +292,7 @@ def test_a_second_process_neither_builds_nor_encodes_and_has_the_same_samples(
     folders = {spec.task: tmp_path / "kept" / spec.task for spec in three}
     plain = _world.score(other_model, three, tmp_path / "plain")
     forget()
-    _world.score(model, three, tmp_path / "first", prompts=folders)
+    score(model, three, tmp_path / "first", folders)
     forget()
     monkeypatch.setattr(ConfigurableTask, "fewshot_context", refuse)
     encoded: list[str] = []
@@ -287,7 +300,7 @@ def test_a_second_process_neither_builds_nor_encodes_and_has_the_same_samples(
     monkeypatch.setattr(
         HFLM, "tok_encode", lambda lm, string, *a, **k: (encoded.append(string), encode(lm, string, *a, **k))[1]
     )
-    monkeypatch.setattr(tokens._Encoder, "_batch", lambda _, strings: refuse() if strings else [])
+    monkeypatch.setattr(encoding.Encoder, "_batch", lambda _, strings: refuse() if strings else [])
     kept = _world.score(other_model, three, tmp_path / "second", prompts=folders)
 
     assert not encoded
@@ -298,7 +311,7 @@ def test_a_second_process_neither_builds_nor_encodes_and_has_the_same_samples(
 def test_chosen_items_have_the_kept_prompts_of_a_full_run(model, data, tmp_path, no_building):
     wino = _world.three_tasks(data)[0]
     folders = {"winogrande": tmp_path / "kept"}
-    _world.score(model, (wino,), tmp_path / "full", prompts=folders)
+    score(model, (wino,), tmp_path / "full", folders)
     forget()
     no_building()
     some = dataclasses.replace(wino, items={"winogrande": (1, 5)})
@@ -307,15 +320,15 @@ def test_chosen_items_have_the_kept_prompts_of_a_full_run(model, data, tmp_path,
     assert chosen == [full[1], full[5]]
 
 
-def test_tables_of_impossible_requests_are_refused(tmp_path):
-    request = prompts._Request("generate_until", 0, ("a",), json.dumps({"until": []}))
+def test_tables_of_impossible_requests_are_refused():
+    def table(request):
+        return promptfiles.prompts_table(promptfiles.Prompts({0: (request,)}, complete=True))
+
+    request = promptfiles.Request("generate_until", 0, ("a",), json.dumps({"until": []}))
     for wrong in ({"kind": "delete"}, {"options": "[]"}, {"options": "{"}):
-        table = prompts._table(prompts._Prompts({0: (dataclasses.replace(request, **wrong),)}, complete=True))
         with pytest.raises(ValueError, match=r"another form|Expecting|property name"):
-            prompts._of_table(table)
-    assert prompts._of_table(prompts._table(prompts._Prompts({0: (request,)}, complete=True))).documents == {
-        0: (request,)
-    }
+            promptfiles.prompts_of(table(dataclasses.replace(request, **wrong)))
+    assert promptfiles.prompts_of(table(request)).documents == {0: (request,)}
 
 
 def test_requests_with_other_arguments_than_text_are_not_kept():
@@ -331,9 +344,9 @@ def test_requests_with_other_arguments_than_text_are_not_kept():
 def test_the_kept_files_may_be_deleted_at_any_time(model, data, tmp_path):
     gsm = specs(data)["gsm8k"]
     folders = {"gsm8k": tmp_path / "kept"}
-    first = _world.score(model, (gsm,), tmp_path / "first", prompts=folders)
+    first = score(model, (gsm,), tmp_path / "first", folders)
     assert {path.name.partition("-")[0] for path in folders["gsm8k"].iterdir()} == {"prompts", "tokens"}
     shutil.rmtree(folders["gsm8k"])
-    second = _world.score(model, (gsm,), tmp_path / "second", prompts=folders)
+    second = score(model, (gsm,), tmp_path / "second", folders)
     assert second.scores == first.scores
     assert len(list(folders["gsm8k"].iterdir())) == 2

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.models.huggingface import HFLM
 
-from evolve.engines.evaluation import tokens
+from evolve.engines.evaluation import encoding, tokens
 from evolve.engines.evaluation.tokens import kept_tokens
 
 from . import _world
@@ -119,9 +119,9 @@ def test_what_is_not_kept_is_encoded_by_lm_eval():
 def test_each_context_is_encoded_once(monkeypatch):
     lm = lm_of(byte_level(True))
     seen: list[str] = []
-    batch = tokens._Encoder._batch
+    batch = encoding.Encoder._batch
     monkeypatch.setattr(
-        tokens._Encoder, "_batch", lambda self, strings: (seen.extend(strings), batch(self, strings))[1]
+        encoding.Encoder, "_batch", lambda self, strings: (seen.extend(strings), batch(self, strings))[1]
     )
     pairs = [(f"Ann sold {number}", f" {choice}") for number in range(3) for choice in "abcd"]
     for _ in range(2):
@@ -149,7 +149,7 @@ def no_encoding(monkeypatch):
         assert not strings, "texts are encoded again"
         return []
 
-    return lambda: monkeypatch.setattr(tokens._Encoder, "_batch", refuse)
+    return lambda: monkeypatch.setattr(encoding.Encoder, "_batch", refuse)
 
 
 def test_ids_are_kept_on_disk_and_extended(tmp_path, no_encoding):
@@ -176,9 +176,9 @@ def test_only_an_equal_tokenizer_finds_the_ids(tmp_path, no_encoding):
     again.tokenizer(["Ann", "Ann sold"], padding="longest", truncation=True, max_length=3)
     padding = again.tokenizer.backend_tokenizer.padding, again.tokenizer.backend_tokenizer.truncation
     assert all(padding)
-    hashed = tokens._Encoder(again).tokenizer_hash()
+    hashed = encoding.Encoder(again).tokenizer_hash()
     assert (again.tokenizer.backend_tokenizer.padding, again.tokenizer.backend_tokenizer.truncation) == padding
-    assert hashed == tokens._Encoder(first).tokenizer_hash()
+    assert hashed == encoding.Encoder(first).tokenizer_hash()
     for lm in (again, *others):
         ask(lm, tmp_path)
 

@@ -12,7 +12,9 @@ from fakes import FAKE, write_family
 
 from evolve.config import load_config
 from evolve.engines.protocols import EvaluateJob, EvaluateResult, InspectTasksJob, Report, TaskFacts
+from evolve.errors import InputsChangedError
 from evolve.run.observer import Silent
+from evolve.run.prompts import share_prompts
 from evolve.run.session import Session
 from evolve.run.tasks import prompts_key
 
@@ -84,3 +86,56 @@ def test_all_models_and_runs_get_one_folder_for_each_task_that_is_identified(con
     assert [(list(found), found.get("alpha", folder / "x").parent) for found in seen[:3]] == [(["alpha"], folder)] * 3
     assert len({found["alpha"] for found in seen if found}) == 1
     assert all(found.keys() <= {"alpha"} for found in seen)
+
+
+def test_built_prompts_are_shared_only_after_the_inputs_are_compared(config: Path, tmp_path: Path) -> None:
+    """A model that changes during its evaluation stands for any input: nothing that was built meanwhile is kept."""
+    runs = tmp_path / "runs"
+    weights = config.parent / "A" / "model.safetensors"
+    content = weights.read_bytes()
+
+    def evaluate(job: EvaluateJob, report: Report, device: str = "auto") -> EvaluateResult:
+        result = FAKE.evaluate(job, report, device)
+        for spec in job.tasks:
+            (job.output / spec.task / "prompts-a-1.parquet").touch()
+        if change:
+            weights.write_bytes(content[:-4] + bytes([content[-4] ^ 1, *content[-3:]]))
+        return result
+
+    engines = replace(FAKE, evaluate=evaluate)
+    settings = load_config(config, ["strategy.max_generations=1"])
+    change = True
+    with pytest.raises(InputsChangedError):
+        Session(engines, Silent(), executors=InlineExecutor).run(settings, runs / "run")
+    assert not (runs / ".prompts").exists()
+    weights.write_bytes(content)
+    change = False
+    Session(engines, Silent(), executors=InlineExecutor).resume(runs / "run")
+    assert len(list((runs / ".prompts").glob("*/prompts-a-1.parquet"))) == 2
+    assert not list((runs / "run").rglob("prompts-*"))
+
+
+def test_prompts_replace_those_that_did_not_suffice(tmp_path: Path) -> None:
+    scored, folder = tmp_path / "scored", tmp_path / ".prompts" / "key"
+    folder.mkdir(parents=True)
+    scored.mkdir()
+    for path in (folder / "prompts-a-1.parquet", folder / "prompts-b-1.parquet", scored / "prompts-a-2.parquet"):
+        path.touch()
+    share_prompts(scored, folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["prompts-a-2.parquet", "prompts-b-1.parquet"]
+
+
+@pytest.mark.parametrize("obstacle", ["file", "link"])
+def test_a_folder_that_cannot_be_used_is_logged(obstacle: str, tmp_path: Path, caplog: Any) -> None:
+    scored, folder = tmp_path / "scored", tmp_path / "key"
+    scored.mkdir()
+    (scored / "prompts-a-2.parquet").touch()
+    (tmp_path / "elsewhere").mkdir()
+    if obstacle == "file":
+        folder.touch()
+    else:
+        folder.symlink_to(tmp_path / "elsewhere")
+    share_prompts(scored, folder)
+    assert "prompts are not shared with later runs" in caplog.text
+    assert not list(scored.iterdir())
+    assert not list((tmp_path / "elsewhere").iterdir())
