@@ -746,3 +746,45 @@ def test_a_long_setting_gives_a_short_message_at_once(problems, override):
 
     assert line.startswith(f"--set {override[:117]}...: ")
     assert len(line) < 300
+
+
+# ------------------------------------------------------------------------------------------------------------- racing
+
+
+def test_racing_is_off_by_default_and_has_defaults(load):
+    assert load(MODELS).evaluation.racing is None
+
+    racing = load(evaluation("racing: {}")).evaluation.racing
+
+    assert racing is not None
+    assert (racing.rungs, racing.confidence) == ((0.05, 0.1, 0.2, 0.4, 0.7, 1.0), 0.99)
+    assert load(evaluation("racing: {rungs: [0.25]}")).evaluation.racing.rungs == (0.25,)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("rungs", "[0.5, 0.2, 1]", "the shares do not rise; give each share once, the smallest first"),
+        ("rungs", "[0.5, 0.5]", "the shares do not rise; give each share once, the smallest first"),
+        ("rungs", "[]", "it must be a list of shares above 0 and up to 1, each larger than the one before"),
+        ("rungs", "[0, 1]", "it must be a list of shares above 0 and up to 1, each larger than the one before"),
+        ("rungs", "[0.5, 1.5]", "it must be a list of shares above 0 and up to 1, each larger than the one before"),
+        ("rungs", "0.5", "it must be a list of shares above 0 and up to 1, each larger than the one before"),
+        ("rungs", "[.nan]", "it must be a list of shares above 0 and up to 1, each larger than the one before"),
+        ("confidence", "0", "it must be a probability between 0 and 1, both excluded"),
+        ("confidence", "1", "it must be a probability between 0 and 1, both excluded"),
+        ("confidence", "99", "it must be a probability between 0 and 1, both excluded"),
+    ],
+)
+def test_wrong_settings_of_racing(problems, setting, value, words):
+    (line,) = problems(evaluation(f"racing: {{{setting}: {value}}}"))
+
+    assert line.startswith(f"evaluation.racing.{setting}")
+    assert words in line
+
+
+def test_racing_is_a_mapping_or_null(problems):
+    (line,) = problems(evaluation("racing: true"))
+
+    assert line.startswith("evaluation.racing = true")
+    assert "a mapping with rungs and confidence, or null" in line

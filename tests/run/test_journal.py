@@ -165,6 +165,18 @@ def test_each_event_is_synced_before_append_returns(path: Path, monkeypatch: pyt
         assert synced == [journal._file.fileno()]
 
 
+def test_a_journal_of_a_race_is_readable() -> None:
+    path = GOLDEN / "journal-2-racing.jsonl"
+    tree = tree_of(read_journal(path), path)
+    statuses = {model.name: model.status for model in tree.models}
+    assert [name for name, status in statuses.items() if status == "dropped"] == [
+        "model-2-2",
+        "model-2-3",
+        "model-2-exp",
+    ]
+    assert tree.top(3) == ("model-1-1", "model-2-1", "A")
+
+
 @pytest.mark.parametrize("version", range(1, SCHEMA + 1))
 def test_journals_of_all_versions_are_readable(version: int) -> None:
     path = GOLDEN / f"journal-{version}.jsonl"
@@ -173,7 +185,9 @@ def test_journals_of_all_versions_are_readable(version: int) -> None:
     expected = json.loads((GOLDEN / f"journal-{version}.json").read_text())
     assert {event.type for event in events} >= set(expected["types"])
     if version == SCHEMA:
-        assert {event.type for event in events} == {kind.model_fields["type"].default for kind in get_args(Event)}
+        races = {entry.event.type for entry in read_journal(GOLDEN / f"journal-{version}-racing.jsonl")}
+        kinds = {kind.model_fields["type"].default for kind in get_args(Event)}
+        assert {event.type for event in events} | races == kinds
     assert [model.name for model in tree.models] == expected["models"]
     assert [model.name for model in tree.ranking] == expected["ranking"]
     assert [(recorded.at, recorded.event) for recorded in tree.history] == [
