@@ -115,9 +115,9 @@ def score_key(
     return f"{settings}/{_selection(item_limit(config, task), items)}"
 
 
-def prompts_key(config: Config, task: TaskConfig, *, lm_eval: str | None, data: Mapping[str, str]) -> str:
+def prompts_key(config: Config, task: TaskConfig, *, versions: Mapping[str, str], data: Mapping[str, str]) -> str:
     """Return the key of a task's prompts, which are the same for all models; the arguments are those of `score_key`."""
-    return _hash(prompt_settings(scoring_settings(config, task, lm_eval=lm_eval, data=data)))
+    return _hash(prompt_settings(scoring_settings(config, task, versions=versions, data=data)))
 
 
 def _selection(limit: int | None, items: Mapping[str, Sequence[int]] | None) -> str:

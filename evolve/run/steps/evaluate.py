@@ -131,9 +131,7 @@ class _Evaluation:
     def prompts(self, task: str) -> Path:
         """Return the folder that keeps the prompts of a task."""
         tree = self.context.tree
-        key = prompts_key(
-            tree.config, self.tasks[task], lm_eval=tree.origin.versions.get("lm_eval"), data=tree.origin.data
-        )
+        key = prompts_key(tree.config, self.tasks[task], versions=tree.origin.versions, data=tree.origin.data)
         return self.context.folder.prompts / key
 
     def answers(self, task: str) -> tuple[Path, ...]:

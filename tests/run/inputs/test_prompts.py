@@ -26,7 +26,9 @@ def config(tmp_path: Path) -> Path:
 
 def key(config: Path, *settings: str, lm_eval: str = "1", data: dict[str, str] | None = None) -> str:
     found = load_config(config, list(settings))
-    return prompts_key(found, found.evaluation.tasks[0], lm_eval=lm_eval, data=data or {})
+    return prompts_key(
+        found, found.evaluation.tasks[0], versions={"lm_eval": lm_eval, "transformers": "5"}, data=data or {}
+    )
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,7 @@ def key(config: Path, *settings: str, lm_eval: str = "1", data: dict[str, str] |
         "evaluation.model=vllm",
         "evaluation.model_args={dtype: float32}",
         "evaluation.batch_size=2",
+        "evaluation.prefix_sharing=off",
     ],
 )
 def test_settings_of_the_answers_keep_the_prompts(setting: str, config: Path) -> None:
@@ -50,6 +53,7 @@ def test_settings_of_the_answers_keep_the_prompts(setting: str, config: Path) ->
     [
         "evaluation.tasks=[{task: beta}]",
         "evaluation.tasks=[{task: alpha, num_fewshot: 3}]",
+        "evaluation.tasks=[{task: alpha, fewshot: first_n}]",
         "evaluation.tasks=[{task: alpha, generation_kwargs: {max_gen_toks: 3}}]",
         "evaluation.apply_chat_template=true",
         "seed=1",
