@@ -81,29 +81,34 @@ def find_race(context: RunContext, model: Model, rung: int) -> Race | None:
     racing = tree.config.evaluation.racing
     if racing is None:
         return None
-    first = tree.model(tree.origin.foundations[0].name)
     try:
-        tasks = {task.task: _task_race(context, model, task.task, first) for task in tree.config.evaluation.tasks}
+        tasks = {task.task: _task_race(context, model, task.task) for task in tree.config.evaluation.tasks}
     except RunFolderError as error:
         _LOG.warning("%s: is scored in full and not on a part of the items: %s", model.name, error)
         return None
     return Race(rung, racing.rungs[rung - 1], tasks)
 
 
-def _task_race(context: RunContext, model: Model, task: str, foundation: Model) -> _TaskRace:
+def _task_race(context: RunContext, model: Model, task: str) -> _TaskRace:
     """Return the race of a child in one task; a foundation, which was scored in full, tells all its items."""
-    known = _values(context, foundation.name, task)
-    parents = [_values(context, name, task) for name in model.parents]
+    names = [entry.name for entry in context.tree.origin.foundations]
+    complete = next((name for name in names if _path(context, name, task).is_file()), names[0])
+    known = _values(context, complete, task)
+    first, second = (_values(context, name, task) for name in model.parents)
     seed = f"{context.tree.config.seed}\0{model.name}\0{task}"
     samples = {
-        name: ItemSample(sorted(items), (parents[0].get(name, {}), parents[1].get(name, {})), f"{seed}\0{name}")
+        name: ItemSample(sorted(items), (first.get(name, {}), second.get(name, {})), f"{seed}\0{name}")
         for name, items in known.items()
     }
-    return _TaskRace(samples, _weights(known, foundation.scores[task], task))
+    return _TaskRace(samples, _weights(known, context.tree.model(complete).scores[task], task))
+
+
+def _path(context: RunContext, model: str, task: str) -> Path:
+    return context.folder.evaluation(model) / task_folder(task) / ITEMS_FILE
 
 
 def _values(context: RunContext, model: str, task: str) -> Values:
-    return read_items(context.folder.evaluation(model) / task_folder(task) / ITEMS_FILE)
+    return read_items(_path(context, model, task))
 
 
 def _weights(known: Values, score: Score, task: str) -> dict[str, float]:
