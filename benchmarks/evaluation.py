@@ -26,7 +26,6 @@ from typing import Any
 from synthetic import Shape, make_family
 
 from evolve.engines.evaluation.catalog import Catalog
-from evolve.engines.evaluation.quiet import quiet
 from evolve.engines.evaluation.taskfiles import plan_tasks
 from evolve.engines.evaluation.tasks import TaskLoader
 from evolve.engines.protocols import TaskSpec

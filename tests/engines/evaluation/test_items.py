@@ -15,7 +15,6 @@ from pyarrow import parquet
 
 from evolve.engines.evaluation.answers import read_answers
 from evolve.engines.evaluation.request_cache import RequestCache
-from evolve.engines.evaluation.interception import Interception
 from evolve.engines.protocols import TaskSpec
 from evolve.errors import TaskError
 
