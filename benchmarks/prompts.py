@@ -76,7 +76,7 @@ class Times(dict[str, float]):
     """Seconds by part of the work."""
 
     def of(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function, timed; the first call of a nested one counts."""
+        """Return a function that adds its wall time to a part."""
 
         def run(*positional: Any, **named: Any) -> Any:
             began = time.perf_counter()
@@ -131,7 +131,7 @@ def as_lm_eval() -> Any:
 
     stack = ExitStack()
     for module, name in ((prompts, "kept_prompts"), (tokens, "kept_tokens")):
-        stack.enter_context(mock.patch.object(module, name, return_value=nullcontext()))
+        stack.enter_context(mock.patch.object(module, name, return_value=nullcontext({})))
     return stack
 
 

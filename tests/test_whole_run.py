@@ -151,6 +151,14 @@ def test_the_run_folder_has_all_files(tree: nx.DiGraph, run: Path) -> None:
     assert not any(path for path in (run / "staging").iterdir())
 
 
+def test_prompts_and_token_ids_of_each_task_are_kept_once_for_all_models(run: Path) -> None:
+    folders = list((run.parent / ".prompts").iterdir())
+    assert len(folders) == len(TASKS)
+    for folder in folders:
+        assert sorted(path.name.partition("-")[0] for path in folder.iterdir()) == ["prompts", "tokens"]
+    assert not list(run.rglob("prompts-*"))
+
+
 def test_mergekit_reads_every_recipe(tree: nx.DiGraph, run: Path) -> None:
     from mergekit.config import MergeConfiguration
 
