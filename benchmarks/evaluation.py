@@ -142,10 +142,7 @@ def models(folder: Path, options: argparse.Namespace) -> tuple[Any, Any]:
 
 def turns(options: argparse.Namespace, place: Path) -> list[dict[str, Figures]]:
     """Measure all tasks in turn; return the figures by task for each turn."""
-    folder, data = (
-        options.model,
-        {task: options.data / task.removesuffix("_mc2") for task in SHOTS} if options.data else {},
-    )
+    folder, data = options.model, {task: options.data / task.removesuffix("_mc2") for task in SHOTS} if options.data else {}
     if folder is None or not data:
         family = hardly_trained(place)
         folder, data = folder or family.base, data or family.datasets
@@ -154,9 +151,7 @@ def turns(options: argparse.Namespace, place: Path) -> list[dict[str, Figures]]:
         folder = make_family(options.synthetic.resolve(), Shape(layers=options.layers))[0]
     arguments = {"max_gen_toks": options.max_gen_toks}
     specs = [
-        TaskSpec(
-            task, METRICS[task], SHOTS[task], dataset=data[task], generation_kwargs=arguments if task == "gsm8k" else {}
-        )
+        TaskSpec(task, METRICS[task], SHOTS[task], dataset=data[task], generation_kwargs=arguments if task == "gsm8k" else {})
         for task in options.tasks
     ]
     requests = {spec.task: requests_of(spec, options.share) for spec in specs}
@@ -176,12 +171,8 @@ def main() -> None:
     """Print the figures of each task, and the ratios of all log-likelihood tasks together."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="folder of a checkpoint; by default the nursery's base")
-    parser.add_argument(
-        "--data", type=Path, help="folder with winogrande, truthfulqa and gsm8k; by default the nursery's"
-    )
-    parser.add_argument(
-        "--synthetic", type=Path, help="folder for a model of the Mistral-7B shape, kept for the next time"
-    )
+    parser.add_argument("--data", type=Path, help="folder with winogrande, truthfulqa and gsm8k; by default the nursery's")
+    parser.add_argument("--synthetic", type=Path, help="folder for a model of the Mistral-7B shape, kept for the next time")
     parser.add_argument("--layers", type=int, default=32, help="its layers")
     parser.add_argument("--tasks", nargs="+", default=list(LIKELIHOOD), choices=SHOTS)
     parser.add_argument("--share", type=float, default=0.015, help="share of each task's items, the first ones")
@@ -197,9 +188,7 @@ def main() -> None:
         found = turns(options, Path(place))
     together = [ratios([turn[task] for task in LIKELIHOOD if task in turn]) for turn in found]
     for number, ratio in enumerate(together, 1):
-        print(
-            f"turn {number}, log-likelihood tasks together: {ratio['tokens']:.1f}x tokens, {ratio['seconds']:.1f}x wall"
-        )
+        print(f"turn {number}, log-likelihood tasks together: {ratio['tokens']:.1f}x tokens, {ratio['seconds']:.1f}x wall")
     if options.json:
         options.json.write_text(json.dumps({"turns": found, "together": together}, indent=2) + "\n")
 

@@ -96,9 +96,7 @@ def test_settings_that_change_the_key_of_a_score(
     assert (_key(now) != _key(then)) is rescored
 
 
-def _key(
-    config: Config, *, model: str = "id", versions: Mapping[str, str] = VERSIONS, data: dict[str, str] | None = None
-) -> str:
+def _key(config: Config, *, model: str = "id", versions: Mapping[str, str] = VERSIONS, data: dict[str, str] | None = None) -> str:
     """Return the key of the score on task alpha, at any position in the list."""
     task = next(task for task in config.evaluation.tasks if task.task == "alpha")
     return score_key(model, config, task, versions=versions, data=data or {})
@@ -136,9 +134,7 @@ def test_model_data_and_version_change_the_key(then: Config) -> None:
 
 def test_each_task_has_its_own_key(then: Config) -> None:
     alpha, beta = then.evaluation.tasks
-    assert score_key("id", then, alpha, versions={"lm_eval": "1"}, data={}) != score_key(
-        "id", then, beta, versions={"lm_eval": "1"}, data={}
-    )
+    assert score_key("id", then, alpha, versions={"lm_eval": "1"}, data={}) != score_key("id", then, beta, versions={"lm_eval": "1"}, data={})
 
 
 def test_a_limit_for_all_tasks_equals_the_same_limit_for_each_task(config: Path, tmp_path: Path) -> None:
