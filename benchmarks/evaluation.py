@@ -7,8 +7,8 @@ tokens that enter the model, with padding. The wall time includes tokenization, 
     python benchmarks/evaluation.py --model FOLDER --data ../shared/benchmarks
     python benchmarks/evaluation.py --synthetic /path/with/room --layers 32 --device cuda --data ../shared/benchmarks
 
-Without `--model` the items and the model are the nursery's, of the demo's size and hardly trained. With `--synthetic` the
-model has the shape of Mistral-7B and random weights; its tokenizer is the nursery's, whose prompts are longer.
+Without `--model` the items and the model are the nursery's, of the demo's size and hardly trained. With `--synthetic`
+the model has the shape of Mistral-7B and random weights; its tokenizer is the nursery's, whose prompts are longer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from typing import Any
 from synthetic import Shape, make_family
 
 from evolve.engines.evaluation.catalog import Catalog
-from evolve.engines.evaluation.quiet import quiet
 from evolve.engines.evaluation.taskfiles import plan_tasks
 from evolve.engines.evaluation.tasks import TaskLoader
 from evolve.engines.protocols import TaskSpec
@@ -142,7 +141,10 @@ def models(folder: Path, options: argparse.Namespace) -> tuple[Any, Any]:
 
 def turns(options: argparse.Namespace, place: Path) -> list[dict[str, Figures]]:
     """Measure all tasks in turn; return the figures by task for each turn."""
-    folder, data = options.model, {task: options.data / task.removesuffix("_mc2") for task in SHOTS} if options.data else {}
+    folder, data = (
+        options.model,
+        {task: options.data / task.removesuffix("_mc2") for task in SHOTS} if options.data else {},
+    )
     if folder is None or not data:
         family = hardly_trained(place)
         folder, data = folder or family.base, data or family.datasets
@@ -151,7 +153,9 @@ def turns(options: argparse.Namespace, place: Path) -> list[dict[str, Figures]]:
         folder = make_family(options.synthetic.resolve(), Shape(layers=options.layers))[0]
     arguments = {"max_gen_toks": options.max_gen_toks}
     specs = [
-        TaskSpec(task, METRICS[task], SHOTS[task], dataset=data[task], generation_kwargs=arguments if task == "gsm8k" else {})
+        TaskSpec(
+            task, METRICS[task], SHOTS[task], dataset=data[task], generation_kwargs=arguments if task == "gsm8k" else {}
+        )
         for task in options.tasks
     ]
     requests = {spec.task: requests_of(spec, options.share) for spec in specs}
@@ -171,11 +175,15 @@ def main() -> None:
     """Print the figures of each task, and the ratios of all log-likelihood tasks together."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="folder of a checkpoint; by default the nursery's base")
-    parser.add_argument("--data", type=Path, help="folder with winogrande, truthfulqa and gsm8k; by default the nursery's")
-    parser.add_argument("--synthetic", type=Path, help="folder for a model of the Mistral-7B shape, kept for the next time")
+    parser.add_argument(
+        "--data", type=Path, help="folder with winogrande, truthfulqa and gsm8k; by default the nursery's"
+    )
+    parser.add_argument(
+        "--synthetic", type=Path, help="folder for a model of the Mistral-7B shape, kept for the next time"
+    )
     parser.add_argument("--layers", type=int, default=32, help="its layers")
     parser.add_argument("--tasks", nargs="+", default=list(LIKELIHOOD), choices=SHOTS)
-    parser.add_argument("--share", type=float, default=0.015, help="share of each task's items, the first ones")
+    parser.add_argument("--share", type=float, default=0.03, help="share of each task's items, the first ones")
     parser.add_argument("--max-gen-toks", type=int, default=64, help="most tokens of a generated answer")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--dtype", default="float32")
@@ -188,7 +196,9 @@ def main() -> None:
         found = turns(options, Path(place))
     together = [ratios([turn[task] for task in LIKELIHOOD if task in turn]) for turn in found]
     for number, ratio in enumerate(together, 1):
-        print(f"turn {number}, log-likelihood tasks together: {ratio['tokens']:.1f}x tokens, {ratio['seconds']:.1f}x wall")
+        print(
+            f"turn {number}, log-likelihood tasks together: {ratio['tokens']:.1f}x tokens, {ratio['seconds']:.1f}x wall"
+        )
     if options.json:
         options.json.write_text(json.dumps({"turns": found, "together": together}, indent=2) + "\n")
 

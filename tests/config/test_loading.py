@@ -746,3 +746,34 @@ def test_a_long_setting_gives_a_short_message_at_once(problems, override):
 
     assert line.startswith(f"--set {override[:117]}...: ")
     assert len(line) < 300
+
+
+@pytest.mark.parametrize(("given", "expected"), [("off", "off"), ("'off'", "off"), ("auto", "auto")])
+def test_prefix_sharing_is_read_as_a_word(load, given, expected):
+    """YAML reads `off` as false."""
+    config = load(evaluation(f"prefix_sharing: {given}"))
+
+    assert config.evaluation.prefix_sharing == expected
+    assert config.evaluation.shares_prefixes is (expected == "auto")
+    assert load(dump_config(config)) == config
+
+
+@pytest.mark.parametrize("given", ["true", "on", "always", "1", "null"])
+def test_another_word_for_prefix_sharing_is_refused(load, given):
+    with pytest.raises(ConfigError, match=r"evaluation\.prefix_sharing = .*: it must be auto or off"):
+        load(evaluation(f"prefix_sharing: {given}"))
+
+
+def test_other_examples_than_the_two_kinds_are_refused(load):
+    with pytest.raises(ConfigError, match=r"evaluation\.tasks\.0\.fewshot = .*: it must be sampled or first_n"):
+        load(evaluation("tasks: [{task: gsm8k, fewshot: random}]"))
+
+
+def test_only_lm_evals_hf_class_shares_prefixes(load):
+    import lm_eval.models  # noqa: F401 - fills the registry
+    from lm_eval.api.registry import get_model, model_registry
+
+    names = {name for name in ("hf", "hf-auto", "huggingface", "hf-multimodal") if name in model_registry.keys()}  # noqa: SIM118
+    for name in names:
+        config = load(evaluation(f"model: {name}"))
+        assert config.evaluation.shares_prefixes is (get_model(name) is get_model("hf"))

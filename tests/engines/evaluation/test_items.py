@@ -13,6 +13,7 @@ from lm_eval.api.metrics import aggregate_subtask_metrics, mean, mean_stderr
 from pyarrow import parquet
 
 from evolve.engines.evaluation.answers import read_answers
+from evolve.engines.evaluation.interception import Interception
 from evolve.engines.protocols import TaskSpec
 from evolve.errors import TaskError
 

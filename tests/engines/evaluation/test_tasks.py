@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,3 +164,74 @@ def test_a_task_file_that_never_ends_is_not_read(place, kind, tmp_path):
         odd.symlink_to("/dev/zero" if kind == "device" else tmp_path / "none")
     with pytest.raises(TaskError, match=str(odd)):
         Catalog((tmp_path / "tasks",)).find("own")
+
+
+MEMBER = """task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{train: {data}/gsm8k/train.jsonl, test: {data}/gsm8k/test.jsonl}}}}
+output_type: multiple_choice
+training_split: train
+test_split: test
+doc_to_text: '{{{{question}}}}'
+doc_to_choice: ['1', '2']
+doc_to_target: 0
+metric_list:
+- {{metric: acc, higher_is_better: true, aggregation: mean}}
+"""
+
+
+def group(folder: Path, data: Path, shots: int | None) -> Path:
+    """Write a group of two tasks, of which the second has examples of its own."""
+    folder.mkdir()
+    for name in ("one", "other"):
+        own = f"num_fewshot: {shots}\n" if name == "other" and shots is not None else ""
+        (folder / f"{name}.yaml").write_text(MEMBER.format(name=name, data=data) + own)
+    (folder / "both.yaml").write_text("group: both\ntask: [one, other]\naggregate_metric_list:\n- metric: acc\n")
+    return folder
+
+
+def shots_of(output: Path, task: str, name: str) -> list[str]:
+    """Return the prompt of each item up to its own question."""
+    lines = _world.samples_of(output)[f"{task}/samples_{name}.jsonl"].splitlines()
+    prompts = [json.loads(line)["arguments"]["gen_args_0"]["arg_0"] for line in lines]
+    return [prompt.rpartition("\n\n")[0] for prompt in prompts]
+
+
+def test_first_examples_are_the_same_for_every_item(model, data, tmp_path):
+    for spec in _world.three_tasks(data, limit=4)[:2]:
+        for name, first in (("sampled", False), ("first", True)):
+            _world.score(model, (replace(spec, first_shots=first),), tmp_path / name)
+        assert len(set(shots_of(tmp_path / "sampled", spec.task, spec.task))) > 1
+        (prompt,) = set(shots_of(tmp_path / "first", spec.task, spec.task))
+    rows = (data / "gsm8k" / "train.jsonl").read_text().splitlines()[:3]
+    assert all(json.loads(row)["question"] in prompt for row in rows)
+
+
+def test_first_examples_of_a_group_are_those_of_each_task(model, data, tmp_path):
+    folder = group(tmp_path / "tasks", data, None)
+    spec = TaskSpec("both", "acc,none", num_fewshot=3, limit=4)
+    for name, first in (("sampled", False), ("first", True)):
+        _world.score(model, (replace(spec, first_shots=first),), tmp_path / name, task_dirs=(folder,))
+    for member in ("one", "other"):
+        assert len(set(shots_of(tmp_path / "sampled", "both", member))) > 1
+        assert len(set(shots_of(tmp_path / "first", "both", member))) == 1
+
+
+def test_a_group_with_another_number_of_examples_is_another_task(model, data, tmp_path):
+    folder = group(tmp_path / "tasks", data, None)
+    for shots in (1, 3):
+        spec = TaskSpec("both", "acc,none", num_fewshot=shots, limit=2)
+        _world.score(model, (spec,), tmp_path / str(shots), task_dirs=(folder,))
+        assert {text.count("\n\n") for text in shots_of(tmp_path / str(shots), "both", "one")} == {shots - 1}
+
+
+def test_first_examples_are_refused_where_there_are_none(data, tmp_path):
+    words = r"task '(truthfulqa_mc2|both|winogrande)' has no examples in its prompts, so `fewshot: first_n`"
+    winogrande, _, truthfulqa = _world.three_tasks(data)
+    without = group(tmp_path / "without", data, None)
+    for spec in (truthfulqa, replace(winogrande, num_fewshot=0), TaskSpec("both", "acc,none")):
+        with pytest.raises(TaskError, match=words):
+            _world.inspect(replace(spec, first_shots=True), task_dirs=(without,))
+    own = group(tmp_path / "with", data, 2)
+    assert _world.inspect(TaskSpec("both", "acc,none", first_shots=True), task_dirs=(own,))
+    _world.inspect(replace(winogrande, first_shots=True))

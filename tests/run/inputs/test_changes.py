@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import yaml
 
-from evolve.config import Config, load_config
+from evolve.config import Config, load_config, scoring_settings
 from evolve.errors import ConfigError
 from evolve.run.inputs import resume
-from evolve.run.inputs.changes import Change, Effect, changes_between
+from evolve.run.inputs.changes import Change, Effect, changes_between, with_recorded_sharing
+from evolve.run.journal import read_journal, tree_of
 from evolve.run.tasks import score_key
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+VERSIONS = {"lm_eval": "0.4.13", "transformers": "5.23.0"}
 
 # key, new value, effect of the change, whether the keys of the scores on task alpha change
 CASES: list[tuple[str, Any, Effect, bool]] = [
@@ -45,12 +50,14 @@ CASES: list[tuple[str, Any, Effect, bool]] = [
     ("evaluation.trust_task_code", True, "none", False),
     ("evaluation.apply_chat_template", True, "results", True),
     ("evaluation.fewshot_as_multiturn", True, "results", True),
+    ("evaluation.prefix_sharing", "off", "results", True),
     ("evaluation.datasets", {"alpha": "./data"}, "place", False),
     ("evaluation.task_dirs", ["./tasks"], "place", False),
     ("evaluation.tasks", [{"task": "alpha"}], "results", False),
     ("evaluation.tasks", [{"task": "alpha"}, {"task": "beta"}, {"task": "gamma"}], "results", False),
     ("evaluation.tasks", [{"task": "alpha", "metric": "f1,none"}, {"task": "beta"}], "results", True),
     ("evaluation.tasks", [{"task": "alpha", "num_fewshot": 2}, {"task": "beta"}], "results", True),
+    ("evaluation.tasks", [{"task": "alpha", "fewshot": "first_n"}, {"task": "beta"}], "results", True),
     ("evaluation.tasks", [{"task": "alpha", "limit": 2}, {"task": "beta"}], "results", True),
     (
         "evaluation.tasks",
@@ -96,7 +103,9 @@ def test_settings_that_change_the_key_of_a_score(
     assert (_key(now) != _key(then)) is rescored
 
 
-def _key(config: Config, *, model: str = "id", versions: Mapping[str, str] = VERSIONS, data: dict[str, str] | None = None) -> str:
+def _key(
+    config: Config, *, model: str = "id", versions: Mapping[str, str] = VERSIONS, data: dict[str, str] | None = None
+) -> str:
     """Return the key of the score on task alpha, at any position in the list."""
     task = next(task for task in config.evaluation.tasks if task.task == "alpha")
     return score_key(model, config, task, versions=versions, data=data or {})
@@ -123,18 +132,21 @@ def test_model_data_and_version_change_the_key(then: Config) -> None:
         _key(then),
         _key(then, model="other"),
         _key(then, versions={**VERSIONS, "lm_eval": "0.4.14"}),
+        _key(then, versions={**VERSIONS, "transformers": "5.24.0"}),
         _key(then, data={"alpha/test.jsonl": "0"}),
         _key(then, data={"task_dirs.0/alpha.yaml": "0"}),
         _key(then, data={"alpha/reads//data/x.txt": "0"}),
         _key(then, data={"alpha/revision": "0"}),
     }
-    assert len(keys) == 7
+    assert len(keys) == 8
     assert _key(then, data={"beta/test.jsonl": "0"}) == _key(then)
 
 
 def test_each_task_has_its_own_key(then: Config) -> None:
     alpha, beta = then.evaluation.tasks
-    assert score_key("id", then, alpha, versions={"lm_eval": "1"}, data={}) != score_key("id", then, beta, versions={"lm_eval": "1"}, data={})
+    assert score_key("id", then, alpha, versions={"lm_eval": "1"}, data={}) != score_key(
+        "id", then, beta, versions={"lm_eval": "1"}, data={}
+    )
 
 
 def test_a_limit_for_all_tasks_equals_the_same_limit_for_each_task(config: Path, tmp_path: Path) -> None:
@@ -181,13 +193,46 @@ def test_keys_name_the_task(then: Config, config: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_a_run_resumes_only_with_the_same_versions_of_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_resumes_only_with_the_same_versions_of_the_engines(
+    monkeypatch: pytest.MonkeyPatch, then: Config, config: Path, tmp_path: Path
+) -> None:
     class Origin:
         versions: ClassVar[dict[str, str]] = {"mergekit": "0.0.1", "evolve": "0.0.1"}
 
     class Tree:
         origin = Origin()
+        config = then
 
     monkeypatch.setattr(resume, "version", lambda name: "0.0.2")
     with pytest.raises(ConfigError, match=r"began with mergekit 0\.0\.1, but 0\.0\.2 is installed.*mergekit==0\.0\.1"):
         resume.refuse_other_engines(Tree())  # type: ignore[arg-type]
+    Origin.versions = {"mergekit": "0.0.2", "transformers": "0.0.1"}
+    with pytest.raises(ConfigError, match=r"began with transformers 0\.0\.1, but 0\.0\.2 is installed"):
+        resume.refuse_other_engines(Tree())  # type: ignore[arg-type]
+    Tree.config = _changed(config, "evaluation.prefix_sharing", "off", tmp_path)
+    resume.refuse_other_engines(Tree())  # type: ignore[arg-type]
+
+
+def test_scores_without_shared_prefixes_keep_the_key_that_they_had_before(config: Path, tmp_path: Path) -> None:
+    """Neither a key of the configuration nor a version that changes no answer is part of it."""
+    off = _changed(config, "evaluation.prefix_sharing", "off", tmp_path)
+    task = off.evaluation.tasks[0]
+    settings = scoring_settings(off, task, versions=VERSIONS, data={})
+    assert {"prefix_sharing", "fewshot", "transformers"}.isdisjoint(settings)
+    assert _key(off) == _key(off, versions={**VERSIONS, "transformers": "5.24.0"})
+    vllm = _changed(config, "evaluation.model", "vllm", tmp_path)
+    assert "prefix_sharing" not in scoring_settings(vllm, task, versions=VERSIONS, data={})
+    shared = scoring_settings(_changed(config, "seed", 0, tmp_path), task, versions=VERSIONS, data={})
+    assert shared["prefix_sharing"] == {"version": 1, "transformers": "5.23.0"}
+
+
+def test_a_run_of_before_prefixes_were_shared_keeps_lm_evals_own_answers(config: Path, tmp_path: Path) -> None:
+    """Its configuration lacks the key; one with which it resumes may leave it out too, but not ask for `auto`."""
+    tree = tree_of(read_journal(GOLDEN / "journal-2.jsonl"), GOLDEN)
+    assert "prefix_sharing" not in (GOLDEN / "journal-2.jsonl").read_text()
+    assert tree.config.evaluation.prefix_sharing == "off"
+    unstated = _changed(config, "seed", 0, tmp_path)
+    assert unstated.evaluation.prefix_sharing == "auto"
+    assert with_recorded_sharing(tree, unstated).evaluation.prefix_sharing == "off"
+    stated = _changed(config, "evaluation.prefix_sharing", "auto", tmp_path)
+    assert with_recorded_sharing(tree, stated).evaluation.prefix_sharing == "auto"

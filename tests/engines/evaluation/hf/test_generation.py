@@ -55,7 +55,10 @@ def prompts(count: int, *, shared: bool = False) -> list[str]:
 
 
 def requests(texts: list[str], **arguments) -> list[Instance]:
-    return [Instance("generate_until", {}, (text, dict(arguments)), number, ("gsm8k", number, 1)) for number, text in enumerate(texts)]
+    return [
+        Instance("generate_until", {}, (text, dict(arguments)), number, ("gsm8k", number, 1))
+        for number, text in enumerate(texts)
+    ]
 
 
 def load(kind: type, folder: Path, **arguments):
@@ -240,7 +243,9 @@ def test_a_model_with_wrong_keys_and_values_is_left_to_lm_eval(llama, never_here
     ours = load(SharedPrefixLM, llama)
     expected = generate(load(HFLM, llama), prompts(4))
     update = rows._SlotLayer.update
-    monkeypatch.setattr(rows._SlotLayer, "update", lambda self, key, value, *rest, **more: update(self, key * 1.05, value))
+    monkeypatch.setattr(
+        rows._SlotLayer, "update", lambda self, key, value, *rest, **more: update(self, key * 1.05, value)
+    )
     assert "standard deviations" in ours.greedy_refusal
     assert generate(ours, prompts(4)) == expected
 
@@ -262,7 +267,10 @@ def test_a_generation_configuration_that_changes_the_decoding_is_left_to_lm_eval
     theirs, ours = both(llama)
     for lm in (theirs, ours):
         lm.model.generation_config.update(**setting)
-    assert ours.greedy_refusal == f"its generation configuration has {next(iter(setting))} = {next(iter(setting.values()))!r}"
+    assert (
+        ours.greedy_refusal
+        == f"its generation configuration has {next(iter(setting))} = {next(iter(setting.values()))!r}"
+    )
     assert generate(ours, prompts(4)) == generate(theirs, prompts(4))
 
 
