@@ -7,8 +7,8 @@ tokens that enter the model, with padding. The wall time includes tokenization, 
     python benchmarks/evaluation.py --model FOLDER --data ../shared/benchmarks
     python benchmarks/evaluation.py --synthetic /path/with/room --layers 32 --device cuda --data ../shared/benchmarks
 
-Without `--model` the items and the model are the nursery's, of the demo's size and hardly trained. With `--synthetic` the
-model has the shape of Mistral-7B and random weights; its tokenizer is the nursery's, whose prompts are longer.
+Without `--model` the items and the model are the nursery's, of the demo's size and hardly trained. With `--synthetic`
+the model has the shape of Mistral-7B and random weights; its tokenizer is the nursery's, whose prompts are longer.
 """
 
 from __future__ import annotations
