@@ -258,3 +258,30 @@ def test_kinship_command_gives_what_the_run_measured(
     (found,) = json.loads(done.stdout)["pairs"]
     (known,) = (k for k in tree.graph["kinships"] if {k["a"], k["b"]} == {"facts", "arithmetic"})
     assert [found[m] for m in ("pcc", "cs", "ed")] == pytest.approx([known[m] for m in ("pcc", "cs", "ed")])
+
+
+def test_a_race_that_is_killed_in_a_rung_gives_the_scores_of_a_full_evaluation(
+    tree: nx.DiGraph, tmp_path: Path, family: Family, evolve: Evolve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(tmp_path / "race.yaml", family)
+    raw = yaml.safe_load(config.read_text())
+    raw["evaluation"]["racing"] = {"rungs": [0.5, 1]}
+    raw["strategy"]["max_generations"] = 1
+    config.write_text(yaml.safe_dump(raw))
+    monkeypatch.setenv("EVOLVE_FAULT", "publish.after_rename:7")  # three foundations, three merges, and the first rung
+    assert evolve("run", config, "--run-dir", tmp_path / "race").returncode == -9
+    monkeypatch.delenv("EVOLVE_FAULT")
+    done = evolve("run", config, "--run-dir", tmp_path / "race")
+    assert done.returncode == 0, done.stderr
+    journal = [json.loads(line)["event"] for line in (tmp_path / "race" / "journal.jsonl").read_text().splitlines()]
+    rungs = [event for event in journal if event["type"] == "rung_scored"]
+    assert {event["model"] for event in rungs} >= {"model-1-1", "model-1-2", "model-1-3"}
+    for event in rungs:
+        assert all(0 < found["answered"] < found["items"] == 12 for found in event["estimates"].values())
+    full = {node["identity"]: node["scores"] for node in tree.nodes.values()}
+    nodes = json.loads((tmp_path / "race" / "family_tree.json").read_text())["nodes"]
+    known = [node for node in nodes if node["status"] == "evaluated" and node["identity"] in full]
+    assert len(known) >= 5
+    for node in known:  # its batches are of other items, so the last digits may differ
+        for task, score in full[node["identity"]].items():
+            assert node["scores"][task]["value"] == pytest.approx(score["value"], abs=1e-6)
