@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from evolve.engines.evaluation.hf.probe import PROBE_FAILURES
+from evolve.engines.evaluation.hf.probe import PROBE_FAILURES, depends_on_length, rotary_parameters
 from evolve.engines.evaluation.hf.rows import GeneratingRows
 
 __all__ = ["GreedyOptions", "greedy_options", "refusal"]
@@ -134,7 +134,7 @@ def _keeps(lm: Any) -> str | None:
     layers = DynamicCache(config=lm.model.config).layers
     if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
         return "its layers keep more than keys and values"
-    if any("dynamic" in kind or kind == "longrope" for kind in _rotary(lm.model.config)):
+    if any(map(depends_on_length, rotary_parameters(lm.model.config))):
         return "its positions depend on the longest row of a batch"
     return None
 
@@ -153,13 +153,6 @@ def _difference(lm: Any) -> str | None:
     if difference > limit:
         return f"its logits differ by {difference:.2g} standard deviations with and without cached keys and values"
     return None
-
-
-def _rotary(config: Any) -> list[str]:
-    """Return the kinds of rotary positions in a configuration."""
-    found = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
-    nested = [found, *(value for value in found.values() if isinstance(value, dict))]
-    return [str(parameters.get("rope_type", "default")) for parameters in nested]
 
 
 def _logits(lm: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,7 @@ from evolve.engines.evaluation.hf.greedy import refusal
 from evolve.engines.evaluation.hf.packing import pack
 from evolve.engines.evaluation.hf.passes import Answer, PackedPasses
 from evolve.engines.evaluation.hf.plan import Batch, TokenRequest, plan_batches
-from evolve.engines.evaluation.hf.probe import PROBE_BATCH_SIZE, probe_requests, shortest_window, why_not_shared
+from evolve.engines.evaluation.hf.probe import PROBE_BATCH_SIZE, longest_shared, probe_requests, why_not_shared
 
 __all__ = ["SharedPrefixLM"]
 
@@ -28,7 +28,7 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
     Requests of `loglikelihood` are tokenized and truncated by `HFLM`. Where a model cannot share prefixes, its requests
     are answered by `HFLM`, and the log states the reason: a probe scores eight requests both ways when the model is
-    loaded, and requests longer than an attention window are known by the configuration.
+    loaded, and requests that are too long for it are known by the configuration.
 
     Attributes:
         not_shared: Why this model cannot share prefixes; None if it can.
@@ -108,10 +108,10 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         regular = all(context and 0 < len(targets) <= self.max_length for _, context, targets in requests)
         if self.not_shared is not None or not regular:
             return False
-        window = shortest_window(self.config)
+        most = longest_shared(self.config)
         longest = min(max(len(context) + len(targets) - 1 for _, context, targets in requests), self.max_length)
-        if window is not None and longest > window:
-            _log.info("prefixes are not shared: a request has %d tokens, the attention window %d", longest, window)
+        if most is not None and longest > most:
+            _log.info("prefixes are not shared: a request has %d tokens, and this model allows for %d", longest, most)
             return False
         return True
 

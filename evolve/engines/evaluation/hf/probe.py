@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,15 @@ import torch
 from evolve.engines.evaluation.hf.passes import Answer
 from evolve.engines.evaluation.hf.plan import TokenRequest
 
-__all__ = ["PROBE_BATCH_SIZE", "PROBE_FAILURES", "probe_requests", "shortest_window", "why_not_shared"]
+__all__ = [
+    "PROBE_BATCH_SIZE",
+    "PROBE_FAILURES",
+    "depends_on_length",
+    "longest_shared",
+    "probe_requests",
+    "rotary_parameters",
+    "why_not_shared",
+]
 
 PROBE_BATCH_SIZE = 2
 """With this batch size the plan of the probe has a prefix, and rows of several requests and of different lengths."""
@@ -86,10 +94,28 @@ def why_not_shared(
     return f"its answers then differ by {max(differences):.2g} for a token"
 
 
-def shortest_window(config: Any) -> int | None:
-    """Return the smallest number of tokens that an attention layer of a configuration looks back, None for all."""
+def longest_shared(config: Any) -> int | None:
+    """Return the most tokens of a request that can share prefixes by the configuration of a model; None for any number.
+
+    It may have no more tokens than each attention layer looks back, and than those with which rotary positions change.
+    """
     text = config.get_text_config()
     used = getattr(text, "use_sliding_window", True)
     names = ["attention_chunk_size", "window_size", *(["sliding_window"] if used else [])]
-    windows = [size for size in (getattr(text, name, None) for name in names) if isinstance(size, int) and size > 0]
-    return min(windows, default=None)
+    sizes = [getattr(text, name, None) for name in names]
+    for parameters in filter(depends_on_length, rotary_parameters(config)):
+        sizes += [parameters.get("original_max_position_embeddings"), getattr(text, "max_position_embeddings", None)]
+    return min((size for size in sizes if isinstance(size, int) and size > 0), default=None)
+
+
+def rotary_parameters(config: Any) -> list[Mapping[str, Any]]:
+    """Return the parameters of all rotary positions in a configuration; types of layers may have their own."""
+    text = config.get_text_config(decoder=True)
+    found = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    return [found, *(value for value in found.values() if isinstance(value, dict))]
+
+
+def depends_on_length(parameters: Mapping[str, Any]) -> bool:
+    """Return whether rotary positions with these parameters depend on the longest row of a batch."""
+    kind = str(parameters.get("rope_type", "default"))
+    return "dynamic" in kind or kind == "longrope"

@@ -206,6 +206,32 @@ def test_a_window_shorter_than_a_request_is_known_by_the_configuration(tmp_path,
     assert "not shared" not in caplog.text
 
 
+ROTARY = {
+    "longrope": ("phi3", {"short_factor": [1.0] * 4, "long_factor": [8.0] * 4, "factor": 16.0}),
+    "dynamic": ("llama", {"factor": 4.0}),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(ROTARY))
+def test_positions_that_depend_on_the_longest_request_are_known_by_the_configuration(kind, tmp_path, caplog):
+    """The probe is shorter than the length with which these positions change."""
+    family, parameters = ROTARY[kind]
+    lengths = {"original_max_position_embeddings": 64} if kind == "longrope" else {"max_position_embeddings": 64}
+    rotary = {"rope_type": kind, "rope_theta": 10000.0, **parameters}
+    families.save(
+        tmp_path / "model", family, tied=None, **({"max_position_embeddings": 1024} | lengths), rope_parameters=rotary
+    )
+    caplog.set_level(logging.INFO, logger="evolve.engines.evaluation")
+    ours, largest, flags = differences(tmp_path / "model", truthful(4), max_length=512)
+    assert ours.not_shared is None
+    assert "prefixes are not shared: a request has" in caplog.text
+    assert (largest, flags) == (0, 0)
+    caplog.clear()
+    _, largest, _ = differences(tmp_path / "model", [("Who has it?", " Ann"), ("Who has it?", " Bob")])
+    assert largest < 1e-4
+    assert "not shared" not in caplog.text
+
+
 def test_the_probe_has_a_prefix_and_a_padded_batch_of_several_requests():
     found = probe.probe_requests(300)
     assert found == probe.probe_requests(300)
