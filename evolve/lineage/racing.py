@@ -8,6 +8,7 @@ shares, because later rungs decide closer races and their errors are closer to n
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -38,7 +39,8 @@ def interval(
     """
     of_this = rungs[rung - 1] / math.fsum(share for share in rungs if share < 1)
     allowed = (1 - confidence) * of_this / children
-    half = NormalDist().inv_cdf(1 - allowed / 2) * stderr
+    # By the lower tail, because 1 minus a tiny error is 1.
+    half = -NormalDist().inv_cdf(max(allowed / 2, sys.float_info.min)) * stderr
     return Interval(average - half, average + half)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import Any
 
 from evolve.config import Config
 from evolve.lineage.events import (
@@ -131,7 +132,7 @@ class FamilyTree(TreeState):
     def _apply_settings_changed(self, event: SettingsChanged) -> None:
         config = Config.model_validate(event.config)
         if _fixed(config) != _fixed(self.config):
-            raise ValueError("settings_changed: a run keeps its foundations, its tasks and its recipes")
+            raise ValueError("settings_changed: a run keeps its foundations, its tasks, its recipes and its racing")
         self._config = config
         self.changes.append(event)
         if "evaluation.batch_size" in event.changes:
@@ -314,6 +315,7 @@ def _with_evaluation(model: Model, seconds: float) -> dict[str, float]:
     return {**model.seconds, "evaluate": before + seconds}
 
 
-def _fixed(config: Config) -> tuple[set[str], set[str], tuple[str, ...]]:
-    """Return what no change of settings can change, because models and scores are named by it."""
-    return set(config.foundation_models), {task.task for task in config.evaluation.tasks}, config.merge.recipes
+def _fixed(config: Config) -> tuple[Any, ...]:
+    """Return what no change of settings can change, because models, scores and rungs are named by it."""
+    tasks = {task.task for task in config.evaluation.tasks}
+    return set(config.foundation_models), tasks, config.merge.recipes, config.evaluation.racing

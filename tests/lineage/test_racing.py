@@ -15,6 +15,7 @@ from evolve.lineage import (
     ModelDropped,
     RunContinued,
     RunStopped,
+    SettingsChanged,
     Work,
     interval,
     plan,
@@ -59,6 +60,12 @@ def test_the_bounds_lie_around_the_estimate_and_share_the_error_allowed():
 
 def test_an_estimate_without_error_has_itself_as_both_bounds():
     assert bounds(1, 0.0) == Interval(0.5, 0.5)
+
+
+def test_a_confidence_next_to_one_has_wide_bounds():
+    found = bounds(1, confidence=1 - 2**-53)
+    assert 0.5 + 0.01 * 8 < found.high < 0.5 + 0.01 * 40
+    assert interval(0.5, 0.01, rungs=(5e-324, 0.5), rung=1, children=1, confidence=0.99).high < 1
 
 
 def test_the_threshold_is_the_kth_best_lower_bound():
@@ -132,6 +139,15 @@ def test_nobody_is_dropped_while_others_have_a_full_score_already():
 def test_failed_children_are_not_waited_for():
     tree = fold([*RACING, *at(1, 0.8, 0.8), failed("model-1-3", "evaluate")])
     assert steps(tree) == [("model-1-1", 2), ("model-1-2", 2)]
+
+
+@pytest.mark.parametrize("racing", [None, {"rungs": [0.1]}, {"rungs": list(RUNGS), "confidence": 0.5}])
+def test_racing_cannot_be_changed_by_an_event(racing: dict[str, object] | None):
+    tree = fold([*RACING, *at(1, 0.8, 0.8, 0.8)])
+    other = make_config(("A", "B", "C"), top_k=2, racing=racing)
+    with pytest.raises(ValueError, match="keeps its foundations, its tasks, its recipes and its racing"):
+        tree.apply(SettingsChanged(changes={}, config=other.model_dump(mode="json")))
+    assert steps(tree)
 
 
 def test_times_of_rungs_add_up():
