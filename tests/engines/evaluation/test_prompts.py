@@ -303,7 +303,15 @@ def test_a_second_process_neither_builds_nor_encodes_and_has_the_same_samples(
     monkeypatch.setattr(encoding.Encoder, "_batch", lambda _, strings: refuse() if strings else [])
     kept = _world.score(other_model, three, tmp_path / "second", prompts=folders)
 
-    assert not encoded
+    asked = {
+        text
+        for task in folders
+        for row in _world.prompts(tmp_path / "second", task)
+        for context, more in (one.values() for one in row.values())
+        for text in (context, f"{context}{more}")
+    }
+    assert asked
+    assert not asked.intersection(encoded)
     assert kept.scores == plain.scores
     assert _world.samples_of(tmp_path / "second") == _world.samples_of(tmp_path / "plain")
 
