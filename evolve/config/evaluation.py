@@ -130,7 +130,7 @@ class EvaluationConfig(Section):
     )
     batch_size: BatchSize = Field(
         16,
-        title="How many requests a batch has; `auto` leaves it to the model class, where that can choose.",
+        title="How many requests a batch has; `auto`: as many as the device holds, where the model class can find out.",
         description="a whole number of requests in a batch from 1 to 100000, or auto",
     )
     prefix_sharing: Literal["auto", "off"] = Field(

@@ -17,6 +17,7 @@ from evolve.engines.evaluation.results import score_of
 from evolve.engines.protocols import (
     ANSWERS_FILE,
     ITEMS_FILE,
+    BatchSize,
     EvaluateJob,
     EvaluateResult,
     Report,
@@ -80,15 +81,15 @@ def evaluate(job: EvaluateJob, report: Report, device: str = "auto") -> Evaluate
 
     started = time.monotonic()
     with quiet(evaluating=True), preserved_generators():
-        scores, seconds = score_all(job, report, device_name(device), Hooks())
+        scores, seconds, batch_size = score_all(job, report, device_name(device), Hooks())
     return EvaluateResult(
-        scores=scores, seconds=time.monotonic() - started, batch_size=job.batch_size, task_seconds=seconds
+        scores=scores, seconds=time.monotonic() - started, batch_size=batch_size, task_seconds=seconds
     )
 
 
 def score_all(
     job: EvaluateJob, report: Report, device: str, hooks: Hooks
-) -> tuple[dict[str, TaskScore], dict[str, float]]:
+) -> tuple[dict[str, TaskScore], dict[str, float], BatchSize]:
     """Score all tasks within `quiet` and `preserved_generators`, and write their results.
 
     Args:
@@ -98,7 +99,8 @@ def score_all(
         hooks: Contexts around the steps.
 
     Returns:
-        The scores and the wall times of the tasks.
+        The scores and the wall times of the tasks, and the batch size: for `auto` the one that was found, if lm-eval
+        does not find another one for each task.
     """
     from evolve.engines.evaluation.interception import Interception, Progress
     from evolve.engines.evaluation.models import load_model
@@ -137,7 +139,8 @@ def score_all(
                 _write(job.output / task_folder(task), results, loader, cache)
             progress.finish(task)
             seconds[task] += time.monotonic() - begun
-    return scores, seconds
+        found: BatchSize = getattr(model[0], "batch_size_per_gpu", job.batch_size)
+    return scores, seconds, found
 
 
 def _loaders(job: EvaluateJob, folder: Path) -> dict[str, TaskLoader]:

@@ -36,9 +36,9 @@ class RequestCache:
 
     lm-eval's own database commits each answer by itself, which costs a disk write per item. This one commits at most
     once per `interval`, and only between batches. So after an interruption the remaining items form the same batches
-    as in an uninterrupted run, and their scores are equal to the last digit. (With batch size `auto` the batches
-    depend on what remains.) For the same reason an answer is returned only as often as it was computed: a request
-    that occurs twice may be interrupted in between.
+    as in an uninterrupted run, and their scores are equal to the last digit. (With batch size `auto` lm-eval's own
+    class makes batches that depend on what remains.) For the same reason an answer is returned only as often as it was
+    computed: a request that occurs twice may be interrupted in between.
 
     A file system without working locks cannot hold the file. Then the answers are kept in memory only, and this is
     logged once.

@@ -34,26 +34,26 @@ def find_batch_size(lm: Any, *, all_logits: bool) -> int:
         torch.cuda.OutOfMemoryError: The device does not hold one row.
     """
     if torch.device(lm.device).type == "cpu":
-        return min(_ON_HOST, lm.max_batch_size)
+        return min(_ON_HOST, int(lm.max_batch_size))
     length = min(_ROW, lm.max_length)
     shape = sum(weight.numel() for weight in lm.model.parameters()), lm.model.dtype
     key = (str(lm.device), *shape, length, lm.max_batch_size, all_logits)
     if key not in _found:
-        _found[key] = _largest(lm, length, all_logits)
+        _found[key] = _largest(lm, length, all_logits=all_logits)
         _log.info("batch size auto: %d rows of %d tokens fit on %s", _found[key], length, lm.device)
     return _found[key]
 
 
-def _largest(lm: Any, length: int, all_logits: bool) -> int:
+def _largest(lm: Any, length: int, *, all_logits: bool) -> int:
     rows = 1
     while rows * 2 <= lm.max_batch_size:
         rows *= 2
-    while not _fits(lm, rows, length, all_logits):
+    while not _fits(lm, rows, length, all_logits=all_logits):
         rows //= 2
     return rows
 
 
-def _fits(lm: Any, rows: int, length: int, all_logits: bool) -> bool:
+def _fits(lm: Any, rows: int, length: int, *, all_logits: bool) -> bool:
     """Return whether a pass whose keys and values are kept finds memory; one row must."""
     tokens = torch.zeros(rows, length, dtype=torch.long, device=lm.device)
     try:

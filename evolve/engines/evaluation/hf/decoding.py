@@ -27,7 +27,7 @@ class _Row:
 
 def decode(
     start: Callable[[Sequence[int]], GeneratingRows],
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[list[int]],
     *,
     rows: int,
     most: int,
@@ -54,6 +54,7 @@ def decode(
     active: list[_Row] = []
     while waiting or active:
         free = rows - len(active)
+        # A pass for a single new row would cost as much as the steps that it saves.
         if waiting and (not active or free >= max(1, rows // 4)):
             together = max(1, _PASS // len(prompts[waiting[0]]))
             changed = [_Row(waiting.popleft()) for _ in range(min(free, len(waiting), together))]

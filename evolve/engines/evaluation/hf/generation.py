@@ -27,8 +27,12 @@ from evolve.engines.evaluation.hf.stops import Stops
 
 __all__ = ["GreedyWindow", "answer_window", "generate_until"]
 
-_WINDOW = 4
-"""Batches of a window. The batch is not full at the end of a window, and an interruption loses what is in it."""
+_WINDOW = 8
+"""Batches of a window. The batch is not full at the end of a window, and an interruption loses what is in it.
+
+With the lengths of GSM8K's reference answers and 16 rows, windows of 1, 4 and 8 batches take 1.8, 1.3 and 1.2 times the
+least number of steps.
+"""
 
 _log = logging.getLogger("evolve.engines.evaluation")
 
@@ -106,7 +110,7 @@ def answer_window(lm: Any, window: GreedyWindow, plain: Plain) -> list[str]:
     found: list[str] = []
     for batch, known in zip(batches, texts, strict=True):
         complete = [text for _, text in sorted(known.items()) if text is not None]
-        found += complete if len(complete) == len(batch) else plain(batch, disable_tqdm=True)
+        found += complete if len(complete) == len(batch) else plain(batch)
     return found
 
 

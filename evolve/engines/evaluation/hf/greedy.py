@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from evolve.engines.evaluation.hf.probe import PROBE_FAILURES
 from evolve.engines.evaluation.hf.rows import GeneratingRows
 
 __all__ = ["GreedyOptions", "greedy_options", "refusal"]
@@ -95,40 +96,58 @@ def _overtakes(earlier: str, later: str) -> bool:
 
 def refusal(lm: Any) -> str | None:
     """Return why a model cannot decode here; None if it can."""
+    return next((reason for check in (_class, _settings, _keeps, _difference) if (reason := check(lm))), None)
+
+
+def _class(lm: Any) -> str | None:
+    """Return a reason in the class of the model."""
     from transformers import GenerationMixin, PreTrainedModel
 
-    model = lm.model
-    if lm.backend != "causal" or not isinstance(model, PreTrainedModel):
+    if lm.backend != "causal" or not isinstance(lm.model, PreTrainedModel):
         return "it is not a causal model of transformers"
     for method in ("generate", "prepare_inputs_for_generation"):
-        if getattr(type(model), method) is not getattr(GenerationMixin, method):
+        if getattr(type(lm.model), method) is not getattr(GenerationMixin, method):
             return f"its class has its own method {method}"
-    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+    if "logits_to_keep" not in inspect.signature(lm.model.forward).parameters:
         return "its class computes the logits of all tokens"
+    return None
+
+
+def _settings(lm: Any) -> str | None:
+    """Return a reason in the arguments of lm-eval's class, the tokenizer or the generation configuration."""
     if lm.think_end_token is not None or lm.mixed_precision_dtype is not None:
         return "its model_args have think_end_token or mixed_precision_dtype"
     if lm.eot_token_id is None or lm.tok_decode([lm.tokenizer.pad_token_id]):
         return "its tokenizer has no end-of-sequence token, or its padding is text"
     if lm.max_length < _LEAST_CONTEXT:
         return "its context is too short"
-    for name, value in model.generation_config.to_dict().items():
+    for name, value in lm.model.generation_config.to_dict().items():
         if name not in _IGNORED and value is not None and value is not False and value != _NEUTRAL.get(name):
             return f"its generation configuration has {name} = {value!r}"
-    return _difference(lm)
+    return None
+
+
+def _keeps(lm: Any) -> str | None:
+    """Return a reason in what the layers keep, or in the positions."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+    layers = DynamicCache(config=lm.model.config).layers
+    if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+        return "its layers keep more than keys and values"
+    if any("dynamic" in kind or kind == "longrope" for kind in _rotary(lm.model.config)):
+        return "its positions depend on the longest row of a batch"
+    return None
 
 
 def _difference(lm: Any) -> str | None:
     """Return a reason if cached keys and values give other logits than plain passes."""
-    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
-
-    model = lm.model
-    layers = DynamicCache(config=model.config).layers
-    if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
-        return "its layers keep more than keys and values"
-    if any("dynamic" in kind or kind == "longrope" for kind in _rotary(model.config)):
-        return "its positions depend on the longest row of a batch"
-    ours, plain = _logits(lm)
-    limit = _TOLERANCE.get(model.dtype, 0.1)
+    try:
+        ours, plain = _logits(lm)
+    except torch.OutOfMemoryError:
+        raise
+    except PROBE_FAILURES as error:
+        return f"it cannot continue rows of different lengths ({type(error).__name__}: {error})"
+    limit = _TOLERANCE.get(lm.model.dtype, 0.1)
     difference = ((ours - plain).square().mean().sqrt() / plain.std()).item()
     # A comparison with NaN is false: the answers will say that the model is damaged.
     if difference > limit:

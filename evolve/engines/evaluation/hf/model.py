@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Load a model as `HFLM` does, and probe it."""
+        self.batch_size_per_gpu: int | str
         super().__init__(*args, **kwargs)
         self._known: Sequence[Answer | None] = ()
         self._passes: PackedPasses | None = None
@@ -45,9 +46,9 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
     @property
     def batch_size(self) -> int:
-        """The number of rows; batch size `auto` is tried when it is first needed."""
+        """The number of rows of a batch; for batch size `auto` it is found when it is first needed."""
         if self.batch_size_per_gpu == "auto":
-            self.batch_size_per_gpu = find_batch_size(self, all_logits=True)
+            self.batch_size_per_gpu = find_batch_size(self, all_logits=self.not_shared is not None)
         return int(self.batch_size_per_gpu)
 
     @cached_property
@@ -55,13 +56,13 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         """Why lm-eval's own code generates with this model; None if `generation` does."""
         return refusal(self)
 
-    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: Sequence[Any], *, disable_tqdm: bool = False) -> list[str]:
         """Return the generated texts of requests; see `generation`."""
-        return generate_until(self, requests, super().generate_until)
+        return generate_until(self, requests, partial(super().generate_until, disable_tqdm=disable_tqdm))
 
     def _generate_window(self, window: GreedyWindow) -> list[str]:
         """Answer some requests of a list, as one batch for what caches between batches."""
-        return answer_window(self, window, super().generate_until)
+        return answer_window(self, window, partial(super().generate_until, disable_tqdm=True))
 
     def loglikelihood(
         self, requests: Sequence[Any], *, disable_tqdm: bool = False, known: Sequence[Answer | None] = ()

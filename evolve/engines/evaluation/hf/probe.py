@@ -10,7 +10,7 @@ import torch
 from evolve.engines.evaluation.hf.passes import Answer
 from evolve.engines.evaluation.hf.plan import TokenRequest
 
-__all__ = ["PROBE_BATCH_SIZE", "probe_requests", "shortest_window", "why_not_shared"]
+__all__ = ["PROBE_BATCH_SIZE", "PROBE_FAILURES", "probe_requests", "shortest_window", "why_not_shared"]
 
 PROBE_BATCH_SIZE = 2
 """With this batch size the plan of the probe has a prefix, and rows of several requests and of different lengths."""
@@ -20,7 +20,7 @@ _PRIMER, _CONTEXTS, _CHOICES = 20, (3, 6, 4, 5), (3, 7)
 _TOLERANCES = {torch.float64: 5e-5, torch.float32: 5e-5, torch.float16: 0.02, torch.bfloat16: 0.15}
 """Largest difference of a token's log-likelihood by dtype; a wrong mask or position makes differences of whole nats."""
 
-_FAILURES = (
+PROBE_FAILURES = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -73,7 +73,7 @@ def why_not_shared(
         found = shared(requests)
     except torch.OutOfMemoryError:
         raise
-    except _FAILURES as error:
+    except PROBE_FAILURES as error:
         return f"it cannot compute them ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
     most = _TOLERANCES.get(dtype, _TOLERANCES[torch.bfloat16])
     differences = [

@@ -29,7 +29,7 @@ class _SlotLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no typ
         self._slots = slots
         self.is_initialized = True
 
-    def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    def update(self, key_states: Any, value_states: Any, *_args: Any, **_kwargs: Any) -> tuple[Any, Any]:
         """Write the column of the present step; return all columns that a row uses, with it."""
         rows, start, end = len(self._slots.lengths), self._slots.start, self._slots.end
         self.keys[:rows, :, end : end + 1] = key_states
@@ -197,11 +197,11 @@ class GeneratingRows:
             return self._model(input_ids=torch.tensor(tokens, device=self._device), use_cache=True, **inputs).logits
 
 
-def common_prefix(prompts: Sequence[Sequence[int]]) -> Sequence[int]:
+def common_prefix(prompts: Sequence[list[int]]) -> list[int]:
     """Return the tokens with which all prompts begin, without the last token of a prompt; none if they are few."""
     if len(prompts) < 2:
-        return ()
+        return []
     least, greatest = min(prompts), max(prompts)
     most = min(map(len, prompts)) - 1
     count = next((at for at in range(most) if least[at] != greatest[at]), most)
-    return least[:count] if count >= _LEAST_PREFIX else ()
+    return least[:count] if count >= _LEAST_PREFIX else []
