@@ -16,7 +16,13 @@ from evolve.engines.evaluation.hf.greedy import refusal
 from evolve.engines.evaluation.hf.packing import pack
 from evolve.engines.evaluation.hf.passes import Answer, PackedPasses
 from evolve.engines.evaluation.hf.plan import Batch, TokenRequest, plan_batches
-from evolve.engines.evaluation.hf.probe import PROBE_BATCH_SIZE, longest_shared, probe_requests, why_never_shared, why_not_shared
+from evolve.engines.evaluation.hf.probe import (
+    PROBE_BATCH_SIZE,
+    longest_shared,
+    probe_requests,
+    why_never_shared,
+    why_not_shared,
+)
 
 __all__ = ["SharedPrefixLM"]
 

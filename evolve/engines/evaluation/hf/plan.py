@@ -4,8 +4,8 @@ A pass computes *rows*. A row holds the tokens of neighbouring requests as a tre
 once. Rows that begin alike, such as all items after the primer of a task, stand on a *prefix*, whose keys and values
 are computed once. The plan depends on the token ids and the batch size alone.
 
-Keys and values for each context, repeated for its choices, were the other way: on TruthfulQA with a 135M model they took
-2.9 times the time of packed rows, on Winogrande 1.1 times (`benchmarks/README.md`).
+Keys and values for each context, repeated for its choices, were the other way: on TruthfulQA with a 135M model they
+took 2.9 times the time of packed rows, on Winogrande 1.1 times (`benchmarks/README.md`).
 """
 
 from __future__ import annotations
