@@ -57,7 +57,11 @@ def test_a_class_that_computes_all_logits(limited):
     """It takes no `logits_to_keep`, as code from the Hub may not."""
     lm = limited(1000)
     forward = lm.model.forward
-    lm.model.forward = lambda input_ids, use_cache: forward(input_ids, use_cache)
+
+    def without_the_argument(input_ids, use_cache):
+        return forward(input_ids, use_cache)
+
+    lm.model.forward = without_the_argument
     assert find_batch_size(lm, all_logits=False) == 2
 
 
