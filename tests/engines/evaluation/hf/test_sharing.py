@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import re
@@ -288,7 +289,12 @@ def test_the_probe_finds_a_mask_that_a_model_ignores(llama, monkeypatch):
     forward = LlamaForCausalLM.forward
     for name in ("attention_mask", "position_ids"):
         with monkeypatch.context() as patch:
-            patch.setattr(LlamaForCausalLM, "forward", lambda *a, name=name, **k: forward(*a, **(k | {name: None})))
+
+            @functools.wraps(forward)
+            def ignore(*positional, name=name, **named):
+                return forward(*positional, **(named | {name: None}))
+
+            patch.setattr(LlamaForCausalLM, "forward", ignore)
             assert "differ" in (load(SharedPrefixLM, llama).not_shared or "")
 
 
