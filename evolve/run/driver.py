@@ -42,6 +42,9 @@ from evolve.run.steps import (
 __all__ = ["Driver", "recipes_are_current", "restore_files"]
 
 _LOG = logging.getLogger("evolve.run")
+
+_MOST_ROWS = 64
+"""Most rows of a batch of lm-eval's batch size `auto`, unless a model argument says otherwise."""
 _POLL_S = 0.2
 
 
@@ -191,10 +194,14 @@ class Driver:
 
     def _smaller_batch(self, step: StepInFlight, failure: Failed) -> int | None:
         """Return half the batch size after an evaluation ran out of memory; None if it cannot be halved."""
-        size = batch_size(self.tree)
-        if step.step != "evaluate" or failure.cause != "memory" or size == "auto":
+        if step.step != "evaluate" or failure.cause != "memory":
             return None
-        return size // 2 or None
+        size = batch_size(self.tree)
+        if size != "auto":
+            return size // 2 or None
+        # The failed evaluation does not say which size it found. Models of one run mostly find the same.
+        found = [model.batch_size for model in self.tree.models if isinstance(model.batch_size, int)]
+        return min(found, default=_MOST_ROWS) // 2 or None
 
 
 def restore_files(context: RunContext) -> None:

@@ -62,6 +62,17 @@ def test_batches_are_halved_until_they_fit_or_no_attempt_is_left(
     assert {size for name, size in sizes.items() if name.startswith("model-")} == {1}
 
 
+def test_batches_of_size_auto_are_halved_too(tmp_path: Path, drivers: Drivers, config: Path) -> None:
+    run = tmp_path / "run"
+    evaluation = yaml.safe_load(config.read_text())["evaluation"] | {"batch_size": "auto"}
+    automatic = _config(config, tmp_path / "auto.yaml", evaluation=evaluation)
+    ended = drivers(run, automatic, EVOLVE_FAKE=f"evaluate:model-1-2:memory:2:{tmp_path}/count")
+    assert ended.code == 0, ended.message
+    assert [event["batch_size"] for event in events(run, "step_retried")] == [32, 16]
+    assert not events(run, "model_failed")
+    assert _nodes(run)["model-1-2"]["batch_size"] == 16
+
+
 def test_a_changed_input_does_not_fail_the_candidate(
     tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from typing import Any
 
@@ -36,6 +37,8 @@ def find_batch_size(lm: Any, *, all_logits: bool) -> int:
     if torch.device(lm.device).type == "cpu":
         return min(_ON_HOST, int(lm.max_batch_size))
     length = min(_ROW, lm.max_length)
+    # A class without this argument gives all logits. An adapter's class does not say whether it has it.
+    all_logits = all_logits or "logits_to_keep" not in inspect.signature(lm.model.forward).parameters
     shape = sum(weight.numel() for weight in lm.model.parameters()), lm.model.dtype
     key = (str(lm.device), *shape, length, lm.max_batch_size, all_logits)
     if key not in _found:

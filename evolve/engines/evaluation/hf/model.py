@@ -16,7 +16,13 @@ from evolve.engines.evaluation.hf.greedy import refusal
 from evolve.engines.evaluation.hf.packing import pack
 from evolve.engines.evaluation.hf.passes import Answer, PackedPasses
 from evolve.engines.evaluation.hf.plan import Batch, TokenRequest, plan_batches
-from evolve.engines.evaluation.hf.probe import PROBE_BATCH_SIZE, longest_shared, probe_requests, why_not_shared
+from evolve.engines.evaluation.hf.probe import (
+    PROBE_BATCH_SIZE,
+    longest_shared,
+    probe_requests,
+    why_never_shared,
+    why_not_shared,
+)
 
 __all__ = ["SharedPrefixLM"]
 
@@ -152,8 +158,11 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             return "several processes share the requests"
         if not isinstance(self.model.get_output_embeddings(), torch.nn.Module):
             return "the model has no output embeddings"
-        rows = self.model.get_input_embeddings().num_embeddings
-        requests = probe_requests(min(rows, len(self.tokenizer)))
+        reason = why_never_shared(self.model)
+        if reason is not None:
+            return reason
+        text = self.model.config.get_text_config()
+        requests = probe_requests(min(getattr(text, "vocab_size", len(self.tokenizer)), len(self.tokenizer)))
         return why_not_shared(requests, self._answer_alone, self._answer_probe, self.model.dtype)
 
     def _answer_probe(self, requests: Sequence[TokenRequest]) -> list[Answer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ __all__ = [
     "longest_shared",
     "probe_requests",
     "rotary_parameters",
+    "why_never_shared",
     "why_not_shared",
 ]
 
@@ -27,6 +29,9 @@ _PRIMER, _CONTEXTS, _CHOICES = 20, (3, 6, 4, 5), (3, 7)
 
 _TOLERANCES = {torch.float64: 5e-5, torch.float32: 5e-5, torch.float16: 0.02, torch.bfloat16: 0.15}
 """Largest difference of a token's log-likelihood by dtype; a wrong mask or position makes differences of whole nats."""
+
+_MASKED = {None, "eager", "sdpa"}
+"""Implementations of attention that take a mask of four dimensions; a class with its own has no name for it."""
 
 PROBE_FAILURES = (
     ArithmeticError,
@@ -39,6 +44,22 @@ PROBE_FAILURES = (
     ValueError,
 )
 """What a model raises that takes no mask of four dimensions, no positions, or no keys and values."""
+
+
+def why_never_shared(model: Any) -> str | None:
+    """Return why the class or the attention of a model cannot share prefixes; None if a probe can tell.
+
+    Flash attention takes a mask of four dimensions for one of two, and then reads memory that is not the mask's: on a
+    GPU this ends all work of the process. A class that takes no positions counts them along the row, by which the
+    requests of a probe, which are short, may differ too little.
+    """
+    attention = getattr(model.config.get_text_config(), "_attn_implementation", None)
+    if attention not in _MASKED:
+        return f"its attention {attention} takes no mask of four dimensions"
+    forward = inspect.signature(getattr(model, "get_base_model", lambda: model)().forward)
+    if "position_ids" not in forward.parameters:
+        return "its class takes no positions"
+    return None
 
 
 def probe_requests(vocabulary: int) -> list[TokenRequest]:

@@ -53,6 +53,18 @@ def test_a_device_that_does_not_hold_one_row(limited):
         find_batch_size(limited(99), all_logits=False)
 
 
+def test_a_class_that_computes_all_logits(limited):
+    """It takes no `logits_to_keep`, as code from the Hub may not."""
+    lm = limited(1000)
+    forward = lm.model.forward
+
+    def without_the_argument(input_ids, use_cache):
+        return forward(input_ids, use_cache)
+
+    lm.model.forward = without_the_argument
+    assert find_batch_size(lm, all_logits=False) == 2
+
+
 @pytest.mark.parametrize(("most", "rows"), [(64, 16), (5, 5)])
 def test_the_result_has_the_size_that_was_found(model, data, tmp_path, most, rows):
     three = _world.three_tasks(data, limit=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import re
@@ -26,11 +27,11 @@ from tests.support import families
 PRIMER = "Q: Who sold the cup?\nA: Ann sold the cup.\n\nQ: Who has the lamp?\nA: Bob has no lamp.\n\n"
 SHARED = sorted(families.SETTINGS.keys() - {"bloom", "lfm2", "mamba", "mamba2"})
 PLAIN = {
-    "bloom": ({}, "cannot compute them"),
+    "bloom": ({}, "takes no positions"),
     "falcon": ({"alibi": True}, "cannot compute them"),
     "lfm2": ({}, "cannot compute them"),
-    "mamba": ({}, "cannot compute them"),
-    "mamba2": ({}, r"differ by \d"),
+    "mamba": ({}, "takes no positions"),
+    "mamba2": ({}, "takes no positions"),
     "mistral": ({"sliding_window": 16}, r"differ by \d"),
 }
 Pair = tuple[str, str]
@@ -232,6 +233,46 @@ def test_positions_that_depend_on_the_longest_request_are_known_by_the_configura
     assert "not shared" not in caplog.text
 
 
+def test_flash_attention_gets_no_mask_of_four_dimensions(llama, monkeypatch):
+    """It would read beyond the mask, which no probe survives on a GPU."""
+    from transformers import LlamaForCausalLM
+
+    forward, masks = LlamaForCausalLM.forward, []
+
+    def look(self, *positional, **named):
+        masks.append(named.get("attention_mask"))
+        return forward(self, *positional, **named)
+
+    loaded = HFLM._create_model
+
+    def flash(self, *positional, **named):
+        loaded(self, *positional, **named)
+        self._model.config._attn_implementation_internal = "flash_attention_2"
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", look)
+    monkeypatch.setattr(HFLM, "_create_model", flash)
+    lm = load(SharedPrefixLM, llama)
+    assert lm.not_shared == "its attention flash_attention_2 takes no mask of four dimensions"
+    assert masks == []
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of peft
+def test_the_weights_of_an_adapter_share_prefixes(llama, tmp_path):
+    families.adapt(tmp_path / "adapter", llama)
+    ours, largest, flags = differences(llama, MIXED, peft=str(tmp_path / "adapter"))
+    assert ours.not_shared is None
+    assert largest < 1e-4
+    assert flags == 0
+
+
+def test_embeddings_of_another_class_are_no_failure(llama, monkeypatch):
+    """Their own code need not have torch's names."""
+    from transformers import LlamaForCausalLM
+
+    monkeypatch.setattr(LlamaForCausalLM, "get_input_embeddings", lambda self: torch.nn.Identity())
+    assert load(SharedPrefixLM, llama).not_shared is None
+
+
 def test_the_probe_has_a_prefix_and_a_padded_batch_of_several_requests():
     found = probe.probe_requests(300)
     assert found == probe.probe_requests(300)
@@ -248,7 +289,12 @@ def test_the_probe_finds_a_mask_that_a_model_ignores(llama, monkeypatch):
     forward = LlamaForCausalLM.forward
     for name in ("attention_mask", "position_ids"):
         with monkeypatch.context() as patch:
-            patch.setattr(LlamaForCausalLM, "forward", lambda *a, name=name, **k: forward(*a, **(k | {name: None})))
+
+            @functools.wraps(forward)
+            def ignore(*positional, name=name, **named):
+                return forward(*positional, **(named | {name: None}))
+
+            patch.setattr(LlamaForCausalLM, "forward", ignore)
             assert "differ" in (load(SharedPrefixLM, llama).not_shared or "")
 
 
