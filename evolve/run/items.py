@@ -14,6 +14,7 @@ from evolve.errors import RunFolderError
 __all__ = ["join_items", "read_items"]
 
 _LOG = logging.getLogger("evolve.run")
+_LARGEST = 1e50  # of a value; sums and squares of larger ones could overflow
 
 
 def join_items(folder: Path, tasks: Iterable[str]) -> None:
@@ -50,19 +51,22 @@ def read_items(path: Path) -> Mapping[str, Mapping[int, float]]:
         path: A file `items.parquet` of a model or of a task.
 
     Raises:
-        RunFolderError: There is no such file, or it is damaged.
+        RunFolderError: There is no such file, or it is damaged, or a value is not finite.
     """
     found: dict[str, dict[int, float]] = {}
     try:
         columns = [_table(path)[name].to_pylist() for name in ("task", "item", "value")]
     except (OSError, ValueError) as error:
-        raise RunFolderError(
-            f"{path}: the values of items cannot be read ({error}); delete the folder {path.parent}, and the model is "
-            "scored again"
-        ) from error
+        raise RunFolderError(f"{path}: the values of items cannot be read ({error}); {_again(path)}") from error
     for task, item, value in zip(*columns, strict=True):
+        if not abs(value) <= _LARGEST:  # not a number is neither
+            raise RunFolderError(f"{path}: has the impossible value {value} of item {item}; {_again(path)}")
         found.setdefault(task, {})[item] = value
     return found
+
+
+def _again(path: Path) -> str:
+    return f"delete the folder {path.parent}, and the model is scored again"
 
 
 def _table(path: Path) -> Any:

@@ -10,7 +10,16 @@ from rich.console import Console, RenderableType
 
 from evolve.lineage import FamilyTree
 from evolve.run.journal import read_journal, tree_of
-from evolve.views import compare_view, describe_event, model_view, resume_line, status_data, status_view, summary_view, tree_view
+from evolve.views import (
+    compare_view,
+    describe_event,
+    model_view,
+    resume_line,
+    status_data,
+    status_view,
+    summary_view,
+    tree_view,
+)
 
 GOLDEN = Path(__file__).parents[1] / "run" / "golden" / "journal-2-racing.jsonl"
 ENTRIES = read_journal(GOLDEN)
