@@ -10,6 +10,7 @@ from typing import Any
 
 from evolve.engines.protocols import ITEMS_FILE, task_folder
 from evolve.errors import RunFolderError
+from evolve.files import MOST_RECORD, read_bytes
 
 __all__ = ["join_items", "read_items"]
 
@@ -76,4 +77,8 @@ def _table(path: Path) -> Any:
 
     types = {"task": pa.string(), "item": pa.int64(), "value": pa.float64(), "doc_hash": pa.string()}
     schema = pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()])
-    return parquet.read_table(io.BytesIO(path.read_bytes()), use_threads=False).cast(schema)
+    content = io.BytesIO(read_bytes(path, MOST_RECORD))
+    try:
+        return parquet.read_table(content, use_threads=False).cast(schema)
+    except pa.ArrowException as error:  # not all of them are ValueErrors
+        raise ValueError(str(error)) from error
