@@ -18,7 +18,7 @@ from evolve.cli.output import print_text
 from evolve.cli.streams import Stream
 from evolve.lineage import Event, FamilyTree, GenerationPlanned
 from evolve.views import describe_event, time_left
-from evolve.views.numbers import duration, points
+from evolve.views.numbers import duration, model_points
 from evolve.views.text import plain
 
 __all__ = ["Bars", "Display", "display"]
@@ -108,7 +108,7 @@ class Bars(Display):
         """Set the bars of the run and of the generation."""
         number, most = tree.generation, tree.config.strategy.max_generations
         current = tree.children_of(number) if number else [m for m in tree.models if m.kind == "foundation"]
-        done = sum(model.status in {"evaluated", "failed"} for model in current)
+        done = sum(model.status in {"evaluated", "estimated", "dropped", "failed"} for model in current)
         finished = number if done == len(current) else max(0, number - 1)
         where = f"generation {number} of {most}" if number else "foundations"
         self._show(self._run, _with_best(tree), finished, most, where)
@@ -193,7 +193,7 @@ def display(*, stderr: bool = False) -> Display:
 def _with_best(tree: FamilyTree) -> str:
     best = tree.ranking[:1]
     return f"{tree.config.name}: " + (
-        f"best is {best[0].name} with {points(best[0].average)}" if best else "no score yet"
+        f"best is {best[0].name} with {model_points(best[0])}" if best else "no score yet"
     )
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 from evolve.engines.protocols import ITEMS_FILE, task_folder
 from evolve.errors import RunFolderError
+from evolve.files import MOST_RECORD, read_bytes
 
 __all__ = ["join_items", "read_items"]
 
 _LOG = logging.getLogger("evolve.run")
+_LARGEST = 1e50  # of a value; sums and squares of larger ones could overflow
 
 
 def join_items(folder: Path, tasks: Iterable[str]) -> None:
@@ -50,19 +52,22 @@ def read_items(path: Path) -> Mapping[str, Mapping[int, float]]:
         path: A file `items.parquet` of a model or of a task.
 
     Raises:
-        RunFolderError: There is no such file, or it is damaged.
+        RunFolderError: There is no such file, or it is damaged, or a value is not finite.
     """
     found: dict[str, dict[int, float]] = {}
     try:
         columns = [_table(path)[name].to_pylist() for name in ("task", "item", "value")]
     except (OSError, ValueError) as error:
-        raise RunFolderError(
-            f"{path}: the values of items cannot be read ({error}); delete the folder {path.parent}, and the model is "
-            "scored again"
-        ) from error
+        raise RunFolderError(f"{path}: the values of items cannot be read ({error}); {_again(path)}") from error
     for task, item, value in zip(*columns, strict=True):
+        if not abs(value) <= _LARGEST:  # not a number is neither
+            raise RunFolderError(f"{path}: has the impossible value {value} of item {item}; {_again(path)}")
         found.setdefault(task, {})[item] = value
     return found
+
+
+def _again(path: Path) -> str:
+    return f"delete the folder {path.parent}, and the model is scored again"
 
 
 def _table(path: Path) -> Any:
@@ -72,4 +77,8 @@ def _table(path: Path) -> Any:
 
     types = {"task": pa.string(), "item": pa.int64(), "value": pa.float64(), "doc_hash": pa.string()}
     schema = pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()])
-    return parquet.read_table(io.BytesIO(path.read_bytes()), use_threads=False).cast(schema)
+    content = io.BytesIO(read_bytes(path, MOST_RECORD))
+    try:
+        return parquet.read_table(content, use_threads=False).cast(schema)
+    except pa.ArrowException as error:  # not all of them are ValueErrors
+        raise ValueError(str(error)) from error

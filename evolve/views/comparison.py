@@ -9,7 +9,7 @@ from rich.text import Text
 
 from evolve.analysis import State, best_by_generation, by_state, differing_settings, effort, lead, top_kinship
 from evolve.lineage import FamilyTree
-from evolve.views.numbers import UNKNOWN, duration, kinship_number, model_average, points, signed_measured
+from evolve.views.numbers import UNKNOWN, duration, kinship_number, model_average, model_points, signed_measured
 from evolve.views.text import BEST, Table, View, difference_style, wrap_words
 
 __all__ = ["compare_view"]
@@ -32,7 +32,8 @@ class _Comparison:
         last = max((tree.generation for tree in trees.values()), default=0)
         self._columns = {name: _facts(tree, last) for name, tree in trees.items()}
         best = {name: tree.ranking[0].average or 0.0 for name, tree in trees.items() if tree.ranking}
-        comparable = len(best) > 1 and not self._differing
+        estimated = any(tree.ranking[0].is_estimated for tree in trees.values() if tree.ranking)
+        comparable = len(best) > 1 and not self._differing and not estimated
         self._winners = {name for name, value in best.items() if comparable and value == max(best.values())}
 
     def lines(self, width: int) -> Iterable[Text]:
@@ -113,4 +114,4 @@ def _lead(tree: FamilyTree) -> Text:
 
 def _best(tree: FamilyTree, generation: int) -> Text:
     model = best_by_generation(tree).get(generation)
-    return Text(UNKNOWN if model is None else f"{points(model.average)} {model.name}")
+    return Text(UNKNOWN if model is None else f"{model_points(model)} {model.name}")

@@ -16,6 +16,7 @@ from evolve.views.numbers import (
     kinship_number,
     measured,
     model_average,
+    model_points,
     moment,
     points,
     signed,
@@ -126,7 +127,7 @@ def _outcome(tree: FamilyTree, child: Model) -> str:
     if child.average is None:
         return f"{state_of(child)}  {model_average(child)}" if child.is_estimated else state_of(child)
     over = signed(tree.gain_over_better_parent(child.name))
-    return f"{points(child.average)}  gain {signed(tree.gain(child.name))}  vs better {over}"
+    return f"{model_points(child)}  gain {signed(tree.gain(child.name))}  vs better {over}"
 
 
 def _origin(tree: FamilyTree, model: Model) -> Iterable[tuple[str, str | Text]]:

@@ -15,6 +15,7 @@ __all__ = [
     "kinship_number",
     "measured",
     "model_average",
+    "model_points",
     "moment",
     "points",
     "signed",
@@ -43,6 +44,13 @@ def model_average(model: Model) -> str:
     if model.race is not None and model.is_estimated:
         return f"{measured(model.race.average, model.race.stderr)} ({model.race.share:.0%})"
     return measured(model.average, model.average_stderr)
+
+
+def model_points(model: Model) -> str:
+    """Return a model's average in points without its error: `68.72`; an estimate with its share: `68.72 (40%)`."""
+    if model.race is not None and model.is_estimated:
+        return f"{points(model.race.average)} ({model.race.share:.0%})"
+    return points(model.average)
 
 
 def signed(value: float | None) -> str:

@@ -24,7 +24,7 @@ from evolve.lineage import (
     plan,
 )
 from evolve.views.events import describe_event
-from evolve.views.numbers import duration, kinship_number, model_average, moment, points, signed_measured
+from evolve.views.numbers import duration, kinship_number, model_average, model_points, moment, points, signed_measured
 from evolve.views.text import BEST, Facts, Part, View, command, difference_style, one_line, plain, stop_text
 
 __all__ = ["Progress", "resume_line", "status_view", "summary_view", "time_left"]
@@ -241,7 +241,7 @@ def _top(tree: FamilyTree) -> Iterable[tuple[str, str]]:
     top = tree.top(strategy.top_k)
     if not top:
         return
-    yield f"best {len(top)}", ", ".join(f"{name} {points(tree.model(name).average)}" for name in top)
+    yield f"best {len(top)}", ", ".join(f"{name} {model_points(tree.model(name))}" for name in top)
     value = top_kinship(tree)
     text = "not measured" if value is None else f"{kinship_number(value)} ({strategy.metric})"
     if strategy.stop_at_kinship is not None:
@@ -270,6 +270,8 @@ def _result(tree: FamilyTree, found: Lead) -> list[Part]:
         False: "It is not larger than two standard errors (errors taken as independent): it may be chance.",
         None: "Its standard error is not known, because a task has none.",
     }
+    if best.is_estimated:
+        words[None] = "It is an estimate: the run has not scored the best models in full."
     tried = sum(model.known_average is not None for model in tree.models)
     chosen = f"The best of {tried} models was chosen on these items: expect a smaller difference on others."
     return [title, line, Text(words[difference.is_clear]), Text(chosen, style="dim")]

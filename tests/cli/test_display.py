@@ -19,6 +19,7 @@ from evolve.cli import display as displays
 from evolve.cli.display import Bars, Display, display
 from evolve.config import load_config
 from evolve.run.folder import RunFolder
+from evolve.run.journal import read_journal, tree_of
 from evolve.run.session import Session
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -86,6 +87,19 @@ def test_a_resumed_run_shows_its_position_at_once(finished_run):
 
     assert re.search(r"fake: best is model-1-1 with \S+ +\S+ generation 3 of 4 ", _text(console))
     assert re.search(r"generation 3 +\S+ 3 of 3 models", _text(console))
+
+
+def test_a_generation_with_dropped_and_estimated_children_is_done():
+    golden = Path(__file__).parents[1] / "run" / "golden" / "journal-2-racing.jsonl"
+    entries = read_journal(golden)
+    last = max(number for number, entry in enumerate(entries) if entry.event.type == "model_dropped")
+    console = _console()
+    with Bars(console) as bars:
+        tree = tree_of(entries[: last + 1], golden)
+        bars.show_position(tree)
+    done = [model for model in tree.children_of(tree.generation) if model.status in {"evaluated", "dropped"}]
+    assert any(model.status == "dropped" for model in done)
+    assert f"{len(done)} of {len(tree.children_of(tree.generation))} models" in _text(console)
 
 
 @pytest.mark.parametrize(

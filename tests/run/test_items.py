@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +68,24 @@ def test_one_line_reads_the_values_of_all_tasks_and_their_means_are_the_scores(
         assert {task: sum(found.values()) / ITEMS for task, found in values.items()} == {
             task: score["value"] for task, score in scores.items()
         }
+
+
+def _lists(path: Path) -> None:
+    columns = {"task": ["a"], "item": [[1]], "value": [0.5], "doc_hash": ["b"]}
+    parquet.write_table(pa.table(columns), path)
+
+
+def _no_number(path: Path) -> None:
+    parquet.write_table(pa.table({"task": ["a"], "item": [1], "value": [math.nan], "doc_hash": ["b"]}), path)
+
+
+@pytest.mark.parametrize("write", [os.mkfifo, Path.mkdir, _lists, _no_number])
+def test_files_that_hold_no_values_are_refused(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    write(tmp_path / "items.parquet")
+    with pytest.raises(
+        RunFolderError, match=r"items\.parquet: .*; delete the folder .*, and the model is scored again"
+    ):
+        read_items(tmp_path / "items.parquet")
 
 
 def test_damaged_values_in_the_store_are_left_out_and_the_score_is_reused(tmp_path: Path, drivers: Drivers) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 from drive import Drivers
 from fakes import ITEMS, write_family
+from pyarrow import parquet
 
 from evolve.engines.protocols import InspectTasksJob, Report, TaskFacts
 from evolve.run.items import read_items
@@ -223,3 +227,46 @@ def test_racing_is_refused_on_a_metric_that_is_no_mean_over_items(tmp_path: Path
     )
     assert not (tmp_path / "run").exists()
     assert session.run(load_config(_family(tmp_path / "other", None, max_generations=1)), tmp_path / "other-run").stop
+
+
+def _with_first_value(file: Path, value: float) -> None:
+    table = parquet.read_table(file)
+    values = [value, *table["value"].to_pylist()[1:]]
+    place = table.schema.get_field_index("value")
+    parquet.write_table(table.set_column(place, table.schema.field(place), pa.array(values, pa.float64())), file)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(b"no table"),
+        lambda file: file.unlink(),
+        lambda file: _with_first_value(file, math.nan),
+        lambda file: _with_first_value(file, 1e300),
+    ],
+    ids=["garbage", "missing", "nan", "huge"],
+)
+def test_rungs_in_the_store_without_values_of_their_items_are_scored_again(
+    tmp_path: Path, drivers: Drivers, config: Path, reference: Reference, damage: Callable[[Path], Any]
+) -> None:
+    shutil.copytree(reference.run.parent / ".scores", tmp_path / ".scores")
+    damaged = list(tmp_path.glob(".scores/*/items-*/items.parquet"))
+    assert damaged
+    for file in damaged:
+        damage(file)
+    ended = drivers(tmp_path / "run", config)
+    assert ended.code == 0, ended.message
+    assert "model-1-1: alpha is scored again" in (tmp_path / "run" / "run.log").read_text()
+    found = [(node["id"], node["status"], node["race"]) for node in tree_without_times(tmp_path / "run")["nodes"]]
+    assert found == [(node["id"], node["status"], node["race"]) for node in reference.tree["nodes"]]
+
+
+def test_children_of_a_foundation_with_an_infinite_value_are_scored_in_full(
+    tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
+) -> None:
+    shutil.copytree(reference.run.parent / ".scores", tmp_path / ".scores")
+    for file in tmp_path.glob(".scores/*/all/items.parquet"):
+        _with_first_value(file, math.inf)
+    ended = drivers(tmp_path / "run", config)
+    assert ended.code == 0, ended.message
+    assert not events(tmp_path / "run", "rung_scored")

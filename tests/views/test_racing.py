@@ -10,7 +10,16 @@ from rich.console import Console, RenderableType
 
 from evolve.lineage import FamilyTree
 from evolve.run.journal import read_journal, tree_of
-from evolve.views import compare_view, describe_event, model_view, resume_line, status_data, status_view, tree_view
+from evolve.views import (
+    compare_view,
+    describe_event,
+    model_view,
+    resume_line,
+    status_data,
+    status_view,
+    summary_view,
+    tree_view,
+)
 
 GOLDEN = Path(__file__).parents[1] / "run" / "golden" / "journal-2-racing.jsonl"
 ENTRIES = read_journal(GOLDEN)
@@ -81,3 +90,43 @@ def test_rungs_and_drops_are_described_in_one_line(finished: FamilyTree, racing:
 
 def test_a_comparison_counts_dropped_children(finished: FamilyTree) -> None:
     assert "7 scored, 3 dropped" in printed(compare_view({"a": finished}))
+
+
+@pytest.fixture(scope="module")
+def estimated() -> FamilyTree:
+    """The tree after the only rung of generation 1, which is below the whole."""
+    tree = FamilyTree()
+    for entry in ENTRIES:
+        event = entry.event
+        if event.type == "run_started":
+            evaluation = {**event.config["evaluation"], "racing": {"rungs": [0.1]}}
+            event = event.model_copy(update={"config": {**event.config, "evaluation": evaluation}})
+        if event.type in {"generation_planned", "model_dropped"} and tree.generation == 1:
+            break
+        if event.type != "rung_scored" or event.rung == 1:
+            tree.apply(event)
+        if all(model.status == "estimated" for model in tree.children_of(1)) and tree.generation == 1:
+            break
+    return tree
+
+
+def test_every_estimate_among_the_best_is_marked(estimated: FamilyTree) -> None:
+    best = estimated.ranking[0]
+    assert best.status == "estimated"
+    mark = f"{100 * (best.average or 0):.2f} (10%)"
+    lines = printed(status_view(estimated, folder="runs/x", running=None)).splitlines()
+    (line,) = [line for line in lines if line.startswith("best 3")]
+    assert f"{best.name} {mark}" in line
+    assert f"{mark}  gain" in printed(model_view(estimated, best.parents[0]))
+    assert f"{mark} {best.name}" in printed(compare_view({"a": estimated}))
+
+
+def test_an_estimate_wins_no_comparison(estimated: FamilyTree, finished: FamilyTree) -> None:
+    assert "best average of all runs" in printed(compare_view({"a": finished, "b": finished}))
+    assert "best average of all runs" not in printed(compare_view({"a": estimated, "b": finished}))
+
+
+def test_the_summary_of_a_failed_run_says_that_its_best_is_an_estimate(estimated: FamilyTree) -> None:
+    text = printed(summary_view(estimated, folder="runs/x"))
+    assert "It is an estimate: the run has not scored the best models in full." in text
+    assert "a task has none" not in text

@@ -6,7 +6,9 @@ evaluation of some items; its results replace those of the rung before, whose it
 
 from __future__ import annotations
 
+import logging
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +16,7 @@ from pathlib import Path
 
 from evolve.config import TaskConfig
 from evolve.engines.protocols import BatchSize, EvaluateResult, task_folder
-from evolve.errors import EvaluationError
+from evolve.errors import EvaluationError, RunFolderError
 from evolve.lineage import EvaluateStep, Event, FamilyTree, Model, ModelEvaluated, RungScored
 from evolve.run.durable import publish
 from evolve.run.executors import Call
@@ -29,6 +31,7 @@ from evolve.run.tasks import evaluate_job, prompts_key, score_key, task_specs
 
 __all__ = ["batch_size", "begin_evaluation"]
 
+_LOG = logging.getLogger("evolve.run")
 Records = Mapping[str, ScoreRecord]
 
 
@@ -119,7 +122,7 @@ class _Evaluation:
         found = {
             task: ScoreRecord.read(folder / task_folder(task), key, self.tasks[task]) for task, key in self.keys.items()
         }
-        return {task: record for task, record in found.items() if record is not None}
+        return self._usable(found, folder)
 
     def collect_known(self) -> Records:
         """Copy cached scores of tasks that are shared from the store to their staging folder."""
@@ -128,7 +131,24 @@ class _Evaluation:
         found = {
             task: self.store.fetch(self.keys[task], self.tasks[task], self.known / task_folder(task)) for task in shared
         }
-        return {task: record for task, record in found.items() if record is not None}
+        usable = self._usable(found, self.known)
+        for task in found.keys() - usable.keys():
+            shutil.rmtree(self.known / task_folder(task), ignore_errors=True)
+        return usable
+
+    def _usable(self, found: Mapping[str, ScoreRecord | None], folder: Path) -> Records:
+        """Return the records that there are; in a race only those beside which the values of the items can be read."""
+        records = {task: record for task, record in found.items() if record is not None}
+        if self.race is None:
+            return records
+        unusable = set()
+        for task in records:
+            try:
+                self.race.estimate(task, self.tasks[task].metric, folder / task_folder(task))
+            except RunFolderError as error:
+                _LOG.warning("%s: %s is scored again: %s", self.model.name, task, error)
+                unusable.add(task)
+        return {task: record for task, record in records.items() if task not in unusable}
 
     def call(self, known: Records) -> Call:
         """Return the call that scores the model on the tasks without a cached score."""
