@@ -21,7 +21,8 @@ def main(model: str, data: str, output: str, caches: str, datasets_cache: str) -
         call = getattr(SharedPrefixLM, name)
 
         def slow(*args, _call=call, **kwargs):
-            time.sleep(0.4)
+            # Longer than the interval of the request cache, so that each batch is committed before the next is done.
+            time.sleep(1.2)
             return _call(*args, **kwargs)
 
         setattr(SharedPrefixLM, name, slow)
