@@ -14,6 +14,7 @@ from lm_eval.api.metrics import aggregate_subtask_metrics, mean, mean_stderr
 from pyarrow import parquet
 
 from evolve.engines.evaluation.answers import read_answers
+from evolve.engines.evaluation.interception import Interception
 from evolve.engines.evaluation.request_cache import RequestCache
 from evolve.engines.protocols import TaskSpec
 from evolve.errors import TaskError
@@ -69,20 +70,15 @@ def whole(model, data, own_tasks, tmp_path_factory):
 
 @pytest.fixture
 def computed(monkeypatch):
-    """Requests that reach the model, by method."""
-    from lm_eval.models.huggingface import HFLM
+    """Requests that the model has answered, by the kind of the request."""
+    seen = {"loglikelihood": [], "generate_until": []}
+    answered = Interception._answered
 
-    seen = {"_loglikelihood_tokens": [], "generate_until": []}
+    def recorded(self, name, request, answer):
+        seen[name].append(request)
+        answered(self, name, request, answer)
 
-    def recorded(name, call):
-        def run(self, requests, *args, **kwargs):
-            seen[name] += requests
-            return call(self, requests, *args, **kwargs)
-
-        return run
-
-    for name in seen:
-        monkeypatch.setattr(HFLM, name, recorded(name, getattr(HFLM, name)))
+    monkeypatch.setattr(Interception, "_answered", recorded)
     return seen
 
 
@@ -243,7 +239,7 @@ def test_known_answers_are_not_computed_again(whole, model, data, tmp_path, comp
 
     result = _world.score(model, _world.three_tasks(data), tmp_path / "all", answers=known(tmp_path / "five"))
     assert {name: counts[name] + len(requests) for name, requests in computed.items()} == {
-        "_loglikelihood_tokens": 12 * 2 + 12 * 5,
+        "loglikelihood": 12 * 2 + 12 * 5,
         "generate_until": 12,
     }
     for task in TASKS:
@@ -254,7 +250,7 @@ def test_known_answers_are_not_computed_again(whole, model, data, tmp_path, comp
     for requests in computed.values():
         requests.clear()
     again = _world.score(model, _world.three_tasks(data), tmp_path / "again", answers=known(tmp_path / "all"))
-    assert computed == {"_loglikelihood_tokens": [], "generate_until": []}
+    assert computed == {"loglikelihood": [], "generate_until": []}
     assert again.scores == result.scores
     assert _world.samples_of(tmp_path / "again") == _world.samples_of(tmp_path / "all")
 
