@@ -133,13 +133,11 @@ class _Tokens:
         self.ids: dict[str, int] = info.tokenizer.get_vocab()
 
     def without_row(self, model: ModelReference, rows: int) -> tuple[str, int] | None:
-        """Return a token of a model whose id is beyond the rows of its embeddings, with that id."""
-        places = self.info.permutations[model]
-        for token, number in self.ids.items():
-            row = places.get(number)  # -1 where the model has no such token
-            if row is None or row >= rows:
-                return token, self.info.original_vocabs[model][token]
-        return None
+        """Return the first token of a model whose id is beyond the rows of its embeddings, with that id."""
+        places = self.info.permutations[model]  # -1 where the model has no such token
+        own = self.info.original_vocabs[model]  # in an order that differs between processes
+        lacking = [token for token, number in self.ids.items() if (row := places.get(number)) is None or row >= rows]
+        return min(((token, own[token]) for token in lacking), key=lambda found: found[1], default=None)
 
 
 def _outcome(
