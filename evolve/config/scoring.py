@@ -17,7 +17,6 @@ ARGUMENT_FILES = "model_args."
 _OF_ANSWERS = {"metric", "model", "model_args", "prefix_sharing"}
 """Scoring settings that do not change a prompt."""
 
-
 _SHARING = 1
 """Version of the way in which prefixes are shared; a new one where answers may differ by more than rounding."""
 

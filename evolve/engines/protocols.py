@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol
 __all__ = [
     "ANSWERS_FILE",
     "ITEMS_FILE",
+    "ITEM_COLUMNS",
     "AdapterJob",
     "BatchSize",
     "ConversionJob",
@@ -190,6 +191,9 @@ class TaskSpec:
 
 ITEMS_FILE = "items.parquet"
 """Name of the file with the values of items, in the folder of a task and, for all its tasks, in that of a model."""
+
+ITEM_COLUMNS = {"task": "string", "item": "int64", "value": "double", "doc_hash": "string"}
+"""Columns of that file with pyarrow's names of their types."""
 
 ANSWERS_FILE = "answers.parquet"
 """Name of the file with a model's answers in the folder of a task."""

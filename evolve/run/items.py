@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from evolve.engines.protocols import ITEMS_FILE, task_folder
+from evolve.engines.protocols import ITEM_COLUMNS, ITEMS_FILE, task_folder
 from evolve.errors import RunFolderError
 from evolve.files import MOST_RECORD, read_bytes
+from evolve.parquet import parquet_bytes
 
 __all__ = ["join_items", "read_items"]
 
@@ -38,11 +39,8 @@ def join_items(folder: Path, tasks: Iterable[str]) -> None:
                 _LOG.warning("%s: its values of items are left out (%s)", path, error)
     if tables:
         import pyarrow as pa
-        from pyarrow import parquet
 
-        text = pa.BufferOutputStream()
-        parquet.write_table(pa.concat_tables(tables), text, compression="zstd")
-        (folder / ITEMS_FILE).write_bytes(text.getvalue())
+        (folder / ITEMS_FILE).write_bytes(parquet_bytes(pa.concat_tables(tables)))
 
 
 def read_items(path: Path) -> Mapping[str, Mapping[int, float]]:
@@ -75,8 +73,7 @@ def _table(path: Path) -> Any:
     import pyarrow as pa
     from pyarrow import parquet
 
-    types = {"task": pa.string(), "item": pa.int64(), "value": pa.float64(), "doc_hash": pa.string()}
-    schema = pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()])
+    schema = pa.schema([pa.field(name, pa.type_for_alias(kind), nullable=False) for name, kind in ITEM_COLUMNS.items()])
     content = io.BytesIO(read_bytes(path, MOST_RECORD))
     try:
         return parquet.read_table(content, use_threads=False).cast(schema)

@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -68,7 +67,7 @@ class ScoreRecord(BaseModel):
             key: The expected key.
             task: The task as configured.
         """
-        record = cls._read(folder, task, lambda found: _settings(found) == _settings(key))
+        record = cls._read(folder, key, task)
         return record if record is not None and record.key == key else None
 
     @classmethod
@@ -80,18 +79,19 @@ class ScoreRecord(BaseModel):
             key: A key with the expected settings.
             task: The task as configured.
         """
-        record = cls._read(folder, task, lambda found: _settings(found) == _settings(key))
+        record = cls._read(folder, key, task)
         file = folder / ANSWERS_FILE
         return file if record is not None and file.is_file() else None
 
     @classmethod
-    def _read(cls, folder: Path, task: TaskConfig, fits: Callable[[str], bool]) -> ScoreRecord | None:
+    def _read(cls, folder: Path, key: str, task: TaskConfig) -> ScoreRecord | None:
+        """Return the record in a folder if it is of a key's settings, whatever its items."""
         if not os.path.lexists(folder / _RECORD):
             return None
         try:
             _refuse_special_files(folder)
             record = cls.model_validate_json(read_bytes(folder / _RECORD, _MOST))
-            _refuse_misfit(record, folder, task, fits)
+            _refuse_misfit(record, folder, key, task)
         except (OSError, ValueError) as error:  # pydantic's error is a ValueError
             reason = "it is no record of a score" if isinstance(error, ValidationError) else error
             _LOG.warning("%s: is ignored, and the model is scored again (%s)", folder, reason)
@@ -177,9 +177,9 @@ def _settings(key: str) -> str:
     return key.partition("/")[0]
 
 
-def _refuse_misfit(record: ScoreRecord, folder: Path, task: TaskConfig, fits: Callable[[str], bool]) -> None:
+def _refuse_misfit(record: ScoreRecord, folder: Path, key: str, task: TaskConfig) -> None:
     """Raise ValueError if this is the record of another score, or the score is impossible or has no samples."""
-    if not fits(record.key):
+    if _settings(record.key) != _settings(key):
         raise ValueError("its key is that of another score")
     if record.score.metric != task.metric:
         raise ValueError(f"it is a score of {record.score.metric} and not of {task.metric}")

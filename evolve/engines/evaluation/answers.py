@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evolve.engines.evaluation.request_cache import RequestCache
+from evolve.parquet import parquet_bytes
 
 __all__ = ["read_answers", "write_answers"]
 
@@ -44,7 +45,6 @@ def write_answers(file: Path, instances: Iterable[Any], cache: RequestCache) -> 
     """
     import pyarrow as pa
     from lm_eval.api.model import hash_args
-    from pyarrow import parquet
 
     rows: dict[str, dict[str, Any]] = {}
     for instance in instances:
@@ -57,9 +57,7 @@ def write_answers(file: Path, instances: Iterable[Any], cache: RequestCache) -> 
         if row is not None:
             rows[request] = {"method": method, "request": bytes.fromhex(request), "times": times, **row}
     table = pa.Table.from_pylist(list(rows.values()), schema=_schema())
-    text = pa.BufferOutputStream()
-    parquet.write_table(table, text, compression="zstd")
-    file.write_bytes(text.getvalue())
+    file.write_bytes(parquet_bytes(table))
 
 
 def read_answers(files: Iterable[Path]) -> dict[str, tuple[Any, int]]:

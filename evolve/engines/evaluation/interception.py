@@ -64,7 +64,7 @@ class Interception:
     """An interception of the requests of one lm-eval call to a model, active within `attached`."""
 
     def __init__(
-        self, task: str, progress: Progress, cache: RequestCache | None, instances: Callable[[], Sequence[Any]]
+        self, task: str, progress: Progress, cache: RequestCache, instances: Callable[[], Sequence[Any]]
     ) -> None:
         """Prepare the interception of one task's requests.
 
@@ -106,10 +106,10 @@ class Interception:
                 self.lm, self.cache_db, self.dbdict = lm, str(cache.path), cache
 
         methods = SimpleNamespace(**{name: getattr(lm, name) for name in _REQUEST_METHODS})
-        source = methods if self._cache is None else Cached(methods, self._cache)
+        source = Cached(methods, self._cache)
         try:
             for name in _REQUEST_METHODS:
-                itself = self._cache is not None and "known" in signature(getattr(lm, name)).parameters
+                itself = "known" in signature(getattr(lm, name)).parameters
                 answer = self._with_known(name, getattr(lm, name)) if itself else getattr(source, name)
                 setattr(lm, name, self._list(name, answer))
             for name in _BATCH_METHODS:
@@ -130,12 +130,11 @@ class Interception:
 
         def run(requests: Sequence[Any], **options: Any) -> Any:
             self._total = self._total or sum(instance.repeats for instance in self._instances())
-            start, hits = self._done, self._hits()
-            if self._cache is not None:
-                self._cache.start_list()
+            start, hits = self._done, self._cache.hits
+            self._cache.start_list()
             self._report(now=True)
             answers = answer(requests, **options)
-            _log.info("%s: %d requests, %d of them cached", name, len(requests), self._hits() - hits)
+            _log.info("%s: %d requests, %d of them cached", name, len(requests), self._cache.hits - hits)
             for one in answers:
                 self._refuse_nan(one)
             self._done = start + len(requests)
@@ -149,12 +148,9 @@ class Interception:
         from lm_eval.api.model import hash_args
 
         def run(requests: Sequence[Any], **options: Any) -> Any:
-            cache = self._cache
-            keys = [] if cache is None else [hash_args(name, request.args) for request in requests]
-            known = [cache[key] if cache is not None and key in cache else None for key in keys]
+            known = [self._cache.take(hash_args(name, request.args)) for request in requests]
             answers = answer(requests, known=known, **options)
-            if cache is not None:
-                cache.commit()
+            self._cache.commit()
             return answers
 
         return run
@@ -165,9 +161,8 @@ class Interception:
         def run(*positional: Any, **named: Any) -> Any:
             if self._in_batch:
                 return compute(*positional, **named)
-            if self._cache is not None:
-                # By now all cached answers of the list have been looked up.
-                self._cache.start_batch()
+            # By now all cached answers of the list have been looked up.
+            self._cache.start_batch()
             self._in_batch = True
             try:
                 return compute(*positional, **named)
@@ -207,17 +202,13 @@ class Interception:
 
         return run
 
-    def _hits(self) -> int:
-        return 0 if self._cache is None else self._cache.hits
-
     def _answered(self, name: str, request: Any, answer: Any) -> None:
         from lm_eval.api.model import hash_args
 
         self._refuse_nan(answer)
-        if self._cache is not None:
-            self._cache.add(hash_args(name, request), answer)
-            if not self._batches_visible:
-                self._cache.start_batch()
+        self._cache.add(hash_args(name, request), answer)
+        if not self._batches_visible:
+            self._cache.start_batch()
         self._done += 1
         self._report(now=False)
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evolve.engines.protocols import TaskSpec
+from evolve.engines.protocols import ITEM_COLUMNS, TaskSpec
+from evolve.parquet import parquet_bytes
 
 __all__ = ["not_a_mean", "write_items"]
 
@@ -40,16 +41,15 @@ def write_items(file: Path, results: Mapping[str, Any], tasks: Mapping[str, Any]
     """Write the value of each item as a Parquet file; no file if the score is not the mean of its items' values.
 
     Args:
-        file: The file, with the columns `task`, `item`, `value` and `doc_hash`.
+        file: The file, with the columns `ITEM_COLUMNS`.
         results: lm-eval's results, with samples.
         tasks: The task objects of that call by name.
         spec: The task of the job.
     """
     import pyarrow as pa
-    from pyarrow import parquet
 
     problem = not_a_mean(tasks, spec.metric)
-    columns: dict[str, list[Any]] = {"task": [], "item": [], "value": [], "doc_hash": []}
+    columns: dict[str, list[Any]] = {name: [] for name in ITEM_COLUMNS}
     for name in tasks if problem is None else ():
         kind = spec.metric.partition(",")[2]
         samples = [sample for sample in results["samples"][name] if sample["filter"] == kind]
@@ -64,11 +64,8 @@ def write_items(file: Path, results: Mapping[str, Any], tasks: Mapping[str, Any]
     if problem is not None:
         _log.info("%s of %s has no values of items: %s", spec.metric, spec.task, problem)
         return
-    types = {"task": pa.string(), "item": pa.int64(), "value": pa.float64(), "doc_hash": pa.string()}
-    table = pa.table({name: pa.array(columns[name], kind) for name, kind in types.items()})
-    text = pa.BufferOutputStream()
-    parquet.write_table(table, text, compression="zstd")
-    file.write_bytes(text.getvalue())
+    arrays = {name: pa.array(columns[name], pa.type_for_alias(kind)) for name, kind in ITEM_COLUMNS.items()}
+    file.write_bytes(parquet_bytes(pa.table(arrays)))
 
 
 def _values(samples: Sequence[Mapping[str, Any]], entry: Mapping[str, Any], metric: str) -> list[float] | None:

@@ -136,6 +136,12 @@ class RequestCache:
         self.hits += 1
         return self._answers[request][0]
 
+    def take(self, request: str) -> Any:
+        """Return the answer to the next request of a list; None if it is to be computed."""
+        if request not in self:  # this counts how often it was asked
+            return None
+        return self[request]
+
     def __setitem__(self, request: str, answer: Any) -> None:
         """Take an answer from `CachingLM`, which repeats at the end of a list those that came through `add`."""
         if request not in self._added:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from evolve.files import read_bytes
+from evolve.parquet import parquet_bytes
 
 __all__ = ["has_table", "read_table", "write_table"]
 
@@ -55,12 +56,7 @@ def read_table(folder: Path, stem: str, schema: Any, parse: Callable[[Any], _Par
 
 def write_table(folder: Path, stem: str, table: Any) -> None:
     """Write a table atomically and delete the smaller ones of its stem."""
-    import pyarrow
-    from pyarrow import parquet
-
-    sink = pyarrow.BufferOutputStream()
-    parquet.write_table(table, sink, compression="zstd")
-    data = sink.getvalue().to_pybytes()
+    data = parquet_bytes(table)
     target = folder / _name(stem, data)
     temporary = folder / f".{target.name}.{os.getpid()}.tmp"
     if folder.is_symlink():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from evolve.engines.evaluation.hf.plan import Batch, TokenRequest
+from evolve.engines.evaluation.hf.plan import Batch, TokenRequest, common_length
 
 __all__ = ["PackedBatch", "pack"]
 
@@ -67,7 +67,7 @@ def pack(batch: Batch, requests: Sequence[TokenRequest]) -> PackedBatch:
         path: list[int] = []
         for number in row.requests:
             tokens = requests[number].tokens
-            kept = _common(before, tokens[depth:])
+            kept = common_length(before, tokens[depth:])
             here.close(path[kept:])
             path = path[:kept] + here.add(tokens[depth + kept :], depth + kept)
             slots[number] = [len(packed) * width + column for column in path[requests[number].first_read - depth :]]
@@ -78,11 +78,3 @@ def pack(batch: Batch, requests: Sequence[TokenRequest]) -> PackedBatch:
     return PackedBatch(
         [row.tokens for row in packed], [row.positions for row in packed], [row.ends for row in packed], slots
     )
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return how many tokens two sequences begin with in common."""
-    for count, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return count
-    return min(len(one), len(other))

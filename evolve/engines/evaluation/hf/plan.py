@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Batch", "Prefix", "Row", "TokenRequest", "plan_batches"]
+__all__ = ["Batch", "Prefix", "Row", "TokenRequest", "common_length", "plan_batches"]
 
 _ROW = 2
 """Most tokens of a row, in lengths of the longest request; attention grows with the square of a row."""
@@ -67,6 +67,14 @@ class Batch:
 
     prefix: Prefix | None
     rows: tuple[Row, ...]
+
+
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens two sequences begin with in common."""
+    for count, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return count
+    return min(len(one), len(other))
 
 
 def plan_batches(requests: Sequence[TokenRequest], batch_size: int) -> list[Batch]:

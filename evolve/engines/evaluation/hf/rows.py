@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from evolve.engines.evaluation.hf.plan import common_length
+
 __all__ = ["GeneratingRows", "common_prefix"]
 
 _LEAST_PREFIX = 16
@@ -201,7 +203,6 @@ def common_prefix(prompts: Sequence[list[int]]) -> list[int]:
     """Return the tokens with which all prompts begin, without the last token of a prompt; none if they are few."""
     if len(prompts) < 2:
         return []
-    least, greatest = min(prompts), max(prompts)
-    most = min(map(len, prompts)) - 1
-    count = next((at for at in range(most) if least[at] != greatest[at]), most)
+    least = min(prompts)
+    count = min(common_length(least, max(prompts)), min(map(len, prompts)) - 1)
     return least[:count] if count >= _LEAST_PREFIX else []

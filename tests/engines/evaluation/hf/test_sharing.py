@@ -193,18 +193,22 @@ def test_one_token_choices_share_a_row_as_in_lm_eval(llama):
     assert sum(a * b for a, b in our_shapes) <= sum(a * b for a, b in their_shapes)
 
 
-def test_a_window_shorter_than_a_request_is_known_by_the_configuration(tmp_path, caplog):
-    """The probe is shorter than this window, but the requests are longer."""
-    families.save(tmp_path / "model", "mistral", tied=None, max_position_embeddings=1024, sliding_window=64)
+def assert_only_long_requests_are_plain(model, caplog, **arguments):
     caplog.set_level(logging.INFO, logger="evolve.engines.evaluation")
-    ours, largest, flags = differences(tmp_path / "model", truthful(4))
+    ours, largest, flags = differences(model, truthful(4), **arguments)
     assert ours.not_shared is None
     assert "prefixes are not shared: a request has" in caplog.text
     assert (largest, flags) == (0, 0)
     caplog.clear()
-    _, largest, _ = differences(tmp_path / "model", [("Who has it?", " Ann"), ("Who has it?", " Bob")])
+    _, largest, _ = differences(model, [("Who has it?", " Ann"), ("Who has it?", " Bob")])
     assert largest < 1e-4
     assert "not shared" not in caplog.text
+
+
+def test_a_window_shorter_than_a_request_is_known_by_the_configuration(tmp_path, caplog):
+    """The probe is shorter than this window, but the requests are longer."""
+    families.save(tmp_path / "model", "mistral", tied=None, max_position_embeddings=1024, sliding_window=64)
+    assert_only_long_requests_are_plain(tmp_path / "model", caplog)
 
 
 ROTARY = {
@@ -222,15 +226,7 @@ def test_positions_that_depend_on_the_longest_request_are_known_by_the_configura
     families.save(
         tmp_path / "model", family, tied=None, **({"max_position_embeddings": 1024} | lengths), rope_parameters=rotary
     )
-    caplog.set_level(logging.INFO, logger="evolve.engines.evaluation")
-    ours, largest, flags = differences(tmp_path / "model", truthful(4), max_length=512)
-    assert ours.not_shared is None
-    assert "prefixes are not shared: a request has" in caplog.text
-    assert (largest, flags) == (0, 0)
-    caplog.clear()
-    _, largest, _ = differences(tmp_path / "model", [("Who has it?", " Ann"), ("Who has it?", " Bob")])
-    assert largest < 1e-4
-    assert "not shared" not in caplog.text
+    assert_only_long_requests_are_plain(tmp_path / "model", caplog, max_length=512)
 
 
 def test_flash_attention_gets_no_mask_of_four_dimensions(llama, monkeypatch):
@@ -349,7 +345,7 @@ def test_an_interrupted_list_continues_with_the_same_batches(llama, tmp_path, mo
     lm.not_shared = None if shares else "a test"
     pairs = [*truthful(12), *coreference(6)]
 
-    def answer(cache: RequestCache | None, stop: int | None = None) -> tuple[list, list]:
+    def answer(cache: RequestCache, stop: int | None = None) -> tuple[list, list]:
         instances, computed = requests(pairs), []
         name = "_answer_batch" if shares else "_model_call"
         compute = getattr(SharedPrefixLM, name)
@@ -366,7 +362,7 @@ def test_an_interrupted_list_continues_with_the_same_batches(llama, tmp_path, mo
             with Interception("t", progress, cache, lambda: instances).attached(lm):
                 return lm.loglikelihood(instances), computed
 
-    whole, batches = answer(None)
+    whole, batches = answer(RequestCache(None))
     assert len(batches) > 4
     for stop in range(1, len(batches)):
         path = tmp_path / f"{stop}.db"
@@ -405,7 +401,7 @@ def test_progress_is_reported_batch_by_batch(llama, monkeypatch):
     seen: list[int] = []
     progress = Progress(lambda _, done, __: seen.append(done), {"t": 60})
     monkeypatch.setattr("evolve.engines.evaluation.interception.time.monotonic", iter(range(10**6)).__next__)
-    with Interception("t", progress, None, lambda: instances).attached(lm):
+    with Interception("t", progress, RequestCache(None), lambda: instances).attached(lm):
         lm.loglikelihood(instances)
     assert seen == sorted(seen)
     assert len(set(seen)) > 5
