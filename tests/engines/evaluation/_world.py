@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 from evolve.engines.evaluation import evaluate, inspect_tasks
+from evolve.engines.evaluation.request_cache import RequestCache
 from evolve.engines.protocols import (
     EvaluateJob,
     EvaluateResult,
@@ -172,6 +176,26 @@ def prompts(output: Path, task: str) -> list[dict]:
     """Return the arguments of each sample of a task."""
     lines = samples_of(output)[f"{task}/samples_{task}.jsonl"].splitlines()
     return [json.loads(line)["arguments"] for line in lines]
+
+
+@contextmanager
+def interrupted(stop: int) -> Iterator[list[object]]:
+    """Interrupt what runs in this block instead of taking one of its answers; yield the requests answered so far.
+
+    Args:
+        stop: Number of the answer, from 1.
+    """
+    answered: list[object] = []
+    add = RequestCache.add
+
+    def cut(self: RequestCache, request: str, answer: object) -> None:
+        answered.append(request)
+        if len(answered) == stop:
+            raise KeyboardInterrupt
+        add(self, request, answer)
+
+    with mock.patch.object(RequestCache, "add", cut):
+        yield answered
 
 
 def request_caches(folder: Path, tasks: tuple[TaskSpec, ...]) -> dict[str, Path]:

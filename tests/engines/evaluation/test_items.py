@@ -291,24 +291,16 @@ def test_an_interrupted_evaluation_goes_on_with_the_answers_with_which_it_began(
         _world.score(model, (replace(specs[0], limit=limit),), tmp_path / str(limit))
     uncut = _world.score(model, specs, tmp_path / "uncut", answers=known(tmp_path / "2"))
 
-    answers, add = 0, RequestCache.add
-
-    def cut(self, request, answer):
-        nonlocal answers
-        answers += 1
-        if answers == stop:
-            raise KeyboardInterrupt
-        add(self, request, answer)
-
     monkeypatch.setattr(RequestCache.__init__, "__defaults__", (0.0,))
-    monkeypatch.setattr(RequestCache, "add", cut)
     options = {"request_caches": _world.request_caches(tmp_path / "caches", specs)}
-    with pytest.raises(KeyboardInterrupt):
-        _world.score(model, specs, tmp_path / "cut", answers=known(tmp_path / "2"), **options)
-    assert answers == stop
-    again = _world.score(model, specs, tmp_path / "again", answers=known(tmp_path / "2", tmp_path / "7"), **options)
+    with _world.interrupted(stop) as answered:
+        with pytest.raises(KeyboardInterrupt):
+            _world.score(model, specs, tmp_path / "cut", answers=known(tmp_path / "2"), **options)
+        assert len(answered) == stop
+        again = _world.score(model, specs, tmp_path / "again", answers=known(tmp_path / "2", tmp_path / "7"), **options)
     requests = {"winogrande": 2, "gsm8k": 1, "truthfulqa_mc2": 5}[task]
-    assert answers > 10 * requests  # the first two items were known, and of the others nothing but what was computed
+    # The first two items were known, and of the others nothing but what was computed.
+    assert len(answered) > 10 * requests
     assert again.scores == uncut.scores
     assert _world.samples_of(tmp_path / "again") == _world.samples_of(tmp_path / "uncut")
 

@@ -115,8 +115,6 @@ def test_the_remaining_requests_form_the_same_batches(model, data, tmp_path, mon
     from lm_eval.models.huggingface import HFLM
 
     batches: list[tuple] = []
-    answers = 0
-    add = RequestCache.add
 
     def recorded(call):
         def run(self, *args, **kwargs):
@@ -125,13 +123,6 @@ def test_the_remaining_requests_form_the_same_batches(model, data, tmp_path, mon
             return call(self, *args, **kwargs)
 
         return run
-
-    def cut(self, request, answer):
-        nonlocal answers
-        answers += 1
-        if answers == stop:
-            raise KeyboardInterrupt
-        add(self, request, answer)
 
     monkeypatch.setattr(HFLM, "_model_call", recorded(HFLM._model_call))
     monkeypatch.setattr(HFLM, "_model_generate", recorded(HFLM._model_generate))
@@ -142,10 +133,8 @@ def test_the_remaining_requests_form_the_same_batches(model, data, tmp_path, mon
     whole, batches[:] = batches[:], []
     # Requests that differ only in their last token are computed once.
     assert len(whole) == 15
-    monkeypatch.setattr(RequestCache, "add", cut)
-    with pytest.raises(KeyboardInterrupt):
+    with _world.interrupted(stop), pytest.raises(KeyboardInterrupt):
         _world.score(model, three, tmp_path / "cut", request_caches=caches, prefix_sharing=False)
-    monkeypatch.setattr(RequestCache, "add", add)
     finished = len(batches) - 1
     assert finished > 0
     batches.clear()
