@@ -10,7 +10,7 @@ from itertools import combinations
 import networkx as nx
 
 from evolve.config import Config
-from evolve.lineage.events import Event, Kinship, LeftOut, RunStarted, RunStopped, SettingsChanged
+from evolve.lineage.events import BatchSize, Event, Kinship, LeftOut, RunStarted, RunStopped, SettingsChanged
 from evolve.lineage.model import Model, Pair, pair
 
 __all__ = ["Recorded", "TreeState"]
@@ -36,6 +36,7 @@ class TreeState:
         started: The first event; None in an empty tree.
         changes: Changes of settings, in order.
         batch_limit: The smaller batch size after a lack of memory; None if there was none.
+        batch_found: The batch size that `auto` found for the first model; None if none was found.
         history: All events with their times, in order.
     """
 
@@ -48,6 +49,7 @@ class TreeState:
         self.started: RunStarted | None = None
         self.changes: list[SettingsChanged] = []
         self.batch_limit: int | None = None
+        self.batch_found: int | None = None
         self.history: list[Recorded] = []
         self._config: Config | None = None
         self._merged_pairs: set[Pair] = set()
@@ -66,6 +68,15 @@ class TreeState:
         if self.started is None:
             raise ValueError("the journal has no run_started event")
         return self.started
+
+    @property
+    def batch_size(self) -> BatchSize:
+        """The present batch size: the configured one or the one that `auto` found, smaller after memory ran out."""
+        configured = self.config.evaluation.batch_size
+        size = self.batch_found or configured if configured == "auto" else configured
+        if self.batch_limit is None:
+            return size
+        return min(size, self.batch_limit) if isinstance(size, int) else self.batch_limit
 
     @property
     def root(self) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from evolve.config import Config
 from evolve.lineage.events import (
+    BatchSize,
     CheckpointRemade,
     Event,
     GenerationPlanned,
@@ -137,6 +138,8 @@ class FamilyTree(TreeState):
         self.changes.append(event)
         if "evaluation.batch_size" in event.changes:
             self.batch_limit = None
+        if not {"evaluation.batch_size", "device"}.isdisjoint(event.changes):
+            self.batch_found = None
         if self.stop is not None and _REOPENED_BY.get(self.stop.reason) in event.changes:
             self.stop = None
 
@@ -201,6 +204,8 @@ class FamilyTree(TreeState):
     def _apply_model_evaluated(self, event: ModelEvaluated) -> None:
         model = self._with_status(event.model, "merged", "racing", "estimated")
         average, stderr = weighted_average(event.scores, self._weights(event.model, event.scores))
+        if not event.reused:
+            self._note_batch_size(event.batch_size)
         self._put(
             replace(
                 model,
@@ -223,6 +228,8 @@ class FamilyTree(TreeState):
             raise ValueError(f"{model.name}: rung {event.rung} with the share {event.share:g} is not its next one")
         average, stderr = weighted_average(event.estimates, self._weights(event.model, event.estimates))
         is_last = event.rung == len(racing.rungs)
+        if event.seconds:
+            self._note_batch_size(event.batch_size)
         standing = RaceStanding(
             rung=event.rung,
             share=event.share,
@@ -281,6 +288,11 @@ class FamilyTree(TreeState):
         self._put(replace(model, remade=(*model.remade, event.reason), bytes=event.bytes))
 
     # ------------------------------------------------------------------------------------------------- helpers
+
+    def _note_batch_size(self, size: BatchSize) -> None:
+        """Keep the first size that `auto` found, so that all models are scored with one size, also after a restart."""
+        if self.config.evaluation.batch_size == "auto" and isinstance(size, int) and self.batch_found is None:
+            self.batch_found = size
 
     def _refuse_after_stop(self, event: RunStopped | GenerationPlanned) -> None:
         if self.stop is not None:

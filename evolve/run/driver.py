@@ -32,7 +32,6 @@ from evolve.run.observer import Observer
 from evolve.run.steps import (
     RunContext,
     StepInFlight,
-    batch_size,
     begin,
     has_current_recipe,
     refuse_changes,
@@ -196,12 +195,9 @@ class Driver:
         """Return half the batch size after an evaluation ran out of memory; None if it cannot be halved."""
         if step.step != "evaluate" or failure.cause != "memory":
             return None
-        size = batch_size(self.tree)
-        if size != "auto":
-            return size // 2 or None
-        # The failed evaluation does not say which size it found. Models of one run mostly find the same.
-        found = [model.batch_size for model in self.tree.models if isinstance(model.batch_size, int)]
-        return min(found, default=_MOST_ROWS) // 2 or None
+        # An evaluation that failed does not say which size `auto` found.
+        size = self.tree.batch_size
+        return (_MOST_ROWS if size == "auto" else size) // 2 or None
 
 
 def restore_files(context: RunContext) -> None:

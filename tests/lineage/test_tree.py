@@ -165,6 +165,22 @@ def test_the_smallest_batch_is_kept_until_the_setting_changes():
     assert fold([*MERGED, RETRIED, changed]).batch_limit is None
 
 
+@pytest.mark.parametrize("change", [{"evaluation.batch_size": ("auto", "auto")}, {"device": ("auto", "cpu")}])
+def test_the_size_that_auto_found_is_kept_until_the_setting_or_the_device_changes(change):
+    config = Config.model_validate(
+        CONFIG.model_dump() | {"evaluation": CONFIG.evaluation.model_dump() | {"batch_size": "auto"}}
+    )
+    changed = SettingsChanged(changes=change, config=config.model_dump(mode="json"))
+    begun, found = started(config), evaluated("A", 0.5).model_copy(update={"batch_size": 24})
+    another = evaluated("B", 0.4).model_copy(update={"batch_size": 8})
+
+    assert fold([begun]).batch_size == "auto"
+    assert fold([begun, found]).batch_size == 24
+    assert fold([begun, found, another]).batch_size == 24
+    assert fold([begun, found, changed]).batch_size == "auto"
+    assert fold([begun, found.model_copy(update={"reused": True})]).batch_size == "auto"
+
+
 # ----------------------------------------------------------------------------------------------------- changed settings
 
 

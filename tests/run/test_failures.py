@@ -63,14 +63,33 @@ def test_batches_are_halved_until_they_fit_or_no_attempt_is_left(
 
 
 def test_batches_of_size_auto_are_halved_too(tmp_path: Path, drivers: Drivers, config: Path) -> None:
-    run = tmp_path / "run"
-    evaluation = yaml.safe_load(config.read_text())["evaluation"] | {"batch_size": "auto"}
-    automatic = _config(config, tmp_path / "auto.yaml", evaluation=evaluation)
+    run, automatic = tmp_path / "run", _automatic(config, tmp_path)
     ended = drivers(run, automatic, EVOLVE_FAKE=f"evaluate:model-1-2:memory:2:{tmp_path}/count")
     assert ended.code == 0, ended.message
-    assert [event["batch_size"] for event in events(run, "step_retried")] == [32, 16]
+    found = events(run, "model_evaluated")[0]["batch_size"]
+    assert [event["batch_size"] for event in events(run, "step_retried")] == [found // 2, found // 4]
     assert not events(run, "model_failed")
-    assert _nodes(run)["model-1-2"]["batch_size"] == 16
+    assert _nodes(run)["model-1-2"]["batch_size"] == found // 4
+
+
+def test_size_auto_is_64_before_it_is_found(tmp_path: Path, drivers: Drivers, config: Path) -> None:
+    run, automatic = tmp_path / "run", _automatic(config, tmp_path)
+    assert drivers(run, automatic, EVOLVE_FAKE=f"evaluate:A:memory:2:{tmp_path}/count").code == 0
+    assert [event["batch_size"] for event in events(run, "step_retried")] == [32, 16]
+
+
+def test_one_size_auto_is_found_for_the_whole_run(tmp_path: Path, drivers: Drivers, config: Path) -> None:
+    """A resumption uses the size of the first model, although its process would find another."""
+    run, automatic = tmp_path / "run", _automatic(config, tmp_path)
+    killed = f"evaluate:model-1-2:kill:1:{tmp_path}/count"
+    assert drivers(run, automatic, EVOLVE_FAKE=killed).code == -signal.SIGKILL
+    assert drivers(run, automatic, EVOLVE_FAKE=killed).code == 0
+    assert len({event["batch_size"] for event in events(run, "model_evaluated")}) == 1
+
+
+def _automatic(config: Path, folder: Path) -> Path:
+    evaluation = yaml.safe_load(config.read_text())["evaluation"] | {"batch_size": "auto"}
+    return _config(config, folder / "auto.yaml", evaluation=evaluation)
 
 
 def test_a_changed_input_does_not_fail_the_candidate(

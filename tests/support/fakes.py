@@ -258,7 +258,8 @@ def evaluate(job: EvaluateJob, report: Report, device: str = "auto") -> Evaluate
         scores[spec.task] = TaskScore(spec.metric, offset + sum(found.values()) / len(found), error, len(found))
     report("scoring", 1, 1)
     seconds = dict.fromkeys(scores, 0.2)
-    return EvaluateResult(scores=scores, seconds=0.5, batch_size=job.batch_size, task_seconds=seconds)
+    found = os.getpid() if job.batch_size == "auto" else job.batch_size  # each process finds another size
+    return EvaluateResult(scores=scores, seconds=0.5, batch_size=found, task_seconds=seconds)
 
 
 def _values(checkpoint: Path, spec: TaskSpec) -> dict[int, float]:

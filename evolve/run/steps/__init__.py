@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evolve.lineage import EvaluateStep, MeasureStep, MergeStep, Step
 from evolve.run.steps.base import Begun, RunContext, StepInFlight
-from evolve.run.steps.evaluate import batch_size, begin_evaluation
+from evolve.run.steps.evaluate import begin_evaluation
 from evolve.run.steps.inputs import begin_reading, refuse_changes
 from evolve.run.steps.measure import begin_measuring
 from evolve.run.steps.merge import begin_merge, has_current_recipe, restore_recipe
@@ -12,7 +12,6 @@ from evolve.run.steps.merge import begin_merge, has_current_recipe, restore_reci
 __all__ = [
     "RunContext",
     "StepInFlight",
-    "batch_size",
     "begin",
     "has_current_recipe",
     "refuse_changes",

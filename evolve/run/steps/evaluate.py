@@ -17,7 +17,7 @@ from pathlib import Path
 from evolve.config import TaskConfig
 from evolve.engines.protocols import BatchSize, EvaluateResult, task_folder
 from evolve.errors import EvaluationError, RunFolderError
-from evolve.lineage import EvaluateStep, Event, FamilyTree, Model, ModelEvaluated, RungScored
+from evolve.lineage import EvaluateStep, Event, Model, ModelEvaluated, RungScored
 from evolve.run.durable import publish
 from evolve.run.executors import Call
 from evolve.run.items import join_items
@@ -29,7 +29,7 @@ from evolve.run.steps.repair import find_repair
 from evolve.run.store import ScoreRecord, ScoreStore
 from evolve.run.tasks import evaluate_job, prompts_key, score_key, task_specs
 
-__all__ = ["batch_size", "begin_evaluation"]
+__all__ = ["begin_evaluation"]
 
 _LOG = logging.getLogger("evolve.run")
 Records = Mapping[str, ScoreRecord]
@@ -51,14 +51,6 @@ def begin_evaluation(context: RunContext, step: EvaluateStep) -> Begun:
     if repair is not None:
         return repair.begin(context)
     return StepInFlight(work.call(known), work.finish, work.model.name, "evaluate")
-
-
-def batch_size(tree: FamilyTree) -> BatchSize:
-    """Return the current batch size: the configured one, or a smaller one after memory ran out."""
-    configured = tree.config.evaluation.batch_size
-    if tree.batch_limit is None:
-        return configured
-    return min(configured, tree.batch_limit) if isinstance(configured, int) else tree.batch_limit
 
 
 @dataclass(frozen=True)
@@ -162,7 +154,7 @@ class _Evaluation:
             checkpoint=context.folder.checkpoint_of(self.model),
             tasks=tasks,
             output=context.folder.staged(self._purpose),
-            batch_size=batch_size(context.tree),
+            batch_size=context.tree.batch_size,
             request_caches={spec.task: context.folder.request_cache(self.keys[spec.task]) for spec in tasks},
             answers={spec.task: self.answers(spec.task) for spec in tasks},
             prompts={spec.task: self.prompts(spec.task) for spec in tasks if spec.task not in origin.unshared},
