@@ -158,7 +158,8 @@ class EvaluationConfig(Section):
     )
     batch_size: BatchSize = Field(
         16,
-        title="How many requests a batch has; `auto`: as many as the device holds, where the model class can find out.",
+        title="How many requests a batch has; `auto`: as many as the device holds, where the model class can find "
+        "out; with `prefix_sharing: auto`, the run keeps the size of its first model.",
         description="a whole number of requests in a batch from 1 to 100000, or auto",
     )
     prefix_sharing: Literal["auto", "off"] = Field(
