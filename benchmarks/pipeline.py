@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -65,24 +66,32 @@ print(float(torch.corrcoef(torch.stack([first, second]))[0, 1]))
 
 
 class Clock:
-    """Runs processes and adds their wall times by kind."""
+    """Runs processes and adds their wall times and processor times by kind."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.processor: dict[str, float] = {}
         self.environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         root = str(Path(__file__).parents[1])
         self.environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
 
     def run(self, kind: str, *command: str | Path) -> str:
         """Return the standard output of a process."""
-        began = time.perf_counter()
+        began, used = time.perf_counter(), processor_seconds()
         done = subprocess.run(
             [sys.executable, *map(str, command)], env=self.environment, capture_output=True, text=True, check=False
         )
         self.seconds[kind] = self.seconds.get(kind, 0.0) + time.perf_counter() - began
+        self.processor[kind] = self.processor.get(kind, 0.0) + processor_seconds() - used
         if done.returncode:
             raise SystemExit(f"{kind} failed:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
         return done.stdout
+
+
+def processor_seconds() -> float:
+    """Return the processor time of all processes that were started here and have ended, with those they started."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def write_config(place: Path) -> Path:
@@ -170,7 +179,7 @@ class ByHand:
 
 
 def compare(config: Path, settings: Sequence[str], place: Path) -> dict[str, Any]:
-    """Return the wall times of the run and of the pipeline by hand."""
+    """Return the times of the run and of the pipeline by hand."""
     ours, hand = Clock(), Clock()
     more = [part for setting in ("device=cpu", *settings) for part in ("--set", setting)]
     ours.run("evolve run", "-m", "evolve", "run", config, "--run-dir", place / "runs" / "run", *more)
@@ -180,8 +189,12 @@ def compare(config: Path, settings: Sequence[str], place: Path) -> dict[str, Any
     for model in tree.models:
         work.candidate(model)
         print(f"{model.name}: the same by hand", flush=True)
-    seconds = {**ours.seconds, **hand.seconds, "by hand": sum(hand.seconds.values())}
-    return {"models": len(tree.models), "seconds": seconds, "largest_difference": work.differences}
+    return {
+        "models": len(tree.models),
+        "wall": {**ours.seconds, **hand.seconds, "by hand": sum(hand.seconds.values())},
+        "processor": {**ours.processor, **hand.processor, "by hand": sum(hand.processor.values())},
+        "largest_difference": work.differences,
+    }
 
 
 def main() -> None:
@@ -194,10 +207,11 @@ def main() -> None:
         place = Path(folder)
         config = options.config or write_config(place)
         found = compare(config, options.set, place)
-    seconds = found["seconds"]
-    print(", ".join(f"{kind} {value:.1f} s" for kind, value in seconds.items()))
-    ratio = seconds["by hand"] / seconds["evolve run"]
-    print(f"{found['models']} models: the run takes 1/{ratio:.1f} of the time by hand")
+    for what in ("wall", "processor"):
+        seconds = found[what]
+        print(f"{what} time: " + ", ".join(f"{kind} {value:.1f} s" for kind, value in seconds.items()))
+        ratio = seconds["by hand"] / seconds["evolve run"]
+        print(f"{found['models']} models: the run takes 1/{ratio:.1f} of the {what} time by hand")
     print(f"largest differences: {found['largest_difference']}")
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")
