@@ -6,6 +6,7 @@ Resuming needs no separate code: the tree is rebuilt from the journal, and plann
 from __future__ import annotations
 
 import logging
+import time
 
 from pydantic import ValidationError
 
@@ -32,6 +33,7 @@ from evolve.run.observer import Observer
 from evolve.run.steps import (
     RunContext,
     StepInFlight,
+    Waiting,
     begin,
     has_current_recipe,
     refuse_changes,
@@ -45,6 +47,7 @@ _LOG = logging.getLogger("evolve.run")
 _MOST_ROWS = 64
 """Most rows of a batch of lm-eval's batch size `auto`, unless a model argument says otherwise."""
 _POLL_S = 0.2
+_WAIT_S = 1.0  # between two looks at what another run does
 
 
 class Driver:
@@ -60,6 +63,7 @@ class Driver:
         self._interrupts = interrupts
         self._in_flight: dict[str, StepInFlight] = {}
         self._deaths = 0
+        self._noted: set[str] = set()
 
     @property
     def tree(self) -> FamilyTree:
@@ -74,6 +78,13 @@ class Driver:
             InputsChangedError: A file that the run reads has changed; it can be resumed when the file is restored.
             Interrupted: The user asked to stop; everything recorded is kept.
         """
+        try:
+            return self._run()
+        finally:
+            for step in self._in_flight.values():
+                step.release()
+
+    def _run(self) -> RunStopped:
         while True:
             self._interrupts.check()
             decision = plan(self.tree)
@@ -115,11 +126,23 @@ class Driver:
             begun = begin(self._context, step)
             if isinstance(begun, StepInFlight):
                 self._submit(begun)
-            elif begun is not None:
+            elif isinstance(begun, tuple):
                 for event in begun:
                     self.record(event)
                 return
-        self._await_outcome()
+            elif isinstance(begun, Waiting) and begun.words not in self._noted:
+                self._noted.add(begun.words)
+                self._observer.note(begun.words)
+        if self._in_flight:
+            self._await_outcome()
+        else:
+            self._wait_for_another_run()
+
+    def _wait_for_another_run(self) -> None:
+        end = time.monotonic() + _WAIT_S
+        while time.monotonic() < end:
+            self._interrupts.check()
+            time.sleep(_POLL_S)
 
     def _submit(self, step: StepInFlight) -> None:
         fault_point("step.before_call")
@@ -140,8 +163,11 @@ class Driver:
         fault_point("step.after_call")
         step = self._in_flight.pop(outcome.id)
         self._context.making.discard(step.makes or "")
-        refuse_changes(self._context, step)
-        result = _finished(step, outcome) if isinstance(outcome, Done) else outcome
+        try:
+            refuse_changes(self._context, step)
+            result = _finished(step, outcome) if isinstance(outcome, Done) else outcome
+        finally:
+            step.release()
         if isinstance(result, Failed):
             self._fail(step, result)
             return

@@ -8,10 +8,12 @@ only in their items share a folder of the store, and the answers of one are know
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import shutil
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,6 +22,7 @@ from evolve.config import TaskConfig
 from evolve.engines.protocols import ANSWERS_FILE, BatchSize, EvaluateResult
 from evolve.files import read_bytes
 from evolve.lineage import Score
+from evolve.run.claims import Claim, claim
 from evolve.run.durable import publish, replace_json
 from evolve.run.faults import fault_point
 from evolve.run.ranges import impossible
@@ -38,6 +41,7 @@ class ScoreRecord(BaseModel):
         key: Key of the score (`evolve.run.tasks.score_key`).
         seconds: Wall time of the task, without loading the model.
         reused: Whether the score was copied from the score store instead of computed in this run.
+        checksum: SHA-256 of the other fields and of all files beside the record; None in a record of an older version.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -47,6 +51,7 @@ class ScoreRecord(BaseModel):
     seconds: float = Field(ge=0)
     batch_size: BatchSize
     reused: bool = False
+    checksum: str | None = None
 
     @classmethod
     def of(cls, key: str, task: str, result: EvaluateResult) -> ScoreRecord:
@@ -98,9 +103,22 @@ class ScoreRecord(BaseModel):
             return None
         return record
 
-    def write(self, folder: Path) -> None:
-        """Write the record into a staging folder."""
-        replace_json(folder / _RECORD, self.model_dump(mode="json"))
+    def write(self, folder: Path) -> ScoreRecord:
+        """Write the record with its checksum into a staging folder whose other files are complete, and return it."""
+        record = self.model_copy(update={"checksum": self.checksum_in(folder)})
+        replace_json(folder / _RECORD, record.model_dump(mode="json"))
+        return record
+
+    def checksum_in(self, folder: Path) -> str:
+        """Return the checksum of this record and of the other files in a folder."""
+        fields = self.model_dump(mode="json", exclude={"checksum"})
+        found = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path.name != _RECORD:
+                with path.open("rb") as file:
+                    content = hashlib.file_digest(file, "sha256").hexdigest()
+                found.update(f"\0{path.relative_to(folder).as_posix()}\0{content}".encode())
+        return found.hexdigest()
 
 
 class ScoreStore:
@@ -119,6 +137,10 @@ class ScoreStore:
         self.root = root
         self._prefix = f".{hashlib.sha256(str(run).encode()).hexdigest()[:12]}-"
 
+    def claim(self, keys: Iterable[str]) -> Claim | None:
+        """Claim scores that this run is about to compute; return None if another run computes one of them."""
+        return claim(self.root / ".locks", keys)
+
     def fetch(self, key: str, task: TaskConfig, target: Path) -> ScoreRecord | None:
         """Copy the score of a key to a folder that does not exist yet; return None if no usable score is cached."""
         kept = self.root / key
@@ -133,9 +155,7 @@ class ScoreStore:
         if record is None:
             shutil.rmtree(target, ignore_errors=True)
             return None
-        record = record.model_copy(update={"reused": True})
-        record.write(target)
-        return record
+        return record.model_copy(update={"reused": True}).write(target)
 
     def answers(self, key: str, task: TaskConfig) -> tuple[Path, ...]:
         """Return the files of answers of all scores with the settings of a key, whatever their items."""
@@ -188,3 +208,5 @@ def _refuse_misfit(record: ScoreRecord, folder: Path, key: str, task: TaskConfig
         raise ValueError(problem)
     if not (folder / "results.json").is_file() or not any(folder.glob("samples_*.jsonl")):
         raise ValueError("results.json or the samples are missing")
+    if record.checksum not in {None, record.checksum_in(folder)}:
+        raise ValueError("the checksum is another: it was changed after it was written")

@@ -28,7 +28,7 @@ from evolve.run.observer import Silent
 from evolve.run.session import Session
 from evolve.run.store import ScoreRecord, ScoreStore
 from evolve.run.tasks import score_key
-from runs import calls_begun, events
+from runs import calls_begun, events, forget_checksum
 from tests.engines.evaluation import _world
 
 ALPHA = TaskConfig(task="alpha")
@@ -88,11 +88,26 @@ def test_files_that_hold_no_values_are_refused(tmp_path: Path, write: Callable[[
         read_items(tmp_path / "items.parquet")
 
 
-def test_damaged_values_in_the_store_are_left_out_and_the_score_is_reused(tmp_path: Path, drivers: Drivers) -> None:
+def test_damaged_values_in_the_store_are_noticed_and_the_model_is_scored_again(
+    tmp_path: Path, drivers: Drivers
+) -> None:
     config = write_family(tmp_path / "family")
     assert drivers(tmp_path / "runs" / "one", config).code == 0
     for file in (tmp_path / "runs" / ".scores").glob("*/*/items.parquet"):
         file.write_bytes(file.read_bytes()[:-5])
+    assert drivers(tmp_path / "runs" / "two", config).code == 0
+    assert not any(event["reused"] for event in events(tmp_path / "runs" / "two", "model_evaluated"))
+    assert "it was changed after it was written" in (tmp_path / "runs" / "two" / "run.log").read_text()
+    values = [read_items(tmp_path / "runs" / name / "evals" / "model-1-1" / "items.parquet") for name in ("one", "two")]
+    assert values[0] == values[1]
+
+
+def test_damaged_values_beside_a_record_without_a_checksum_are_left_out(tmp_path: Path, drivers: Drivers) -> None:
+    config = write_family(tmp_path / "family")
+    assert drivers(tmp_path / "runs" / "one", config).code == 0
+    for file in (tmp_path / "runs" / ".scores").glob("*/*/items.parquet"):
+        file.write_bytes(file.read_bytes()[:-5])
+        forget_checksum(file.parent)
     assert drivers(tmp_path / "runs" / "two", config).code == 0
     assert all(event["reused"] for event in events(tmp_path / "runs" / "two", "model_evaluated"))
     assert not list((tmp_path / "runs" / "two" / "evals").glob("*/items.parquet"))

@@ -47,7 +47,8 @@ def test_a_kept_score_is_fetched_with_all_files(store: ScoreStore, scored: Path,
     store.keep(KEY, ALPHA, scored)
     record, original = store.fetch(KEY, ALPHA, target), ScoreRecord.read(scored, KEY, ALPHA)
     assert original is not None
-    assert record == original.model_copy(update={"reused": True})
+    assert record is not None
+    assert record == original.model_copy(update={"reused": True, "checksum": record.checksum})
     assert record == ScoreRecord.read(target, KEY, ALPHA)
     assert (original.batch_size, original.seconds, original.reused) == (4, 1.5, False)
     assert (target / "samples_alpha.jsonl").exists()
@@ -83,6 +84,9 @@ def _edit(record: Path, **entries: object) -> None:
         (lambda folder: (folder / "score.json").write_text(" " * 2**21), "is longer than 1 MB"),
         (lambda folder: (folder / "results.json").unlink(), "results.json or the samples are missing"),
         (lambda folder: (folder / "samples_alpha.jsonl").unlink(), "results.json or the samples are missing"),
+        (lambda folder: _edit(folder / "score.json", value=0.6), "it was changed after it was written"),
+        (lambda folder: (folder / "samples_alpha.jsonl").write_text("[]"), "it was changed after it was written"),
+        (lambda folder: (folder / "answers.parquet").write_text("other"), "it was changed after it was written"),
         (lambda folder: os.mkfifo(folder / "pipe"), "pipe is neither a file nor a folder"),
         (lambda folder: (folder / "zero").symlink_to("/dev/zero"), "zero is neither a file nor a folder"),
     ],
@@ -138,6 +142,14 @@ def test_a_file_that_disappears_while_it_is_copied_is_ignored(store: ScoreStore,
     (store.root / KEY / "missing").symlink_to("nowhere")
     assert store.fetch(KEY, ALPHA, target) is None
     assert not target.exists()
+
+
+def test_a_record_without_a_checksum_is_one_of_an_older_version(store: ScoreStore, scored: Path, target: Path) -> None:
+    content = json.loads((scored / "score.json").read_text())
+    del content["checksum"]
+    (scored / "score.json").write_text(json.dumps(content))
+    store.keep(KEY, ALPHA, scored)
+    assert store.fetch(KEY, ALPHA, target) is not None
 
 
 def test_only_own_leftovers_are_deleted(store: ScoreStore, tmp_path: Path) -> None:

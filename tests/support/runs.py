@@ -85,6 +85,12 @@ def finished_work(run: Path) -> set[str]:
     return done
 
 
+def forget_checksum(score: Path) -> None:
+    """Remove the checksum of a score in a store, as in one of an older version, whose files may then be changed."""
+    record = score / "score.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "checksum": None}))
+
+
 def calls_begun(path: Path) -> Counter[str]:
     """Return how often each piece of work was begun; kinships are counted by pair."""
     found: Counter[str] = Counter()

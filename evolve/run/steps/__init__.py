@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evolve.lineage import EvaluateStep, MeasureStep, MergeStep, Step
-from evolve.run.steps.base import Begun, RunContext, StepInFlight
+from evolve.run.steps.base import Begun, RunContext, StepInFlight, Waiting
 from evolve.run.steps.evaluate import begin_evaluation
 from evolve.run.steps.inputs import begin_reading, refuse_changes
 from evolve.run.steps.measure import begin_measuring
@@ -12,6 +12,7 @@ from evolve.run.steps.merge import begin_merge, has_current_recipe, restore_reci
 __all__ = [
     "RunContext",
     "StepInFlight",
+    "Waiting",
     "begin",
     "has_current_recipe",
     "refuse_changes",
@@ -26,7 +27,13 @@ def begin(context: RunContext, step: Step) -> Begun:
         InputsChangedError: A file that the call reads has changed since the run began.
     """
     begun = _begin(context, step)
-    return begin_reading(context, begun) if isinstance(begun, StepInFlight) else begun
+    if not isinstance(begun, StepInFlight):
+        return begun
+    try:
+        return begin_reading(context, begun)
+    except BaseException:
+        begun.release()
+        raise
 
 
 def _begin(context: RunContext, step: Step) -> Begun:

@@ -9,12 +9,13 @@ from typing import Any
 from evolve.engines.protocols import Engines
 from evolve.lineage import Event, FamilyTree
 from evolve.run.checkpoints import CheckpointGuard
+from evolve.run.claims import Claim
 from evolve.run.executors import Call
 from evolve.run.folder import RunFolder
 from evolve.run.hashes import HashCache
 from evolve.run.inputfiles import InputFiles
 
-__all__ = ["Begun", "RunContext", "StepInFlight"]
+__all__ = ["Begun", "RunContext", "StepInFlight", "Waiting"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class StepInFlight:
         step: Kind of the step: `merge`, `evaluate` or `kinship`.
         makes: The model whose checkpoint the step makes; None if it makes none.
         reads: The files that the call reads.
+        claim: The claim on the scores that the call computes; released after `finish`.
     """
 
     call: Call
@@ -36,11 +38,24 @@ class StepInFlight:
     step: str
     makes: str | None = None
     reads: InputFiles | None = None
+    claim: Claim | None = None
+
+    def release(self) -> None:
+        """Release the claim, if there is one."""
+        if self.claim is not None:
+            self.claim.release()
 
 
-Begun = StepInFlight | tuple[Event, ...] | None
-"""The result of beginning a step: a step in flight, the events of an artifact in place, or None if the step has to wait
-for a step in flight."""
+@dataclass(frozen=True)
+class Waiting:
+    """A step that has to wait for another run; `words` say for what."""
+
+    words: str
+
+
+Begun = StepInFlight | tuple[Event, ...] | Waiting | None
+"""The result of beginning a step: a step in flight, the events of an artifact in place, a step that waits for another
+run, or None if the step has to wait for a step in flight."""
 
 
 @dataclass

@@ -10,6 +10,7 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +19,13 @@ from evolve.config import TaskConfig
 from evolve.engines.protocols import BatchSize, EvaluateResult, task_folder
 from evolve.errors import EvaluationError, RunFolderError
 from evolve.lineage import EvaluateStep, Event, Model, ModelEvaluated, RungScored
+from evolve.run.claims import Claim
 from evolve.run.durable import publish
 from evolve.run.executors import Call
 from evolve.run.items import join_items
 from evolve.run.prompts import share_prompts
 from evolve.run.ranges import impossible
-from evolve.run.steps.base import Begun, RunContext, StepInFlight
+from evolve.run.steps.base import Begun, RunContext, StepInFlight, Waiting
 from evolve.run.steps.race import Race, find_race
 from evolve.run.steps.repair import find_repair
 from evolve.run.store import ScoreRecord, ScoreStore
@@ -43,14 +45,21 @@ def begin_evaluation(context: RunContext, step: EvaluateStep) -> Begun:
     records = work.read(work.final)
     if len(records) == len(work.keys):
         return work.finished(records)
-    known = work.collect_known()
-    if len(known) == len(work.keys):
-        work.publish(work.known)
-        return work.finished(known)
-    repair = find_repair(context, (work.model.name,))
-    if repair is not None:
-        return repair.begin(context)
-    return StepInFlight(work.call(known), work.finish, work.model.name, "evaluate")
+    claim = work.claim()
+    if claim is None:
+        return Waiting(f"{model.name}: another run is scoring it; this one waits for the scores")
+    with ExitStack() as stack:
+        stack.callback(claim.release)
+        known = work.collect_known()
+        if len(known) == len(work.keys):
+            work.publish(work.known)
+            return work.finished(known)
+        repair = find_repair(context, (work.model.name,))
+        if repair is not None:
+            return repair.begin(context)
+        begun = StepInFlight(work.call(known), work.finish, work.model.name, "evaluate", claim=claim)
+        stack.pop_all()
+        return begun
 
 
 @dataclass(frozen=True)
@@ -128,6 +137,11 @@ class _Evaluation:
             shutil.rmtree(self.known / task_folder(task), ignore_errors=True)
         return usable
 
+    def claim(self) -> Claim | None:
+        """Claim the scores of the tasks that are shared; return None if another run computes one of them."""
+        shared = self.keys.keys() - self.context.tree.origin.unshared.keys()
+        return self.store.claim(self.keys[task] for task in shared)
+
     def _usable(self, found: Mapping[str, ScoreRecord | None], folder: Path) -> Records:
         """Return the records that there are; in a race only those beside which the values of the items can be read."""
         records = {task: record for task, record in found.items() if record is not None}
@@ -193,8 +207,8 @@ class _Evaluation:
         for task, record in new.items():
             place = staged / task_folder(task)
             place.mkdir(exist_ok=True)
-            record.write(place)
             share_prompts(place, self.prompts(task))
+            record.write(place)
         for task in records.keys() - new.keys():
             (self.known / task_folder(task)).rename(staged / task_folder(task))
         self.publish(staged)
