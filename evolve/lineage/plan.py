@@ -101,17 +101,19 @@ def _open_steps(tree: FamilyTree) -> tuple[Step, ...]:
     """Return the open steps of the planned generations, oldest first: kinships of parents, merges, evaluations."""
     steps: list[Step] = []
     # Parents of failed children too: the kinships must not depend on when a child failed.
-    pairs = [pair(*model.parents) for model in tree.models if model.parents]
+    pairs = tree.unmeasured_parents
     if tree.generation == 0:
         # Generation 1 merges every pair. A kinship that cannot be measured is found before any time goes into scores.
         pairs += [pair(a.name, b.name) for a, b in combinations(tree.models, 2)]
     unmeasured = _unmeasured(tree, pairs)
     if unmeasured:
         steps.append(MeasureStep(unmeasured))
-    for model in tree.models:
+    models = tree.open_models
+    slowest = _slowest(models)
+    for model in models:
         if model.status == "planned":
             steps.append(MergeStep(model.name))
-        elif model.status in {"merged", "racing"} and _may_go_on(tree, model):
+        elif model.rungs <= slowest[model.generation]:
             steps.append(EvaluateStep(model.name, _next_rung(tree, model)))
     return tuple(steps)
 
@@ -129,12 +131,15 @@ def _living(tree: FamilyTree, generation: int) -> list[Model]:
     return [model for model in tree.children_of(generation) if model.status in {"planned", "merged", "racing"}]
 
 
-def _may_go_on(tree: FamilyTree, model: Model) -> bool:
-    """Return whether all living children of the generation have finished the rungs that this one has.
+def _slowest(models: Sequence[Model]) -> dict[int, int]:
+    """Return the least number of finished rungs in each generation of open models.
 
-    They wait for each other so that a drop does not depend on the order of the outcomes.
+    A child that has finished more waits, so that a drop does not depend on the order of the outcomes.
     """
-    return all(other.rungs >= model.rungs for other in _living(tree, model.generation))
+    slowest: dict[int, int] = {}
+    for model in models:
+        slowest[model.generation] = min(model.rungs, slowest.get(model.generation, model.rungs))
+    return slowest
 
 
 def _next_drop(tree: FamilyTree) -> ModelDropped | None:

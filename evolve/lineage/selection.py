@@ -37,8 +37,8 @@ def fresh_pairs(tree: FamilyTree, names: Sequence[str]) -> list[Couple]:
 
     Ties go to the pair whose parent 1 is older, then to the one whose parent 2 is older.
     """
-    chosen = set(names)
-    ranked = [model for model in tree.ranking if model.name in chosen]
+    chosen = [model for model in map(tree.model, dict.fromkeys(names)) if model.average is not None]
+    ranked = sorted(chosen, key=lambda m: (-(m.average or 0.0), m.age))
     couples = [Couple(a, b) for a, b in combinations(ranked, 2) if not tree.was_merged(a.name, b.name)]
     return sorted(couples, key=lambda c: (-c.mean_average, c.first.age, c.second.age))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from itertools import combinations
 
 import networkx as nx
@@ -53,6 +54,11 @@ class TreeState:
         self.history: list[Recorded] = []
         self._config: Config | None = None
         self._merged_pairs: set[Pair] = set()
+        # Indices of the graph, so that no step sorts or visits all models.
+        self._names: dict[int, list[str]] = {}  # of each generation, oldest first
+        self._positions: dict[str, int] = {}  # by age, from 0
+        self._open: set[str] = set()  # planned, merged and racing models
+        self._unmeasured_parents: set[Pair] = set()
         self._base_path: str | None = None
         self._root: str | None = None
         self._reads: dict[str, str] = {}
@@ -96,7 +102,17 @@ class TreeState:
     @property
     def models(self) -> list[Model]:
         """All models, oldest first."""
-        return sorted((data["model"] for _, data in self.graph.nodes(data=True)), key=lambda m: m.age)
+        return [self.model(name) for name in self._positions]
+
+    @property
+    def open_models(self) -> list[Model]:
+        """The planned, merged and racing models, oldest first."""
+        return [self.model(name) for name in sorted(self._open, key=self._positions.__getitem__)]
+
+    @property
+    def unmeasured_parents(self) -> list[Pair]:
+        """The pairs of parents whose kinship was not measured, sorted; those of failed children too."""
+        return sorted(self._unmeasured_parents)
 
     def __contains__(self, name: str) -> bool:
         return name in self.graph
@@ -109,17 +125,16 @@ class TreeState:
     @property
     def generation(self) -> int:
         """The latest planned generation; 0 before any was planned."""
-        return max(self.tops, default=0)
+        return len(self.tops)  # the generations are planned one by one
 
     @property
     def ranking(self) -> list[Model]:
         """All models with an average, estimates included, best first; ties go to the older model (`Model.age`)."""
-        scored = [model for model in self.models if model.average is not None]
-        return sorted(scored, key=lambda m: (-(m.average or 0.0), m.age))
+        return sorted(self._scored(), key=_descending)  # stable, so the older model stays first
 
     def top(self, k: int) -> tuple[str, ...]:
         """Return S: the names of the k best models so far, best first."""
-        return tuple(model.name for model in self.ranking[:k])
+        return tuple(model.name for model in nsmallest(k, self._scored(), key=_descending))
 
     def kinship(self, a: str, b: str) -> Kinship | None:
         """Return the kinship of two models, in either order; None if it was not measured."""
@@ -142,7 +157,7 @@ class TreeState:
 
     def children_of(self, generation: int) -> list[Model]:
         """Return the children of one generation."""
-        return [model for model in self.models if model.generation == generation and model.kind != "foundation"]
+        return [self.model(name) for name in self._names.get(generation, ())] if generation > 0 else []
 
     def gain(self, name: str) -> float | None:
         """Return the merge gain: a child's average minus the mean of its parents' averages; None for other models."""
@@ -154,9 +169,18 @@ class TreeState:
         averages = self._averages(name)
         return averages[0] - max(averages[1:]) if averages else None
 
+    def _scored(self) -> Iterator[Model]:
+        """Yield the models with an average, oldest first."""
+        return (model for model in self.models if model.average is not None)
+
     def _averages(self, name: str) -> list[float]:
         """Return the averages of a child and its two parents, or their estimates; an empty list if one is missing."""
         child = self.model(name)
         family = [child, *(self.model(parent) for parent in child.parents)]
         found = [model.known_average for model in family if model.known_average is not None]
         return found if len(found) == 3 else []
+
+
+def _descending(model: Model) -> float:
+    """Return a sort key that puts the best average first."""
+    return -(model.average or 0.0)

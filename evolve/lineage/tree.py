@@ -106,6 +106,7 @@ class FamilyTree(TreeState):
                     bytes=entry.bytes,
                 )
             )
+        self._index(0, names)
 
     def _apply_generation_planned(self, event: GenerationPlanned) -> None:
         self._refuse_after_stop(event)
@@ -129,6 +130,9 @@ class FamilyTree(TreeState):
             self._put(child)
             self._merged_pairs.add(pair(*child.parents))
             self.graph.add_edges_from((parent, child.name) for parent in child.parents)
+        self._index(event.generation, names)
+        self._unmeasured_parents.update(pair(*child.parents) for child in children)
+        self._unmeasured_parents -= self.kinships.keys()
 
     def _apply_settings_changed(self, event: SettingsChanged) -> None:
         config = Config.model_validate(event.config)
@@ -185,6 +189,7 @@ class FamilyTree(TreeState):
             raise ValueError(f"the kinship of {event.a} and {event.b} was measured twice, with different results")
         self.kinships[key] = event.kinship
         self.left_out[key] = event.left_out
+        self._unmeasured_parents.discard(key)
 
     def _apply_model_merged(self, event: ModelMerged) -> None:
         model = self._with_status(event.model, "planned")
@@ -241,7 +246,7 @@ class FamilyTree(TreeState):
                 stderr or 0.0,
                 rungs=racing.rungs,
                 rung=event.rung,
-                children=len(self.children_of(model.generation)),
+                children=len(self._names[model.generation]),
                 confidence=racing.confidence,
             ),
         )
@@ -319,6 +324,16 @@ class FamilyTree(TreeState):
 
     def _put(self, model: Model) -> None:
         self.graph.add_node(model.name, model=model)
+        if model.status in {"planned", "merged", "racing"}:
+            self._open.add(model.name)
+        else:
+            self._open.discard(model.name)
+
+    def _index(self, generation: int, names: Collection[str]) -> None:
+        """Note the models of a new generation, which are younger than all others, in the order of their age."""
+        self._names[generation] = sorted(names, key=lambda name: self.model(name).age)
+        for name in self._names[generation]:
+            self._positions[name] = len(self._positions)
 
 
 def _with_evaluation(model: Model, seconds: float) -> dict[str, float]:
