@@ -26,7 +26,9 @@ def _resume(drivers: Drivers, run: Path, config: Path, reference: Reference) -> 
     reference.check(run)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.35, 0.7, 1.0])
+@pytest.mark.parametrize(
+    "share", [0.0, pytest.param(0.01, marks=pytest.mark.slow), pytest.param(0.35, marks=pytest.mark.slow), 0.7, 1.0]
+)
 @pytest.mark.parametrize("point", _UNINTERRUPTED)
 def test_a_driver_killed_at_a_point_resumes(
     *, point: str, share: float, tmp_path: Path, drivers: Drivers, config: Path, reference: Reference
