@@ -34,7 +34,7 @@ def test_every_recipe_makes_a_working_model(family, job, recipe):
     tiny.generate(task.output)
 
 
-# `mergekit-yaml` once per list of arguments, each in a separate process, which is forked after the imports to save time.
+# `mergekit-yaml` once per list of arguments, each in a process of its own, forked after the imports to save time.
 COMMANDS = """
 import json, os, sys
 from mergekit.scripts.run_yaml import main
