@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 from evolve.nursery import Family, NurseryRecipe, build
+from tests.support.served import OFFLINE, ServedEvolve
 
 TASKS = [
     {"task": "winogrande", "metric": "acc,none", "num_fewshot": 2},
@@ -36,7 +37,7 @@ def evolve() -> Evolve:
     """Return a function that runs the command in a separate process, offline and with one thread."""
 
     def call(*arguments: str | Path, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, **OFFLINE}
         return subprocess.run(
             [sys.executable, "-m", "evolve", *map(str, arguments)],
             cwd=cwd,
@@ -48,6 +49,14 @@ def evolve() -> Evolve:
         )
 
     return call
+
+
+@pytest.fixture(scope="session")
+def served_evolve() -> Iterator[ServedEvolve]:
+    """Return a function like `evolve`; its processes are forked from one that has loaded the engines."""
+    served = ServedEvolve()
+    yield served
+    served.close()
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ def place(family: Family, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(evolve: Evolve, family: Family, place: Path) -> Callable[[str], list[dict[str, Any]]]:
+def run(served_evolve: Evolve, family: Family, place: Path) -> Callable[[str], list[dict[str, Any]]]:
     """Return a function that makes a run of two foundations and one child, and returns its evaluations."""
     config = write_config(
         place / "mine.yaml",
@@ -72,7 +72,7 @@ def run(evolve: Evolve, family: Family, place: Path) -> Callable[[str], list[dic
     config.write_text(yaml.safe_dump(raw))
 
     def make(name: str) -> list[dict[str, Any]]:
-        done = evolve("run", config, "--run-dir", place / "runs" / name)
+        done = served_evolve("run", config, "--run-dir", place / "runs" / name)
         assert done.returncode == 0, done.stderr
         lines = (place / "runs" / name / "journal.jsonl").read_text().splitlines()
         return [event for line in lines if (event := json.loads(line)["event"])["type"] == "model_evaluated"]

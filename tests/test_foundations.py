@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from evolve.nursery import Family
 from tests.conftest import Evolve, write_config
 from tests.support import families
 from tests.support.hub import HubCache
+from tests.support.served import ServedEvolve
 
 FIRST, SECOND = "1" * 40, "2" * 40
 SECRET = "hf_thisIsNoTokenButMustNotBeWrittenAnywhere"
@@ -51,9 +53,10 @@ def tree_of(run: Path) -> dict[str, Any]:
 class HubRun:
     """A run with base and foundations from a Hub cache; two foundations are adapters."""
 
-    def __init__(self, root: Path, family: Family, evolve: Evolve) -> None:
-        self.root, self.family, self.evolve = root, family, evolve
+    def __init__(self, root: Path, family: Family) -> None:
+        self.root, self.family = root, family
         self.hub = HubCache(root / "hub")
+        self.command = ServedEvolve(HF_HUB_CACHE=str(self.hub.root), HF_TOKEN=SECRET)
         self.adapter = families.adapt(root / "adapter", family.base, seed=1)
         self.hub.add("nursery/base", family.base, FIRST, "main", "v1")
         self.hub.add("nursery/facts", family.specialists["facts"], FIRST, "main")
@@ -75,20 +78,16 @@ class HubRun:
     def cached(self) -> list[Path]:
         return sorted(path for path in (self.root / "runs" / ".adapters").glob("[!.]*"))
 
-    def command(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("HF_HUB_CACHE", str(self.hub.root))
-            patch.setenv("HF_TOKEN", SECRET)
-            return self.evolve(*arguments)
-
     def start(self, *overrides: str) -> subprocess.CompletedProcess[str]:
         more = [part for override in overrides for part in ("--set", override)]
         return self.command("run", self.config, "--run-dir", self.run, *more)
 
 
 @pytest.fixture(scope="module")
-def hub_run(tmp_path_factory: pytest.TempPathFactory, family: Family, evolve: Evolve) -> HubRun:
-    return HubRun(tmp_path_factory.mktemp("hub"), family, evolve)
+def hub_run(tmp_path_factory: pytest.TempPathFactory, family: Family) -> Iterator[HubRun]:
+    found = HubRun(tmp_path_factory.mktemp("hub"), family)
+    yield found
+    found.command.close()
 
 
 @pytest.fixture(scope="module")
@@ -218,13 +217,13 @@ def test_a_changed_adapter_is_refused(finished: HubRun) -> None:
 
 
 def test_an_adapter_of_another_model_is_refused_before_the_run(
-    hub_run: HubRun, family: Family, tmp_path: Path, evolve: Evolve
+    hub_run: HubRun, family: Family, tmp_path: Path, served_evolve: Evolve
 ) -> None:
     other = families.adapt(tmp_path / "lora", families.save(tmp_path / "wide", hidden_size=64))
     models = {"a": str(family.specialists["facts"]), "b": {"model": str(family.base), "adapter": str(other)}}
     config = write(tmp_path / "config.yaml", family, models)
     for command in ("check", "run"):
-        done = evolve(command, config)
+        done = served_evolve(command, config)
         assert done.returncode == 2
         assert f"foundation_models.b = {other} does not fit {family.base}: " in done.stderr
 
@@ -235,16 +234,17 @@ def test_an_adapter_of_another_model_is_refused_before_the_run(
 class PickledRun:
     """A run whose base and two foundations have pickled weights; one foundation is sharded and from the Hub."""
 
-    def __init__(self, root: Path, family: Family, evolve: Evolve) -> None:
+    def __init__(self, root: Path, family: Family) -> None:
         from transformers import AutoModelForCausalLM
 
-        self.root, self.evolve = root, evolve
+        self.root = root
         sharded = shutil.copytree(family.specialists["facts"], root / "sharded")
         (sharded / "model.safetensors").unlink()
         AutoModelForCausalLM.from_pretrained(family.specialists["facts"]).save_pretrained(
             sharded, max_shard_size="90KB"
         )
         self.hub = HubCache(root / "hub")
+        self.command = ServedEvolve(HF_HUB_CACHE=str(self.hub.root))
         self.hub.add("nursery/facts", families.pickled(root / "facts", sharded), FIRST, "main")
         self.one = families.pickled(root / "one", family.specialists["coreference"])
         self.originals = {"base_model": family.base, "one": family.specialists["coreference"], "facts": sharded}
@@ -262,11 +262,6 @@ class PickledRun:
     def cached(self) -> set[str]:
         return {f"../.converted/{path.name}" for path in (self.root / "runs" / ".converted").glob("[!.]*")}
 
-    def command(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("HF_HUB_CACHE", str(self.hub.root))
-            return self.evolve(*arguments)
-
     def cut_short(self) -> None:
         lines = (self.run / "journal.jsonl").read_bytes().splitlines(keepends=True)
         merged = next(number for number, line in enumerate(lines) if b'"model_merged"' in line)
@@ -276,8 +271,10 @@ class PickledRun:
 
 
 @pytest.fixture(scope="module")
-def pickled(tmp_path_factory: pytest.TempPathFactory, family: Family, evolve: Evolve) -> PickledRun:
-    return PickledRun(tmp_path_factory.mktemp("pickled"), family, evolve)
+def pickled(tmp_path_factory: pytest.TempPathFactory, family: Family) -> Iterator[PickledRun]:
+    found = PickledRun(tmp_path_factory.mktemp("pickled"), family)
+    yield found
+    found.command.close()
 
 
 @pytest.fixture(scope="module")
@@ -383,7 +380,7 @@ for folder in sys.argv[1:]:
 """
 
 
-def test_foundations_with_three_vocabularies(tmp_path: Path, family: Family, evolve: Evolve) -> None:
+def test_foundations_with_three_vocabularies(tmp_path: Path, family: Family, served_evolve: Evolve) -> None:
     """V, V + 1 and V + 2 rows, like Mistral-Instruct, MetaMath and OpenChat; the second row of the last is padding."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -395,7 +392,7 @@ def test_foundations_with_three_vocabularies(tmp_path: Path, family: Family, evo
     strategy = {"name": "kinship", "max_generations": 5, "stop_at_kinship": None} | several
     config = write(tmp_path / "config.yaml", family, models, strategy=strategy)
     run = tmp_path / "run"
-    done = evolve("run", config, "--run-dir", run)
+    done = served_evolve("run", config, "--run-dir", run)
     assert done.returncode == 0, done.stderr
 
     tree = tree_of(run)
@@ -406,8 +403,8 @@ def test_foundations_with_three_vocabularies(tmp_path: Path, family: Family, evo
     _check_children(run, [name for name, node in nodes.items() if node["parents"]], nodes)
 
     child = next(name for name, node in nodes.items() if set(node["parents"]) == {"math", "chat"})
-    assert "rows of lm_head.weight" in evolve("show", run, child).stdout
-    shown = json.loads(evolve("kinship", "--base", family.base, facts, chat, "--json").stdout)["pairs"][0]
+    assert "rows of lm_head.weight" in served_evolve("show", run, child).stdout
+    shown = json.loads(served_evolve("kinship", "--base", family.base, facts, chat, "--json").stdout)["pairs"][0]
     assert {row["tensor"]: row["rows"] for row in shown["left_out"]} == dict.fromkeys(EMBEDDINGS, 2)
 
 

@@ -225,33 +225,33 @@ def _without_paths(run: Path) -> dict[str, Any]:
     return data
 
 
-def test_a_finished_run_is_not_run_again(run: Path, evolve: Evolve) -> None:
+def test_a_finished_run_is_not_run_again(run: Path, served_evolve: Evolve) -> None:
     before = (run / "journal.jsonl").read_bytes()
-    again = evolve("resume", run)
+    again = served_evolve("resume", run)
     assert again.returncode == 0
     assert "has finished already" in again.stdout
     assert (run / "journal.jsonl").read_bytes() == before
 
 
-def test_scores_are_shared_with_a_run_beside_it(run: Path, family: Family, evolve: Evolve) -> None:
+def test_scores_are_shared_with_a_run_beside_it(run: Path, family: Family, served_evolve: Evolve) -> None:
     strategy = {"name": "greedy", "top_k": 3, "max_generations": 1, "stop_at_kinship": None}
     config = write_config(run.parent / "greedy.yaml", family, strategy=strategy)
-    done = evolve("run", config, "--run-dir", run.parent / "greedy")
+    done = served_evolve("run", config, "--run-dir", run.parent / "greedy")
     assert done.returncode == 0, done.stderr
-    data: dict[str, Any] = json.loads(evolve("tree", run.parent / "greedy", "--json").stdout)
+    data: dict[str, Any] = json.loads(served_evolve("tree", run.parent / "greedy", "--json").stdout)
     assert all(node["reused"] for node in data["nodes"])
 
 
-def test_check_ends_with_the_command_to_run(run: Path, evolve: Evolve) -> None:
-    done = evolve("check", run.parent / "whole.yaml")
+def test_check_ends_with_the_command_to_run(run: Path, served_evolve: Evolve) -> None:
+    done = served_evolve("check", run.parent / "whole.yaml")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("Ready: evolve run ")
 
 
 def test_kinship_command_gives_what_the_run_measured(
-    run: Path, tree: nx.DiGraph, family: Family, evolve: Evolve
+    run: Path, tree: nx.DiGraph, family: Family, served_evolve: Evolve
 ) -> None:
-    done = evolve(
+    done = served_evolve(
         "kinship", "--base", family.base, family.specialists["facts"], family.specialists["arithmetic"], "--json"
     )
     assert done.returncode == 0, done.stderr
@@ -261,7 +261,7 @@ def test_kinship_command_gives_what_the_run_measured(
 
 
 def test_a_race_that_is_killed_in_a_rung_gives_the_scores_of_a_full_evaluation(
-    tree: nx.DiGraph, tmp_path: Path, family: Family, evolve: Evolve, monkeypatch: pytest.MonkeyPatch
+    tree: nx.DiGraph, tmp_path: Path, family: Family, served_evolve: Evolve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = write_config(tmp_path / "race.yaml", family)
     raw = yaml.safe_load(config.read_text())
@@ -269,9 +269,9 @@ def test_a_race_that_is_killed_in_a_rung_gives_the_scores_of_a_full_evaluation(
     raw["strategy"]["max_generations"] = 1
     config.write_text(yaml.safe_dump(raw))
     monkeypatch.setenv("EVOLVE_FAULT", "publish.after_rename:7")  # three foundations, three merges, and the first rung
-    assert evolve("run", config, "--run-dir", tmp_path / "race").returncode == -9
+    assert served_evolve("run", config, "--run-dir", tmp_path / "race").returncode == -9
     monkeypatch.delenv("EVOLVE_FAULT")
-    done = evolve("run", config, "--run-dir", tmp_path / "race")
+    done = served_evolve("run", config, "--run-dir", tmp_path / "race")
     assert done.returncode == 0, done.stderr
     journal = [json.loads(line)["event"] for line in (tmp_path / "race" / "journal.jsonl").read_text().splitlines()]
     rungs = [event for event in journal if event["type"] == "rung_scored"]

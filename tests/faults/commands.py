@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tests.support.served import Server
 
 if TYPE_CHECKING:
     from tests.faults.table import Place, Step
@@ -28,7 +29,7 @@ class Ended:
 
 
 class Commands:
-    """Starts commands; a client of one `server.py` for each kind of engines.
+    """Starts commands; with one server for each kind of engines.
 
     Args:
         cache: A folder for the caches of evolve and of the data sets.
@@ -36,7 +37,7 @@ class Commands:
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
-        self._servers: dict[str, subprocess.Popen[str]] = {}
+        self._servers: dict[str, Server] = {}
 
     def __call__(self, place: Place, step: Step) -> Ended:
         if step.process or step.shell:
@@ -49,7 +50,10 @@ class Commands:
             "hooks": {name: (nth, place.named(script)) for name, (nth, script) in step.hooks.items()},
             "seconds": step.seconds,
         }
-        return Ended(**self._ask(step.engines, order))
+        server = self._servers[step.engines] = self._servers.get(step.engines) or Server(
+            step.engines, self.environment()
+        )
+        return Ended(**server.ask(order))
 
     def environment(self) -> dict[str, str]:
         """Return the environment of a command: offline, one thread, caches of the tests."""
@@ -90,25 +94,7 @@ class Commands:
             return Ended(None, *process.communicate())
         return Ended(process.returncode, out, err)
 
-    def _ask(self, engines: str, order: dict[str, Any]) -> dict[str, Any]:
-        server = self._servers[engines] = self._servers.get(engines) or self._start(engines)
-        assert server.stdin is not None
-        assert server.stdout is not None
-        server.stdin.write(json.dumps(order) + "\n")
-        server.stdin.flush()
-        answer: dict[str, Any] = json.loads(server.stdout.readline())
-        return answer
-
-    def _start(self, engines: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("server.py")), engines],
-            env=self.environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
     def close(self) -> None:
         """End the servers."""
         for server in self._servers.values():
-            server.communicate()
+            server.close()

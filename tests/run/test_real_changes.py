@@ -17,10 +17,10 @@ import pytest
 
 from evolve.nursery import Family
 from runs import environment, events, journal, outcome
-from tests.conftest import TASKS, write_config
+from tests.conftest import TASKS, Evolve, write_config
+from tests.support.served import OFFLINE
 
 PATIENCE_S = 120.0
-OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
@@ -45,9 +45,10 @@ def _config(family: Family, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(family: Family, tmp_path_factory: pytest.TempPathFactory, served_evolve: Evolve) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    _run("run", _config(family, folder), "--run-dir", folder / "runs" / "run")
+    done = served_evolve("run", _config(family, folder), "--run-dir", folder / "runs" / "run")
+    assert done.returncode == 0, done.stderr
     return folder / "runs" / "run"
 
 
@@ -55,12 +56,6 @@ def _start(*arguments: str | Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "evolve", *map(str, arguments)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=environment(**OFFLINE), stdout=pipe, stderr=pipe, text=True)
-
-
-def _run(*arguments: str | Path) -> None:
-    process = _start(*arguments)
-    _, err = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, err
 
 
 def _tree(run: Path) -> dict[str, Any]:
@@ -101,7 +96,14 @@ def _other_numbers(content: bytes) -> bytes:
     ids=["data", "weights"],
 )
 def test_a_file_that_is_replaced_during_a_run_is_named(
-    *, when: str, name: str, change: Callable[[bytes], bytes], own: Family, tmp_path: Path, undisturbed: Path
+    *,
+    when: str,
+    name: str,
+    change: Callable[[bytes], bytes],
+    own: Family,
+    tmp_path: Path,
+    undisturbed: Path,
+    served_evolve: Evolve,
 ) -> None:
     run, path = tmp_path / "runs" / "run", tmp_path / name.replace("FIRST", next(iter(own.specialists)))
     before = path.read_bytes()
@@ -121,12 +123,12 @@ def test_a_file_that_is_replaced_during_a_run_is_named(
     assert not events(run, "step_retried")
     assert not events(run, "model_failed")
 
-    refused = _start("resume", run)
-    _, err = refused.communicate(timeout=PATIENCE_S)
-    assert refused.returncode == 2, err
+    refused = served_evolve("resume", run)
+    assert refused.returncode == 2, refused.stderr
     assert journal(run) == kept
 
     _replace(path, before)
-    _run("resume", run)
+    resumed = served_evolve("resume", run)
+    assert resumed.returncode == 0, resumed.stderr
     assert _tree(run) == _tree(undisturbed)
     assert _scores(run) == _scores(undisturbed)

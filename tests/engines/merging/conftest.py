@@ -81,19 +81,29 @@ def child(tmp_path):
     return make
 
 
+@pytest.fixture(scope="session")
+def render_recipe(family):
+    """Return a function that renders one of evolve's recipes; by default for two models of the family."""
+
+    def make(recipe="slerp-gradient", *, parents=None, base=None, dtype="float32"):
+        template = load_template(recipe)
+        parents, base = parents or (family.a, family.b), base or family.base
+        return render(template, parents=parents, base=base, num_layers=None, dtype=dtype, tokenizer=None)
+
+    return make
+
+
 @pytest.fixture
-def job(family, tmp_path):
+def job(family, render_recipe, tmp_path):
     """Return a function that writes a merge job; by default two models of the family are merged."""
 
     def make(
         recipe="slerp-gradient", *, name="out", parents=None, base=None, dtype="float32", change=lambda text: text
     ):
-        parents = parents or (family.a, family.b)
-        template = load_template(recipe)
-        text = render(template, parents=parents, base=base or family.base, num_layers=None, dtype=dtype, tokenizer=None)
+        text = render_recipe(recipe, parents=parents, base=base, dtype=dtype)
         output = tmp_path / name
         output.mkdir()
-        return MergeJob(change(text), parents, output)
+        return MergeJob(change(text), parents or (family.a, family.b), output)
 
     return make
 

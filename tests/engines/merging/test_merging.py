@@ -34,9 +34,37 @@ def test_every_recipe_makes_a_working_model(family, job, recipe):
     tiny.generate(task.output)
 
 
+# `mergekit-yaml` once per list of arguments, each in a process of its own, forked after the imports to save time.
+COMMANDS = """
+import json, os, sys
+from mergekit.scripts.run_yaml import main
+for arguments in json.loads(sys.argv[1]):
+    if (child := os.fork()) == 0:
+        main(arguments)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0, arguments
+"""
+
+
+@pytest.fixture(scope="module")
+def by_the_command(render_recipe, tmp_path_factory):
+    """Return the checkpoints that the command makes of two recipes, by the recipe's text."""
+    folder, commands, outputs = tmp_path_factory.mktemp("command"), [], {}
+    for name in ("slerp-gradient", "dare-ties"):
+        text = render_recipe(name, dtype="bfloat16")
+        path, outputs[text] = folder / f"{name}.yaml", folder / name
+        path.write_text(text, encoding="utf-8")
+        seed = ["--random-seed", str(seed_of(text))] if name == "dare-ties" else []
+        commands.append([str(path), str(outputs[text]), "--no-write-model-card", "--quiet", *seed])
+    settings = os.environ | {"PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
+    subprocess.run(command, check=True, env=settings, timeout=240, capture_output=True)
+    return outputs
+
+
 @pytest.mark.parametrize("shards", [1, 4])
 @pytest.mark.parametrize("recipe", ["slerp-gradient", "dare-ties"])
-def test_tensors_are_those_of_the_command_byte_for_byte(job, tmp_path, monkeypatch, recipe, shards):
+def test_tensors_are_those_of_the_command_byte_for_byte(job, by_the_command, monkeypatch, recipe, shards):
     import torch
 
     if shards > 1:
@@ -47,21 +75,7 @@ def test_tensors_are_those_of_the_command_byte_for_byte(job, tmp_path, monkeypat
     assert files == (
         ["model.safetensors"] if shards == 1 else [f"model-0000{i}-of-00004.safetensors" for i in (1, 2, 3, 4)]
     )
-    path, output = tmp_path / "recipe.yaml", tmp_path / "command"
-    path.write_text(task.recipe, encoding="utf-8")
-    seed = ["--random-seed", str(seed_of(task.recipe))] if recipe == "dare-ties" else []
-    command = [
-        sys.executable,
-        "-m",
-        "mergekit.scripts.run_yaml",
-        path,
-        output,
-        "--no-write-model-card",
-        "--quiet",
-        *seed,
-    ]
-    settings = os.environ | {"PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    subprocess.run(command, check=True, env=settings, timeout=120, capture_output=True)
+    output = by_the_command[task.recipe]
     ours, theirs = tiny.weights(task.output), tiny.weights(output)
     assert {name: tensor.dtype for name, tensor in ours.items()} == {name: t.dtype for name, t in theirs.items()}
     assert all(
