@@ -83,7 +83,7 @@ def _event_missing_in_the_tree(run: Path) -> bool:
 
 
 def _partly_shared_evaluation(run: Path) -> bool:
-    begun = [path for path in (run.parent / ".scores").iterdir() if path.name.startswith(".")]
+    begun = [path for path in (run.parent / ".scores").glob(".*") if path.name != ".locks"]
     return len(list(run.glob("evals/*"))) == 2 and len(_evaluated(run)) == len(begun) == 1
 
 

@@ -71,9 +71,10 @@ def contents(folder: Path) -> dict[str, bytes | str]:
 
 
 def files(run: Path) -> list[str]:
-    """Return the paths of all files and folders of a run and of the score store beside it."""
+    """Return the paths of all files and folders of a run and of the score store beside it, but of no lock."""
     roots = (run, run.parent / ".scores")
-    return sorted(str(path.relative_to(run.parent)) for root in roots for path in root.rglob("*"))
+    found = (path.relative_to(run.parent) for root in roots for path in root.rglob("*"))
+    return sorted(str(path) for path in found if ".locks" not in path.parts)
 
 
 def finished_work(run: Path) -> set[str]:

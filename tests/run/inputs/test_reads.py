@@ -157,7 +157,7 @@ def test_scores_that_cannot_be_identified_are_not_shared(config: Path, tmp_path:
         settings = load_config(config, LIMITS)
         session(observer, unidentified="its data come from https://x/y").run(settings, runs / name)
     assert reused(runs / "two") == [{"beta"}] * 3
-    assert len(list((runs / ".scores").iterdir())) == 3
+    assert len(list((runs / ".scores").glob("[!.]*"))) == 3
     said = "scores of alpha are not shared with other runs: its data come from https://x/y"
     assert [note for note in observer.notes if "not shared" in note] == [said, said]
     findings = session(unidentified="its data come from https://x/y").check(
