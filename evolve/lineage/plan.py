@@ -98,7 +98,7 @@ def most_children(config: Config, generation: int) -> int:
 
 
 def _open_steps(tree: FamilyTree) -> tuple[Step, ...]:
-    """Return the open steps of the planned generations, oldest first: kinships of parents, merges, evaluations."""
+    """Return the open steps, those of the oldest first: kinships of parents, merges, evaluations, final scores."""
     steps: list[Step] = []
     # Parents of failed children too: the kinships must not depend on when a child failed.
     pairs = tree.unmeasured_parents
@@ -115,6 +115,7 @@ def _open_steps(tree: FamilyTree) -> tuple[Step, ...]:
             steps.append(MergeStep(model.name))
         elif model.rungs <= slowest[model.generation]:
             steps.append(EvaluateStep(model.name, _next_rung(tree, model)))
+    steps += [EvaluateStep(model.name) for model in tree.finalists]
     return tuple(steps)
 
 

@@ -59,6 +59,7 @@ class TreeState:
         self._positions: dict[str, int] = {}  # by age, from 0
         self._open: set[str] = set()  # planned, merged and racing models
         self._unmeasured_parents: set[Pair] = set()
+        self._finalists: set[str] = set()  # estimated models that are to be scored in full
         self._base_path: str | None = None
         self._root: str | None = None
         self._reads: dict[str, str] = {}
@@ -113,6 +114,11 @@ class TreeState:
     def unmeasured_parents(self) -> list[Pair]:
         """The pairs of parents whose kinship was not measured, sorted; those of failed children too."""
         return sorted(self._unmeasured_parents)
+
+    @property
+    def finalists(self) -> list[Model]:
+        """The estimated models of S that are still to be scored in full since the first of them was, oldest first."""
+        return [self.model(name) for name in sorted(self._finalists, key=self._positions.__getitem__)]
 
     def __contains__(self, name: str) -> bool:
         return name in self.graph

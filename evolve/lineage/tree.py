@@ -208,6 +208,7 @@ class FamilyTree(TreeState):
 
     def _apply_model_evaluated(self, event: ModelEvaluated) -> None:
         model = self._with_status(event.model, "merged", "racing", "estimated")
+        self._note_finalist(model)
         average, stderr = weighted_average(event.scores, self._weights(event.model, event.scores))
         if not event.reused:
             self._note_batch_size(event.batch_size)
@@ -274,6 +275,7 @@ class FamilyTree(TreeState):
         model = self._with_status(event.model, *scoring, *(("planned",) if event.step == "merge" else ()))
         if model.kind == "foundation":
             raise ValueError(f"{model.name} is a foundation; the run needs its scores")
+        self._note_finalist(model)
         self._put(replace(model, status="failed", average=None, reason=event.reason, failed_step=event.step))
 
     def _apply_step_retried(self, event: StepRetried) -> None:
@@ -293,6 +295,16 @@ class FamilyTree(TreeState):
         self._put(replace(model, remade=(*model.remade, event.reason), bytes=event.bytes))
 
     # ------------------------------------------------------------------------------------------------- helpers
+
+    def _note_finalist(self, model: Model) -> None:
+        """Keep, with the first final score, which other estimated models have their full score made too.
+
+        So a run goes on or stops by the full scores of all of them, in whichever order they come.
+        """
+        if model.status == "estimated" and model.name not in self._finalists:
+            top = map(self.model, self.top(self.config.strategy.top_k))
+            self._finalists.update(other.name for other in top if other.status == "estimated")
+        self._finalists.discard(model.name)
 
     def _note_batch_size(self, size: BatchSize) -> None:
         """Keep the first size that `auto` found, so that all models are scored with one size, also after a restart."""

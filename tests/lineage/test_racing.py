@@ -10,6 +10,7 @@ from family_trees import fold
 
 from evolve.lineage import (
     EvaluateStep,
+    Event,
     FamilyTree,
     Interval,
     ModelDropped,
@@ -212,6 +213,40 @@ def test_estimates_take_part_and_the_best_are_scored_before_the_end():
     statuses = [run.tree.model(name).status for name in run.tree.top(2)]
     assert statuses == ["evaluated"] * 2
     assert all(model.status == "evaluated" for model in run.tree.models)
+
+
+@pytest.mark.parametrize("end", [evaluated("model-1-1", 0.5), failed("model-1-1", "evaluate")], ids=["lower", "failed"])
+def test_a_final_score_does_not_end_the_scoring_of_the_others(end: Event):
+    """With it alone the best two would be others, and a generation more could be planned from an estimate."""
+    config = make_config(("A", "B", "C"), top_k=2, racing={"rungs": [0.25]}, stop_at_kinship=None, max_generations=1)
+    rungs = [rung_scored(f"model-1-{n}", 1, 0.25, value) for n, value in enumerate((0.9, 0.8, 0.78), start=1)]
+    tree = fold([started(config), *RACING[1:], *rungs])
+    assert steps(tree) == [("model-1-1", None), ("model-1-2", None)]
+    tree.apply(end)
+    assert steps(tree) == [("model-1-2", None)]
+    tree.apply(evaluated("model-1-2", 0.8))
+    assert steps(tree) == [("model-1-3", None)]  # now one of the best two
+    tree.apply(evaluated("model-1-3", 0.78))
+    assert isinstance(plan(tree), RunStopped)
+
+
+def test_the_order_of_final_scores_does_not_decide_whether_a_run_goes_on():
+    """Either full score alone leaves the run unsaturated, and both together end it."""
+    names = ("A", "B", "C")
+    config = make_config(names, top_k=2, racing={"rungs": [0.25]}, stop_at_kinship=0.5, max_generations=5)
+    rungs = [rung_scored(f"model-1-{n}", 1, 0.25, value) for n, value in enumerate((0.9, 0.8, 0.1), start=1)]
+    kinships = [
+        measured("model-1-1", "model-1-2", 0.9),
+        measured("model-1-1", "B", 0.2),
+        measured("model-1-2", "B", 0.2),
+    ]
+    ends = [evaluated("model-1-1", 0.85), evaluated("model-1-2", 0.83)]
+    lower = [evaluated("model-1-1", 0.7), evaluated("model-1-2", 0.72)]
+    for first, second in (ends, ends[::-1], lower, lower[::-1]):
+        tree = fold([started(config), *RACING[1:], *rungs, *kinships])
+        assert {model for model, _ in steps(tree)} == {"model-1-1", "model-1-2"}
+        tree.apply(first)
+        assert steps(tree) == [(second.model, None)]
 
 
 def test_a_failed_run_that_continues_races_from_the_first_rung():
