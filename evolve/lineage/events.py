@@ -98,6 +98,7 @@ class Estimate(_Record):
         stderr: Standard error of the sampling: how far the estimate lies from the score on all items.
         answered: Number of items of which it is an estimate.
         items: Number of all items.
+        influence: The most that the answer of one item can change the estimate; 0 in journals that do not state it.
     """
 
     metric: str
@@ -105,6 +106,7 @@ class Estimate(_Record):
     stderr: float = Field(ge=0, le=1e100)
     answered: Count
     items: Count
+    influence: float = Field(0.0, ge=0, le=1e100)
 
 
 class LeftOut(_Record):

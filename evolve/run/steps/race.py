@@ -69,6 +69,7 @@ class Race:
             stderr=math.hypot(*(race.weights[name] * part.stderr for name, part in found.items())),
             answered=sum(part.answered for part in found.values()),
             items=sum(part.items for part in found.values()),
+            influence=max(race.weights[name] * part.influence for name, part in found.items()),
         )
 
 
