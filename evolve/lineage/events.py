@@ -190,6 +190,7 @@ class RunStarted(_Record):
             relative to the run folder.
         unshared: Why the scores of a task are not shared with other runs, by task.
         recipe_models: Content identity of each model that a recipe names by its path, beside the parents and the base.
+        equal_weights: Groups whose score is the mean of their tasks' means; that of any other is the mean over the items.
     """
 
     type: Literal["run_started"] = "run_started"
@@ -207,6 +208,7 @@ class RunStarted(_Record):
     reads: dict[str, str] = Field(default_factory=dict)
     unshared: dict[str, str] = Field(default_factory=dict)
     recipe_models: dict[str, str] = Field(default_factory=dict)
+    equal_weights: tuple[str, ...] = ()
 
 
 class GenerationPlanned(_Record):
