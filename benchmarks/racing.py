@@ -113,11 +113,12 @@ class Race:
                 known = [{others[item]: value for item, value in parent.items()} for parent in known]
             self.samples[task] = ItemSample(range(len(values)), (known[0], known[1]), f"{name}/{task}")
 
-    def estimate(self, share: float) -> tuple[float, float, int]:
+    def estimate(self, share: float) -> tuple[float, float, float, int]:
         found = [self.samples[task].estimate(share, dict(enumerate(self.own[task]))) for task in self.own]
         count = len(found)
         stderr = math.sqrt(sum(e.stderr**2 for e in found)) / count
-        return math.fsum(e.value for e in found) / count, stderr, sum(e.answered for e in found)
+        influence = max(e.influence for e in found) / count
+        return math.fsum(e.value for e in found) / count, stderr, influence, sum(e.answered for e in found)
 
     def known(self, share: float) -> dict[str, dict[int, float]]:
         return {task: {i: self.own[task][i] for i in s.chosen(share)} for task, s in self.samples.items()}
@@ -156,14 +157,14 @@ def replay(family: Family, count: int, scenario: str, number: int, figures: Figu
         for rung, share in enumerate(RUNGS, start=1):
             intervals = {}
             for name, race in races.items():
-                value, stderr, answered = race.estimate(share)
+                value, stderr, influence, answered = race.estimate(share)
                 figures.covered[share].append(abs(value - full[name]) <= 1.96 * stderr)
                 if share == 0.2:
                     figures.errors[name].append((value - full[name]) ** 2)
                     figures.simple[name].append(simple_variance(drawn[name], answered))
                 if name in alive:
                     intervals[name] = interval(
-                        value, stderr, rungs=RUNGS, rung=rung, children=len(races), confidence=CONFIDENCE
+                        value, stderr, influence, rungs=RUNGS, rung=rung, children=len(races), confidence=CONFIDENCE
                     )
             least = threshold([*(Interval(v, v) for v in standing.values()), *intervals.values()], family.k)
             for name, found in intervals.items():

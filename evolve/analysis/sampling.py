@@ -34,12 +34,14 @@ class ItemEstimate:
     Attributes:
         value: The estimate; the mean itself if all items were answered.
         stderr: Standard error of the sampling; 0 if all items were answered.
+        influence: The most that the answer of one item can change the estimate; 0 if all items were answered.
         answered: Number of answered items.
         items: Number of all items.
     """
 
     value: float
     stderr: float
+    influence: float
     answered: int
     items: int
 
@@ -80,7 +82,7 @@ class ItemSample:
             self._predicted[item] = math.fsum(values) / len(values)
             first, second = (_level(parent.get(item), low, high) for parent in parents)
             groups.setdefault((first, second), []).append(item)
-        self._range = high - low
+        self._known = (low, high)
         self._cells = _rated(
             [
                 _Cell(_shuffled(group, key), _disagreement(group, parents, high - low))
@@ -101,27 +103,23 @@ class ItemSample:
         """
         sizes, count = self._sizes(share), len(self._predicted)
         if sum(sizes) == count:
-            return ItemEstimate(math.fsum(values[item] for item in self._predicted) / count, 0.0, count, count)
-        samples = [
-            [values[item] - self._predicted[item] for item in cell.items[:size]]
-            for cell, size in zip(self._cells, sizes, strict=True)
-        ]
-        total, variance = math.fsum(self._predicted.values()), 0.0
-        pooled = self._pooled_variance(samples)
+            return ItemEstimate(math.fsum(values[item] for item in self._predicted) / count, 0.0, 0.0, count, count)
+        sampled = [cell.items[:size] for cell, size in zip(self._cells, sizes, strict=True)]
+        samples = [[values[item] - self._predicted[item] for item in items] for items in sampled]
+        width = self._width([values[item] for items in sampled for item in items])
+        total, variance, weight = math.fsum(self._predicted.values()), 0.0, 0.0
+        pooled = _pooled_variance(samples, width)
         for cell, residuals in zip(self._cells, samples, strict=True):
             size, items = len(residuals), len(cell.items)
             total += items * math.fsum(residuals) / size
             variance += items * (items - size) * (_squares(residuals) + pooled) / size**2
-        return ItemEstimate(total / count, math.sqrt(variance) / count, sum(sizes), count)
+            weight = max(weight, items / size) if size < items else weight
+        return ItemEstimate(total / count, math.sqrt(variance) / count, weight * width / count, sum(sizes), count)
 
-    def _pooled_variance(self, samples: Sequence[Sequence[float]]) -> float:
-        """Return the variance within cells, with one observation more, a quarter of the range from the mean.
-
-        Each cell's variance has the weight of one observation on this one. Otherwise a few equal answers would have no
-        error at all.
-        """
-        total = math.fsum(_squares(residuals) for residuals in samples)
-        return (total + self._range**2 / 16) / sum(map(len, samples))
+    def _width(self, values: Sequence[float]) -> float:
+        """Return the range of the values of the parents and the child; 1, that of most metrics, if all are equal."""
+        low, high = self._known
+        return max(high, *values) - min(low, *values) or 1.0
 
     def _sizes(self, share: float) -> list[int]:
         """Return how many items of each cell are sampled; for a larger share never fewer."""
@@ -131,6 +129,16 @@ class ItemSample:
             wanted = math.floor(len(cell.items) * min(1.0, scale * cell.rate) + 0.5)
             sizes.append(min(len(cell.items), max(wanted, _FEWEST)))
         return sizes
+
+
+def _pooled_variance(samples: Sequence[Sequence[float]], width: float) -> float:
+    """Return the variance within cells, with one observation more, a quarter of the range from the mean.
+
+    Each cell's variance has the weight of one observation on this one. Otherwise a few equal answers would have no
+    error at all.
+    """
+    total = math.fsum(_squares(residuals) for residuals in samples)
+    return (total + width**2 / 16) / sum(map(len, samples))
 
 
 def _squares(residuals: Sequence[float]) -> float:

@@ -98,6 +98,7 @@ class Estimate(_Record):
         stderr: Standard error of the sampling: how far the estimate lies from the score on all items.
         answered: Number of items of which it is an estimate.
         items: Number of all items.
+        influence: The most that the answer of one item can change the estimate; 0 in journals that do not state it.
     """
 
     metric: str
@@ -105,6 +106,7 @@ class Estimate(_Record):
     stderr: float = Field(ge=0, le=1e100)
     answered: Count
     items: Count
+    influence: float = Field(0.0, ge=0, le=1e100)
 
 
 class LeftOut(_Record):
@@ -188,6 +190,7 @@ class RunStarted(_Record):
             relative to the run folder.
         unshared: Why the scores of a task are not shared with other runs, by task.
         recipe_models: Content identity of each model that a recipe names by its path, beside the parents and the base.
+        equal_weights: Groups whose score is the mean of their tasks' means; that of any other is the mean over the items.
     """
 
     type: Literal["run_started"] = "run_started"
@@ -205,6 +208,7 @@ class RunStarted(_Record):
     reads: dict[str, str] = Field(default_factory=dict)
     unshared: dict[str, str] = Field(default_factory=dict)
     recipe_models: dict[str, str] = Field(default_factory=dict)
+    equal_weights: tuple[str, ...] = ()
 
 
 class GenerationPlanned(_Record):

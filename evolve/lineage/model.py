@@ -11,7 +11,7 @@ from typing import Literal
 from evolve.lineage.events import BatchSize, Estimate, PlannedMerge, Score, TokenizerChoice
 from evolve.lineage.racing import Interval
 
-__all__ = ["Age", "Model", "Pair", "RaceStanding", "Status", "pair", "planned_child", "weighted_average"]
+__all__ = ["Age", "Model", "Pair", "RaceStanding", "Status", "pair", "planned_child", "weighted_average", "weighted_influence"]
 
 Status = Literal["planned", "merged", "racing", "estimated", "evaluated", "dropped", "failed"]
 Pair = tuple[str, str]
@@ -169,3 +169,9 @@ def weighted_average(
         return mean, None
     variance = math.fsum((weights[task] * (score.stderr or 0.0) / total) ** 2 for task, score in scores.items())
     return mean, math.sqrt(variance)
+
+
+def weighted_influence(estimates: Mapping[str, Estimate], weights: Mapping[str, float]) -> float:
+    """Return the most that the answer of one item can change the weighted mean of the estimates."""
+    total = math.fsum(abs(weights[task]) for task in estimates)
+    return max(abs(weights[task]) / total * estimate.influence for task, estimate in estimates.items())

@@ -29,7 +29,7 @@ from evolve.lineage.events import (
     SettingsChanged,
     StepRetried,
 )
-from evolve.lineage.model import Model, RaceStanding, Status, pair, planned_child, weighted_average
+from evolve.lineage.model import Model, RaceStanding, Status, pair, planned_child, weighted_average, weighted_influence
 from evolve.lineage.racing import interval
 from evolve.lineage.state import Recorded, TreeState
 
@@ -232,7 +232,8 @@ class FamilyTree(TreeState):
             raise ValueError(f"{model.name} does not race")
         if event.rung != model.rungs + 1 or racing.rungs[event.rung - 1 : event.rung] != (event.share,):
             raise ValueError(f"{model.name}: rung {event.rung} with the share {event.share:g} is not its next one")
-        average, stderr = weighted_average(event.estimates, self._weights(event.model, event.estimates))
+        weights = self._weights(event.model, event.estimates)
+        average, stderr = weighted_average(event.estimates, weights)
         is_last = event.rung == len(racing.rungs)
         if event.seconds:
             self._note_batch_size(event.batch_size)
@@ -245,6 +246,7 @@ class FamilyTree(TreeState):
             interval=interval(
                 average,
                 stderr or 0.0,
+                weighted_influence(event.estimates, weights),
                 rungs=racing.rungs,
                 rung=event.rung,
                 children=len(self._names[model.generation]),

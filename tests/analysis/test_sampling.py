@@ -9,6 +9,7 @@ import statistics
 import pytest
 
 from evolve.analysis import ItemSample
+from evolve.lineage import interval
 
 SHARES = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 Values = dict[int, float]
@@ -128,6 +129,44 @@ def test_equal_answers_of_a_few_items_still_have_an_error() -> None:
     estimate = ItemSample(range(100), (agreed, agreed), "key").estimate(0.1, agreed)
     assert estimate.value == pytest.approx(0.99)
     assert estimate.stderr > 0.005
+
+
+def test_without_any_difference_an_estimate_still_has_an_error_and_an_influence() -> None:
+    nothing = dict.fromkeys(range(100), 0.0)
+    estimate = ItemSample(range(100), (nothing, nothing), "key").estimate(0.1, nothing)
+    assert (estimate.value, estimate.influence) == (0.0, 0.1)
+    assert estimate.stderr > 0
+
+
+def test_the_influence_is_that_of_the_largest_weight() -> None:
+    """Of 100 equal items 10 are sampled, so one answer counts for 10 items; its values reach from -1 to 3."""
+    parent = {item: float(item == 0) for item in range(100)}
+    own = dict.fromkeys(range(100), 3.0) | {99: -1.0}
+    sample = ItemSample(range(100), ({}, {}), "key")
+    values = {item: own[item] for item in sample.chosen(0.1)}
+    assert sample.estimate(0.1, {**values, sample.chosen(0.1)[0]: -1.0}).influence == pytest.approx(0.4)
+    assert sample.estimate(1, own).influence == 0.0
+    uneven = ItemSample(range(100), (parent, parent), "key")
+    assert uneven.estimate(0.1, parent).influence == pytest.approx(99 / 10 / 100)
+
+
+@pytest.mark.parametrize("rung", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("count", [60, 150])
+def test_the_bounds_of_a_small_sample_miss_no_more_often_than_allowed(count: int, rung: int) -> None:
+    """A child that answers 5% of the items otherwise than both of its parents, of which a sample may see none."""
+    rng, missed = random.Random(7), [0, 0]
+    first = {item: float(item % 3 > 0) for item in range(count)}
+    second = {item: float(item % 3 > 0 or item % 12 == 0) for item in range(count)}
+    own = {item: 1 - value if rng.random() < 0.05 else value for item, value in first.items()}
+    for number in range(1000):
+        found = ItemSample(range(count), (first, second), f"{number}").estimate(SHARES[rung - 1], own)
+        bounds = interval(
+            found.value, found.stderr, found.influence, rungs=SHARES, rung=rung, children=1, confidence=0.99
+        )
+        missed[0] += bounds.high < mean(own)
+        missed[1] += bounds.low > mean(own)
+    allowed = 0.01 * SHARES[rung - 1] / math.fsum(SHARES[:-1])
+    assert max(missed) <= 1000 * allowed
 
 
 def test_a_missing_value_is_not_ignored() -> None:

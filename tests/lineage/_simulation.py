@@ -93,8 +93,13 @@ def evaluated(model: str, value: float, stderr: float | None = 0.01) -> ModelEva
     return ModelEvaluated(model=model, scores={TASK: score}, seconds=2.5, batch_size=4)
 
 
-def rung_scored(model: str, rung: int, share: float, value: float, stderr: float = 0.01) -> RungScored:
-    estimate = Estimate(metric=METRIC, value=value, stderr=stderr, answered=round(1000 * share), items=1000)
+def rung_scored(
+    model: str, rung: int, share: float, value: float, stderr: float = 0.01, influence: float = 0.0
+) -> RungScored:
+    answered = round(1000 * share)
+    estimate = Estimate(
+        metric=METRIC, value=value, stderr=stderr, answered=answered, items=1000, influence=influence
+    )
     return RungScored(model=model, rung=rung, share=share, estimates={TASK: estimate}, seconds=0.5, batch_size=4)
 
 
@@ -139,7 +144,8 @@ class World:
         racing = tree.config.evaluation.racing
         assert racing is not None
         value, stderr = (self.score(model), 0.01) if self.estimate is None else self.estimate(model, rung)
-        return rung_scored(model.name, rung, racing.rungs[rung - 1], value, stderr)
+        share = racing.rungs[rung - 1]
+        return rung_scored(model.name, rung, share, value, stderr, influence=0.001 / share)
 
 
 @dataclass

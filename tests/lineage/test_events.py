@@ -163,7 +163,7 @@ def test_a_number_that_is_not_finite_is_refused_in_every_field(event, path, numb
 def test_the_examples_have_every_number_field_of_the_events():
     names = {path[-1] for _, path in PLACES}
 
-    assert names == {"pcc", "cs", "ed", "share", "seconds", "value", "stderr", "high", "least"}
+    assert names == {"pcc", "cs", "ed", "share", "seconds", "value", "stderr", "influence", "high", "least"}
 
 
 @pytest.mark.parametrize(

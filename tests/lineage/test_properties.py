@@ -111,7 +111,7 @@ class Oracle:
         self.average: dict[str, Fraction] = {}
         self.failed: set[str] = set()
         self.racing = config.evaluation.racing
-        self.race: dict[str, tuple[int, Fraction, float]] = {}  # rung, estimate, standard error
+        self.race: dict[str, tuple[int, Fraction, float, float]] = {}  # rung, estimate, standard error, influence
         self.raced: set[str] = set()
         self.in_full: set[str] = set()
         self.dropped: set[str] = set()
@@ -153,7 +153,7 @@ class Oracle:
         assert event.rung == 1 or not self.due()
         estimate = event.estimates[TASK]
         self.raced.add(event.model)
-        self.race[event.model] = (event.rung, Fraction(estimate.value), estimate.stderr)
+        self.race[event.model] = (event.rung, Fraction(estimate.value), estimate.stderr, estimate.influence)
         if event.rung == len(self.racing.rungs):
             self.average[event.model] = Fraction(estimate.value)
 
@@ -176,11 +176,12 @@ class Oracle:
     def bounds(self, name: str) -> tuple[float, float]:
         if name not in self.race:
             return (float(self.average[name]),) * 2
-        rung, value, stderr = self.race[name]
+        rung, value, stderr, influence = self.race[name]
         siblings = sum(born == self.born[name] for born in self.born.values())
         shares = self.racing.rungs
         miss = (1 - self.racing.confidence) * shares[rung - 1] / sum(s for s in shares if s < 1) / siblings
-        half = NormalDist().inv_cdf(1 - miss / 2) * stderr
+        z = NormalDist().inv_cdf(1 - miss)
+        half = z * stderr + z * z * influence / 6
         return float(value) - half, float(value) + half
 
     def known(self, name: str) -> Fraction:

@@ -47,14 +47,16 @@ def steps(tree: FamilyTree) -> list[tuple[str, int | None]]:
 # ---------------------------------------------------------------------------------------------------------- the bounds
 
 
-def bounds(rung: int, stderr: float = 0.01, *, children: int = 3, confidence: float = 0.99) -> Interval:
-    return interval(0.5, stderr, rungs=RUNGS, rung=rung, children=children, confidence=confidence)
+def bounds(
+    rung: int, stderr: float = 0.01, influence: float = 0.0, *, children: int = 3, confidence: float = 0.99
+) -> Interval:
+    return interval(0.5, stderr, influence, rungs=RUNGS, rung=rung, children=children, confidence=confidence)
 
 
 def test_the_bounds_lie_around_the_estimate_and_share_the_error_allowed():
-    """Of 1% a third is for each child, and of that 4/5 for the rung of 0.4 beside one of 0.1: z is 3.0038."""
+    """Of 1% a third is for each child, and of that 4/5 for the rung of 0.4 beside one of 0.1: on one side of it: z is 2.786."""
     assert bounds(2).high - 0.5 == pytest.approx(0.5 - bounds(2).low)
-    assert bounds(2).high - 0.5 == pytest.approx(0.030038, abs=1e-6)
+    assert bounds(2).high - 0.5 == pytest.approx(0.027860, abs=1e-5)
     assert bounds(1).high > bounds(2).high
     assert bounds(1, children=9).high > bounds(1).high > bounds(1, confidence=0.9).high
 
@@ -63,10 +65,20 @@ def test_an_estimate_without_error_has_itself_as_both_bounds():
     assert bounds(1, 0.0) == Interval(0.5, 0.5)
 
 
+def test_the_influence_of_one_item_widens_the_bounds():
+    """The quantile of skewness s is about z + z**2 * s / 6; z is 2.786, and s is 0.006 / 0.01."""
+    assert bounds(2, influence=0.006).high - 0.5 == pytest.approx(0.02786 + 2.786**2 * 0.001, abs=1e-5)
+    assert bounds(2, 0.0, 0.006).low < 0.5 < bounds(2, 0.0, 0.006).high
+
+
+def test_the_bounds_never_cross():
+    assert bounds(2, children=1, confidence=0.01) == Interval(0.5, 0.5)
+
+
 def test_a_confidence_next_to_one_has_wide_bounds():
     found = bounds(1, confidence=1 - 2**-53)
     assert 0.5 + 0.01 * 8 < found.high < 0.5 + 0.01 * 40
-    assert interval(0.5, 0.01, rungs=(5e-324, 0.5), rung=1, children=1, confidence=0.99).high < 1
+    assert interval(0.5, 0.01, 0.0, rungs=(5e-324, 0.5), rung=1, children=1, confidence=0.99).high < 1
 
 
 def test_the_threshold_is_the_kth_best_lower_bound():
@@ -86,7 +98,7 @@ def test_a_model_among_the_best_is_dropped_no_more_often_than_the_confidence_all
         for number, share in enumerate(rungs[:-1], start=1):
             stderr = 0.02 * ((1 - share) / share / 20) ** 0.5
             found = {
-                n: interval(rng.gauss(t, stderr), stderr, rungs=rungs, rung=number, children=4, confidence=0.9)
+                n: interval(rng.gauss(t, stderr), stderr, 0.0, rungs=rungs, rung=number, children=4, confidence=0.9)
                 for n, t in living.items()
             }
             least = threshold([*(Interval(v, v) for v in older), *found.values()], 3)

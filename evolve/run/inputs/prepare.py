@@ -75,6 +75,7 @@ class Ready:
             reads={name: folder.portable(path) for name, path in self.fingerprinted.reads.items()},
             unshared=dict(self.fingerprinted.unshared),
             recipe_models=dict(self.fingerprinted.recipe_models),
+            equal_weights=tuple(task for task, facts in checked.tasks.items() if not facts.weighted_by_size),
         )
 
     def _entry(self, name: str, source: ModelSource, folder: RunFolder) -> FoundationEntry:

@@ -69,6 +69,7 @@ class Race:
             stderr=math.hypot(*(race.weights[name] * part.stderr for name, part in found.items())),
             answered=sum(part.answered for part in found.values()),
             items=sum(part.items for part in found.values()),
+            influence=max(race.weights[name] * part.influence for name, part in found.items()),
         )
 
 
@@ -100,7 +101,8 @@ def _task_race(context: RunContext, model: Model, task: str) -> _TaskRace:
         name: ItemSample(sorted(items), (first.get(name, {}), second.get(name, {})), f"{seed}\0{name}")
         for name, items in known.items()
     }
-    return _TaskRace(samples, _weights(known, context.tree.model(complete).scores[task], task))
+    score = context.tree.model(complete).scores[task]
+    return _TaskRace(samples, _weights(known, score, task, by_size=task not in context.tree.origin.equal_weights))
 
 
 def _path(context: RunContext, model: str, task: str) -> Path:
@@ -111,14 +113,18 @@ def _values(context: RunContext, model: str, task: str) -> Values:
     return read_items(_path(context, model, task))
 
 
-def _weights(known: Values, score: Score, task: str) -> dict[str, float]:
-    """Return the weights with which the means over the items of lm-eval tasks add up to a known score.
+def _weights(known: Values, score: Score, task: str, *, by_size: bool) -> dict[str, float]:
+    """Return the weights with which the means over the items of lm-eval tasks add up to a score.
 
-    A group's score is the mean over all items, or the mean of its tasks' means.
+    Args:
+        known: All values of a model that was scored in full.
+        score: Its score, which is checked.
+        task: The configured task.
+        by_size: Whether the score of a group is the mean over all items; otherwise it is the mean of its tasks' means.
     """
-    for sizes in ({name: len(items) for name, items in known.items()}, dict.fromkeys(known, 1)):
-        weights = {name: size / sum(sizes.values()) for name, size in sizes.items()}
-        total = math.fsum(weights[name] * math.fsum(items.values()) / len(items) for name, items in known.items())
-        if math.isclose(total, score.value, rel_tol=1e-6, abs_tol=1e-9):
-            return weights
+    sizes = {name: len(items) if by_size else 1 for name, items in known.items()}
+    weights = {name: size / sum(sizes.values()) for name, size in sizes.items()}
+    total = math.fsum(weights[name] * math.fsum(items.values()) / len(items) for name, items in known.items())
+    if math.isclose(total, score.value, rel_tol=1e-6, abs_tol=1e-9):
+        return weights
     raise RunFolderError(f"the score of {task} is not the mean of the values of its items")
