@@ -7,6 +7,8 @@ generations again by the code of a run: cells, samples, estimates, bounds and dr
 the full scores on the same items.
 
 - *answered*: share of the items that the children answer.
+- *at least*: the same if the full scores were known: the children among the k best of their generation are scored in
+  full, and all others are dropped after the first rung.
 - *same top*: replays in which the k best models after each generation are those of the full scores.
 - *variance*: the sampling variance of a child's average from 20% of the items, divided by that of simple random
   sampling of as many items: median and largest over the children.
@@ -75,7 +77,7 @@ def item_values(tree: FamilyTree, folder: Path) -> Values:
 class Figures:
     answered: int = 0
     items: int = 0
-    wrong_drops: int = 0
+    needed: int = 0
     same: list[bool] = field(default_factory=list)
     errors: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     simple: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -178,6 +180,9 @@ def replay(family: Family, count: int, scenario: str, number: int, figures: Figu
         born += races
         best = sorted(born, key=lambda name: -full[name])[: family.k]
         kept = sorted(standing, key=lambda name: -standing[name])[: family.k]
+        figures.needed += sum(
+            sum(map(len, race.known(1 if name in best else RUNGS[0]).values())) for name, race in races.items()
+        )
         same = same and {full[n] for n in best} == {full[n] for n in kept}
     figures.same.append(same)
 
@@ -192,7 +197,8 @@ def report(family: Family, count: int, scenario: str, figures: Figures) -> str:
     foundations = len(family.generations[0]) * figures.items / sum(map(len, family.generations[1:]))
     return (
         f"{family.name:8} {scenario:8} {count:5}  answered {figures.answered / figures.items:.2f} "
-        f"(with foundations {(figures.answered + foundations) / (figures.items + foundations):.2f})  "
+        f"(at least {figures.needed / figures.items:.2f}; "
+        f"with foundations {(figures.answered + foundations) / (figures.items + foundations):.2f})  "
         f"same top {statistics.fmean(figures.same):.3f}  variance {statistics.median(ratios):.2f} "
         f"(most {max(ratios):.2f})  covered {statistics.fmean(figures.covered[0.2]):.3f}, "
         f"all rungs {statistics.fmean(every):.3f}  "

@@ -190,7 +190,7 @@ class RunStarted(_Record):
             relative to the run folder.
         unshared: Why the scores of a task are not shared with other runs, by task.
         recipe_models: Content identity of each model that a recipe names by its path, beside the parents and the base.
-        equal_weights: Groups whose score is the mean of their tasks' means; that of any other is the mean over the items.
+        equal_weights: Groups whose score is the mean of their tasks' means; others have the mean over their items.
     """
 
     type: Literal["run_started"] = "run_started"

@@ -11,7 +11,17 @@ from typing import Literal
 from evolve.lineage.events import BatchSize, Estimate, PlannedMerge, Score, TokenizerChoice
 from evolve.lineage.racing import Interval
 
-__all__ = ["Age", "Model", "Pair", "RaceStanding", "Status", "pair", "planned_child", "weighted_average", "weighted_influence"]
+__all__ = [
+    "Age",
+    "Model",
+    "Pair",
+    "RaceStanding",
+    "Status",
+    "pair",
+    "planned_child",
+    "weighted_average",
+    "weighted_influence",
+]
 
 Status = Literal["planned", "merged", "racing", "estimated", "evaluated", "dropped", "failed"]
 Pair = tuple[str, str]

@@ -94,12 +94,10 @@ def evaluated(model: str, value: float, stderr: float | None = 0.01) -> ModelEva
 
 
 def rung_scored(
-    model: str, rung: int, share: float, value: float, stderr: float = 0.01, influence: float = 0.0
+    model: str, rung: int, share: float, value: float, stderr: float = 0.01, *, influence: float = 0.0
 ) -> RungScored:
     answered = round(1000 * share)
-    estimate = Estimate(
-        metric=METRIC, value=value, stderr=stderr, answered=answered, items=1000, influence=influence
-    )
+    estimate = Estimate(metric=METRIC, value=value, stderr=stderr, answered=answered, items=1000, influence=influence)
     return RungScored(model=model, rung=rung, share=share, estimates={TASK: estimate}, seconds=0.5, batch_size=4)
 
 

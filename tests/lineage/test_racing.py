@@ -54,7 +54,7 @@ def bounds(
 
 
 def test_the_bounds_lie_around_the_estimate_and_share_the_error_allowed():
-    """Of 1% a third is for each child, and of that 4/5 for the rung of 0.4 beside one of 0.1: on one side of it: z is 2.786."""
+    """Of 1% a third is for each child, of that 4/5 for the rung of 0.4 beside one of 0.1, on one side: z is 2.786."""
     assert bounds(2).high - 0.5 == pytest.approx(0.5 - bounds(2).low)
     assert bounds(2).high - 0.5 == pytest.approx(0.027860, abs=1e-5)
     assert bounds(1).high > bounds(2).high
