@@ -367,7 +367,7 @@ def test_a_bad_result_of_the_engine_is_refused(
     one = Session(_score(change), Silent(), executors=InlineExecutor)
     with pytest.raises(EvaluationError, match=message):
         one.run(load_config(config, LIMITS), tmp_path / "runs" / "run")
-    assert not list((tmp_path / "runs").glob(".scores/*"))
+    assert not list((tmp_path / "runs").glob(".scores/[!.]*"))
 
 
 def test_bad_records_in_the_store_and_in_the_run_are_scored_again(config: Path, tmp_path: Path) -> None:
