@@ -301,11 +301,23 @@ def lane(event: Event) -> str:
 
 
 def shuffle_outcomes(events: list[Event], random: Any) -> list[Event]:
-    """Interleave the outcomes between two decisions in another way."""
+    """Interleave the outcomes between two decisions in another way.
+
+    Final scores are made after all other outcomes, and those of the second round after those of the first. They keep
+    their places; `test_the_order_of_the_work_does_not_matter` takes them in another order.
+    """
     done: list[Event] = []
     waiting: dict[str, list[Event]] = {}
+    tree = FamilyTree()
     for event in [*events, None]:
-        if isinstance(event, KinshipMeasured | ModelMerged | RungScored | ModelEvaluated | ModelFailed | StepRetried):
+        is_final = isinstance(event, ModelEvaluated | ModelFailed | StepRetried) and (
+            tree.model(event.model).status == "estimated"
+        )
+        if event is not None:
+            tree.apply(event)
+        if not is_final and isinstance(
+            event, KinshipMeasured | ModelMerged | RungScored | ModelEvaluated | ModelFailed | StepRetried
+        ):
             waiting.setdefault(lane(event), []).append(event)
             continue
         while waiting:
