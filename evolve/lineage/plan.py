@@ -127,11 +127,6 @@ def _next_rung(tree: FamilyTree, model: Model) -> int | None:
     return model.rungs + 1
 
 
-def _living(tree: FamilyTree, generation: int) -> list[Model]:
-    """Return the children of a generation whose evaluation is not complete."""
-    return [model for model in tree.children_of(generation) if model.status in {"planned", "merged", "racing"}]
-
-
 def _slowest(models: Sequence[Model]) -> dict[int, int]:
     """Return the least number of finished rungs in each generation of open models.
 
@@ -148,7 +143,7 @@ def _next_drop(tree: FamilyTree) -> ModelDropped | None:
 
     Its upper bound is below the k-th best lower bound, so to drop it does not change that bound for the others.
     """
-    living = _living(tree, tree.generation)
+    living = [model for model in tree.open_models if model.generation == tree.generation]
     if not living or len({model.rungs for model in living}) > 1 or living[0].rungs == 0:
         return None
     if any(model.race is not None and model.average is not None for model in tree.children_of(tree.generation)):
